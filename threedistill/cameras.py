@@ -1,0 +1,133 @@
+"""Where cameras stand: placing, naming and sampling them.
+
+One distribution of fields of view, distances and elevations serves the Toybox world, the sampler and evaluation;
+:func:`view_name` is the only definition of what "front", "side", "back" and "overhead" mean.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from threedistill.rng import Streams
+from threedistill.types import Cameras
+
+ViewName = Literal["front", "side", "back", "overhead"]
+
+FRONT_LIMIT = math.radians(45)
+BACK_LIMIT = math.radians(135)
+OVERHEAD_LIMIT = math.radians(45)
+
+#: Shared by the Toybox world, the sampler's defaults and evaluation (degrees, metres).
+FOV_RANGE = (36.0, 44.0)
+DISTANCE_RANGE = (2.6, 3.0)
+ELEVATION_RANGE = (-10.0, 60.0)
+
+
+def view_name(azimuth: float, elevation: float) -> ViewName:
+    """The word for a view (radians): overhead above 45 degrees, front within 45 of the front, back beyond 135."""
+    if elevation > OVERHEAD_LIMIT:
+        return "overhead"
+    around = abs((azimuth + math.pi) % (2 * math.pi) - math.pi)
+    if around <= FRONT_LIMIT:
+        return "front"
+    return "back" if around >= BACK_LIMIT else "side"
+
+
+def place(
+    azimuth: Float[Tensor, "B"], elevation: Float[Tensor, "B"], distance: Float[Tensor, "B"],
+    fov_y: Float[Tensor, "B"], height: int, width: int,
+) -> Cameras:  # fmt: skip
+    """Cameras on spheres around the origin, looking at it, with +Y up (all angles in radians)."""
+    direction = torch.stack(
+        [azimuth.sin() * elevation.cos(), elevation.sin(), azimuth.cos() * elevation.cos()], -1
+    )
+    # The horizontal axis comes from the azimuth itself, so the frame stays defined straight above the object.
+    right = torch.stack([azimuth.cos(), torch.zeros_like(azimuth), -azimuth.sin()], -1)
+    up = torch.linalg.cross(direction, right)
+    c2w = torch.eye(4, dtype=azimuth.dtype, device=azimuth.device).repeat(len(azimuth), 1, 1)
+    c2w[:, :3, 0], c2w[:, :3, 1], c2w[:, :3, 2] = right, up, direction
+    c2w[:, :3, 3] = direction * distance[:, None]
+    return Cameras(c2w, fov_y, azimuth, elevation, distance, height, width)
+
+
+def orbit(
+    views: int, elevation: float = 15.0, distance: float = 2.8, fov_y: float = 40.0, size: int = 64,
+    start: float = 0.0,
+) -> Cameras:  # fmt: skip
+    """``views`` cameras at equal azimuths from ``start`` (degrees), for previews, sheets and evaluation."""
+    azimuth = torch.deg2rad(start + torch.arange(views) * (360.0 / views))
+    ones = torch.ones(views)
+    return place(azimuth, ones * math.radians(elevation), ones * distance, ones * math.radians(fov_y), size, size)
+
+
+@dataclass(frozen=True)
+class CameraSampler:
+    """Random training cameras, stratified in azimuth over the batch.
+
+    View ``k`` of ``B`` has azimuth ``(u + (k + v_k)/B) 2 pi``: ``u`` shared, ``v_k`` its own, so the batch always
+    covers the circle. In groups (multi-view teachers), views of one group are contiguous and orthogonal.
+
+    Arguments:
+        views: cameras per step, ``B``.
+        elevation: degrees, uniform over this range.
+        distance: metres, uniform.
+        fov_y: degrees, uniform.
+        azimuth: degrees, the range that is covered.
+    """
+
+    views: int = 4
+    elevation: tuple[float, float] = ELEVATION_RANGE
+    distance: tuple[float, float] = DISTANCE_RANGE
+    fov_y: tuple[float, float] = FOV_RANGE
+    azimuth: tuple[float, float] = (-180.0, 180.0)
+
+    def __post_init__(self) -> None:
+        if self.views < 1:
+            raise ValueError(f"cameras.views={self.views} must be at least 1")
+        for name in ("elevation", "distance", "fov_y", "azimuth"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"cameras.{name}=[{low}, {high}] runs backwards")
+        if self.distance[0] <= 1.0:
+            raise ValueError(f"cameras.distance={list(self.distance)} puts the camera inside the unit ball")
+
+    def sample(self, rng: Streams, size: int, group: int = 1, total_views: int | None = None) -> Cameras:
+        """The cameras of one iteration, ``size`` pixels square.
+
+        Arguments:
+            rng: the iteration's streams.
+            size: image height and width in pixels.
+            group: views per group of a multi-view teacher; must divide ``views``.
+            total_views: global number of views when this process draws only some of them.
+        """
+        total = total_views or self.views
+        if total % group:
+            raise ValueError(f"cameras.views={total} is not a multiple of the prior's view group of {group}")
+        index = torch.arange(self.views) + rng.view_offset
+        shared = rng.uniform("camera/azimuth", 1)
+        own = rng.uniform_per_view("camera", self.views, 4)
+        if group == 1:
+            turn = (shared + (index + own[:, 0]) / total) % 1.0
+        else:
+            strata = total // group
+            block = index // group
+            jitter = torch.stack([rng.generator_uniform("camera/group", int(b)) for b in block])
+            turn = ((block + jitter) / strata / group + (index % group) / group + shared) % 1.0
+            own = torch.stack([rng.generator_uniform("camera/group", int(b), 4) for b in block])
+
+        def between(bounds: tuple[float, float], u: Tensor) -> Tensor:
+            return bounds[0] + (bounds[1] - bounds[0]) * u
+
+        return place(
+            torch.deg2rad(between(self.azimuth, turn)),
+            torch.deg2rad(between(self.elevation, own[:, 1])),
+            between(self.distance, own[:, 2]),
+            torch.deg2rad(between(self.fov_y, own[:, 3])),
+            size, size,
+        )  # fmt: skip

@@ -1,0 +1,136 @@
+"""The contracts of the three axes and of export: what a new representation, prior or rule must answer.
+
+A class is an interface or final: these are the interfaces, everything that implements them is concrete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from threedistill.rng import Streams
+from threedistill.types import Cameras, Conditioning, Evidence, Mesh, NoiseLevel, Prediction, Query, Rendering, Shading
+
+
+@dataclass(frozen=True)
+class RenderContext:
+    """What a render depends on besides its cameras.
+
+    Attributes:
+        progress: fraction of the stage that is done, in [0, 1]; drives everything annealed.
+        rng: the iteration's random streams (jitter); None renders without jitter.
+        background: (B, 3) sRGB colours behind the object.
+        shading: how albedo becomes colour.
+        light: (B, 3) unit directions towards the light, for Lambertian and textureless shading; None = headlight.
+    """
+
+    progress: float
+    background: Tensor
+    rng: Streams | None = None
+    shading: Shading = "none"
+    light: Tensor | None = None
+
+
+@runtime_checkable
+class Representation(Protocol):
+    """What is optimised: an ``nn.Module`` that renders cameras differentiably."""
+
+    def render(self, cameras: Cameras, context: RenderContext) -> Rendering:
+        """Render ``B`` cameras; gradients flow to the parameters."""
+        ...
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by the name under which the optimizer config gives their learning rates."""
+        ...
+
+    def after_step(self, iteration: int, progress: float, rng: Streams) -> None:
+        """Bookkeeping after each optimizer step (occupancy refresh, progressive levels)."""
+        ...
+
+    def extract(self, resolution: int) -> Mesh:
+        """The surface, untextured, largest components only, consistently wound; raises ThreedistillError if empty."""
+        ...
+
+    def surface_color(self, points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """sRGB albedo at surface points, for baking."""
+        ...
+
+
+@runtime_checkable
+class ImageSpace(Protocol):
+    """The space a prior works in: pixels in [-1, 1] of some size, a folded version of them, or VAE latents."""
+
+    shape: tuple[int, int, int]
+
+    def encode(self, rgb: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B C h w"]:
+        """sRGB renders of any size to prior space, differentiable."""
+        ...
+
+    def decode(self, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B H W 3"]:
+        """Prior space to sRGB in [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class NoisePath(Protocol):
+    """The family of levels ``x_t = alpha x0 + sigma eps`` a prior was trained on."""
+
+    def at(self, index: Tensor) -> NoiseLevel:
+        """Levels at the network's own (float) time indices."""
+        ...
+
+    def at_fraction(self, fraction: Tensor) -> NoiseLevel:
+        """Levels at fractions of the path's length, 0 = clean, 1 = noise (the ``t: [0.02, 0.98]`` convention)."""
+        ...
+
+    def at_log_snr(self, log_snr: Tensor) -> NoiseLevel:
+        """Levels at given log signal-to-noise ratios, clamped to the path's ends."""
+        ...
+
+
+@runtime_checkable
+class Prior(Protocol):
+    """What teaches: a frozen diffusion model. It must not be registered as a submodule of the system."""
+
+    name: str
+    space: ImageSpace
+    path: NoisePath
+    view_group: int
+    licence: str
+
+    def conditioning(self, texts: Sequence[str], cameras: Cameras | None) -> Conditioning:
+        """Everything the network is told about ``B`` samples, batch first; ``cameras=None`` is the null camera."""
+        ...
+
+    def predict(self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning) -> Prediction:
+        """The network's answer for noisy samples (no gradients are kept)."""
+        ...
+
+
+@runtime_checkable
+class GuidanceRule(Protocol):
+    """Which score-distillation rule: a pure function of evidence."""
+
+    def queries(self, progress: float) -> tuple[Query, ...]:
+        """The questions whose answers the rule needs at this point of the stage."""
+        ...
+
+    def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
+        """The unweighted direction ``g`` (pointing up the loss), detached, shaped like ``x0``."""
+        ...
+
+
+class Exporter(Protocol):
+    """Writes a mesh as one file format."""
+
+    def __call__(self, mesh: Mesh, path: str) -> None: ...
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """The device a module's first parameter lives on (CPU if it has none)."""
+    return next((p.device for p in module.parameters()), torch.device("cpu"))

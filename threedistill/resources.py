@@ -1,0 +1,22 @@
+"""Where the files that travel with the package are: inside it when installed, beside it in a checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def _find(name: str) -> Path:
+    packaged = _PACKAGE / name
+    return packaged if packaged.is_dir() else _PACKAGE.parent / name
+
+
+def configs_dir() -> Path:
+    """The folder of Hydra config groups."""
+    return _find("configs")
+
+
+def assets_dir() -> Path:
+    """The folder with the embedded prior, the judge and their lists."""
+    return _find("assets")

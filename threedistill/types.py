@@ -1,0 +1,180 @@
+"""The data that the parts of the system exchange. No behaviour beyond reading and moving it.
+
+Alphabet of the shapes: ``B`` views, ``H W`` image, ``N`` primitives, ``F`` faces, ``S`` samples, ``C h w`` prior
+space. World: right-handed, +Y up, the object's front faces +Z, metres. Cameras: OpenGL (they look down -Z), radians.
+Colours: sRGB-encoded, in [0, 1].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from threedistill.prediction import NoiseLevel, Prediction, PredictionKind
+
+__all__ = [
+    "Cameras", "Conditioning", "Evidence", "Mesh", "NoiseLevel", "Prediction", "PredictionKind", "Query",
+    "Rendering", "Shading",
+]  # fmt: skip
+
+Shading = Literal["none", "lambertian", "textureless", "normal"]
+
+#: What a prior is told besides the noisy sample: batch-first tensors by name.
+Conditioning = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """``B`` pinhole cameras of one image size.
+
+    Attributes:
+        c2w: (B, 4, 4) camera-to-world, OpenGL axes (x right, y up, looking down -z).
+        fov_y: (B,) vertical field of view, radians.
+        azimuth: (B,) radians, 0 = in front of the object (on +Z), pi/2 = on +X.
+        elevation: (B,) radians, pi/2 = straight above.
+        distance: (B,) metres from the origin.
+        height, width: pixels.
+    """
+
+    c2w: Float[Tensor, "B 4 4"]
+    fov_y: Float[Tensor, "B"]
+    azimuth: Float[Tensor, "B"]
+    elevation: Float[Tensor, "B"]
+    distance: Float[Tensor, "B"]
+    height: int
+    width: int
+
+    def __len__(self) -> int:
+        return self.c2w.shape[0]
+
+    def __getitem__(self, rows: slice | list[int] | Tensor) -> Cameras:
+        return replace(
+            self, c2w=self.c2w[rows], fov_y=self.fov_y[rows], azimuth=self.azimuth[rows],
+            elevation=self.elevation[rows], distance=self.distance[rows],
+        )  # fmt: skip
+
+    def to(self, device: torch.device | str) -> Cameras:
+        """The same cameras with their tensors on ``device``."""
+        return replace(
+            self, c2w=self.c2w.to(device), fov_y=self.fov_y.to(device), azimuth=self.azimuth.to(device),
+            elevation=self.elevation.to(device), distance=self.distance.to(device),
+        )  # fmt: skip
+
+    def resized(self, height: int, width: int) -> Cameras:
+        """The same views at another image size."""
+        return replace(self, height=height, width=width)
+
+    def rays(self) -> tuple[Float[Tensor, "B H W 3"], Float[Tensor, "B H W 3"]]:
+        """Origins and unit directions through the pixel centres, in the world; row 0 is the top."""
+        tan = torch.tan(self.fov_y / 2)
+        ys = 1 - (torch.arange(self.height, device=tan.device, dtype=tan.dtype) + 0.5) * (2 / self.height)
+        xs = (torch.arange(self.width, device=tan.device, dtype=tan.dtype) + 0.5) * (2 / self.width) - 1
+        xs = xs * (self.width / self.height)
+        y, x = torch.meshgrid(ys, xs, indexing="ij")
+        local = torch.stack([x, y, -torch.ones_like(x)], -1)[None] * torch.stack([tan, tan, torch.ones_like(tan)], -1)[:, None, None]
+        directions = torch.einsum("bij,bhwj->bhwi", self.c2w[:, :3, :3], torch.nn.functional.normalize(local, dim=-1))
+        origins = self.c2w[:, None, None, :3, 3].expand_as(directions)
+        return origins, directions
+
+    def world_to_clip(self, near: float = 0.05, far: float = 20.0) -> Float[Tensor, "B 4 4"]:
+        """OpenGL clip-space matrices: ``clip = world_to_clip @ (x, y, z, 1)``, y up, depth in [-w, w]."""
+        focal = 1 / torch.tan(self.fov_y / 2)
+        projection = self.c2w.new_zeros(len(self), 4, 4)
+        projection[:, 0, 0] = focal * (self.height / self.width)
+        projection[:, 1, 1] = focal
+        projection[:, 2, 2] = -(far + near) / (far - near)
+        projection[:, 2, 3] = -2 * far * near / (far - near)
+        projection[:, 3, 2] = -1
+        return projection @ torch.linalg.inv(self.c2w)
+
+
+@dataclass
+class Rendering:
+    """What a representation shows the cameras.
+
+    Attributes:
+        rgb: (B, H, W, 3) sRGB in [0, 1], composited over ``background``.
+        opacity: (B, H, W, 1) in [0, 1].
+        depth: (B, H, W, 1) expected distance along the unit ray, metres; 0 where nothing was hit.
+        background: (B, 3) sRGB colour behind the object.
+        normal: (B, H, W, 3) unit outward normals in the world where computed, else None.
+        stats: scalars for regularisers and the watchdog, by name (differentiable where it makes sense).
+    """
+
+    rgb: Float[Tensor, "B H W 3"]
+    opacity: Float[Tensor, "B H W 1"]
+    depth: Float[Tensor, "B H W 1"]
+    background: Float[Tensor, "B 3"]
+    normal: Float[Tensor, "B H W 3"] | None = None
+    stats: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Query:
+    """One question to a network; a rule, a CFG variant and a trajectory each declare theirs.
+
+    Attributes:
+        name: what the answer is called in the :class:`Evidence`.
+        network: who answers.
+        text: which wording it is told: the view-dependent prompt, the base prompt, the empty one, the negative
+            prompt, the inversion prompt, the category noun, or the source prompt of an edit.
+        camera: whether it is told the view's own camera or none.
+        point: which noisy sample it sees; ``"t"`` is the step's own ``x_t``, others come from a trajectory.
+    """
+
+    name: str
+    network: Literal["teacher", "student", "baseline"] = "teacher"
+    text: Literal["view", "base", "null", "negative", "inverse", "category", "source"] = "view"
+    camera: Literal["own", "null"] = "own"
+    point: str = "t"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything a rule may look at, gathered without gradients.
+
+    Attributes:
+        predictions: the answers, by query name.
+        x0: (B, C, h, w) the clean sample (the encoded render), detached.
+        noise: (B, C, h, w) the noise in ``x_t`` at point ``"t"``.
+        level: the noise level at point ``"t"``.
+    """
+
+    predictions: dict[str, Prediction]
+    x0: Float[Tensor, "B C h w"]
+    noise: Float[Tensor, "B C h w"]
+    level: NoiseLevel
+
+    def __getitem__(self, name: str) -> Prediction:
+        try:
+            return self.predictions[name]
+        except KeyError:
+            known = ", ".join(sorted(self.predictions)) or "none"
+            raise KeyError(f"no prediction named {name!r} was gathered (there are: {known})") from None
+
+
+@dataclass
+class Mesh:
+    """A triangle mesh, optionally textured.
+
+    Attributes:
+        vertices: (N, 3) metres.
+        faces: (F, 3) vertex indices, counter-clockwise from outside.
+        normals: (N, 3) unit vertex normals, or None.
+        colors: (N, 3) sRGB vertex colours, or None.
+        uv: (N, 2) texture coordinates, origin at the bottom left (OBJ convention), or None.
+        texture: (Ht, Wt, 3) sRGB base colour in [0, 1], row 0 at the top, or None.
+        extras: facts that travel with the asset (prompt, seed, prior, licences).
+    """
+
+    vertices: Float[Tensor, "N 3"]
+    faces: Int[Tensor, "F 3"]
+    normals: Float[Tensor, "N 3"] | None = None
+    colors: Float[Tensor, "N 3"] | None = None
+    uv: Float[Tensor, "N 2"] | None = None
+    texture: Float[Tensor, "Ht Wt 3"] | None = None
+    extras: dict[str, object] = field(default_factory=dict)
