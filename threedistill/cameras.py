@@ -24,8 +24,8 @@ BACK_LIMIT = math.radians(135)
 OVERHEAD_LIMIT = math.radians(45)
 
 #: Shared by the Toybox world, the sampler's defaults and evaluation (degrees, metres).
-FOV_RANGE = (36.0, 44.0)
-DISTANCE_RANGE = (2.6, 3.0)
+FOV_RANGE = (40.0, 48.0)
+DISTANCE_RANGE = (2.7, 3.1)
 ELEVATION_RANGE = (-10.0, 60.0)
 
 
@@ -57,7 +57,7 @@ def place(
 
 
 def orbit(
-    views: int, elevation: float = 15.0, distance: float = 2.8, fov_y: float = 40.0, size: int = 64,
+    views: int, elevation: float = 15.0, distance: float = 2.9, fov_y: float = 44.0, size: int = 64,
     start: float = 0.0,
 ) -> Cameras:  # fmt: skip
     """``views`` cameras at equal azimuths from ``start`` (degrees), for previews, sheets and evaluation."""

@@ -103,8 +103,14 @@ class Prior(Protocol):
     view_group: int
     licence: str
 
-    def conditioning(self, texts: Sequence[str], cameras: Cameras | None) -> Conditioning:
-        """Everything the network is told about ``B`` samples, batch first; ``cameras=None`` is the null camera."""
+    def conditioning(
+        self, texts: Sequence[str], cameras: Cameras | None, background: Float[Tensor, "B 3"] | None
+    ) -> Conditioning:
+        """Everything the network is told about ``B`` samples, batch first.
+
+        ``cameras=None`` is the null camera, ``background=None`` an untold background; priors that cannot be told
+        either ignore them. Text embeddings are cached inside.
+        """
         ...
 
     def predict(self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning) -> Prediction:
