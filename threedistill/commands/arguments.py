@@ -1,0 +1,100 @@
+"""What the verbs share: an argument parser that treats free text as data, and typed, checked options.
+
+``argparse`` alone would mistake some prompts for options, so positionals are not declared to it: whatever is no
+option comes back as data, in order, and everything behind ``--`` is data.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn
+
+from threedistill.errors import UsageError, nearest
+
+
+class Parser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` without abbreviations whose complaints are :class:`UsageError` lines."""
+
+    def __init__(self, verb: str, usage: str, description: str, epilog: str | None = None) -> None:
+        super().__init__(
+            prog=f"threedistill {verb}", usage=f"threedistill {verb} {usage}", description=description, epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, add_help=False,
+        )  # fmt: skip
+        self.verb = verb
+        # No one-letter options: argparse would read the prompt "-happy duck" as "-h" with a value.
+        self.add_argument("--help", action="help", help="show this help and exit")
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{self.verb}: {message} (see threedistill {self.verb} --help)")
+
+    def parse(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+        """The options and, in order, everything else; raises UsageError for options that do not exist."""
+        argv = list(argv)
+        cut = argv.index("--") if "--" in argv else len(argv)
+        before, behind = argv[:cut], argv[cut + 1 :]
+        if "-h" in before:
+            before = ["--help"]
+        options, data = self.parse_known_args(before)
+        for word in data:
+            if word.startswith("-") and word != "-" and not any(c.isspace() for c in word) and not _is_number(word):
+                self._unknown(word)
+        return options, data + behind
+
+    def _unknown(self, word: str) -> NoReturn:
+        known = [name for action in self._actions for name in action.option_strings]
+        close = nearest(word.split("=")[0], known, count=1)
+        hint = f"did you mean {close[0]}?" if close else "words that start with - go behind --"
+        self.error(f"no option {word.split('=')[0]}; {hint}")
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def one_of(option: str, choices: Iterable[str]) -> Callable[[str], str]:
+    """An option type: one of ``choices``, or a UsageError that names the nearest."""
+    choices = tuple(choices)
+
+    def check(value: str) -> str:
+        if value not in choices:
+            raise UsageError(unknown(f"{option}", value, choices))
+        return value
+
+    return check
+
+
+def many_of(option: str, choices: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
+    """An option type: a comma-separated list of some of ``choices``, without repetitions."""
+    check = one_of(option, choices)
+
+    def split(value: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(check(part.strip().lower()) for part in value.split(",")))
+
+    return split
+
+
+def whole_number(option: str, low: int, high: int) -> Callable[[str], int]:
+    """An option type: an integer in ``[low, high]``."""
+
+    def check(value: str) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            raise UsageError(f"{option} needs a whole number, not {value!r}") from None
+        if not low <= number <= high:
+            raise UsageError(f"{option} must lie between {low} and {high}, not {number}")
+        return number
+
+    return check
+
+
+def unknown(what: str, value: str, choices: Sequence[str]) -> str:
+    """The line for a value that is none of ``choices``."""
+    close = nearest(value, choices, count=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"{what}: there is no {value!r}{hint} (there are: {', '.join(choices)})"

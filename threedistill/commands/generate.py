@@ -1,0 +1,178 @@
+"""``threedistill generate``: one prompt, one asset."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from threedistill.commands.arguments import Parser, many_of, one_of, unknown, whole_number
+from threedistill.errors import UsageError
+
+PRESETS = ("draft", "standard", "high")
+FORMATS = ("glb", "obj", "ply", "stl")
+DEVICES = ("auto", "cpu", "cuda")
+LARGEST_SEED = 2**63 - 1
+
+#: Flags that name the same thing as a configuration key of the same name.
+_SHARED = ("preset", "seed", "representation", "prior", "guidance", "device")
+_OVERRIDE = re.compile(r"[+~]{0,2}[A-Za-z_][\w./@-]*=.*", re.DOTALL)
+
+_EPILOG = """\
+examples:
+  threedistill generate "a red mushroom"
+  threedistill generate "a blue car" --preset draft --seed 3 --format glb,stl
+  threedistill generate "a yellow duck" --guidance csd export.faces=4000
+  echo "a green tree" | threedistill generate --prompt-file -
+
+key=value words behind the prompt override the configuration (threedistill list shows the choices).
+The last line on stdout is the path of the asset; progress goes to stderr.
+"""
+
+
+@dataclass
+class Request:
+    """What the command line asks for: the arguments of :func:`threedistill.generate`, and how to answer."""
+
+    prompt: str
+    out: Path | None = None
+    preset: str = "standard"
+    seed: int = 0
+    representation: str | None = None
+    prior: str | None = None
+    guidance: str | None = None
+    formats: tuple[str, ...] = ("glb",)
+    negative: str = ""
+    device: str = "auto"
+    resume: bool = False
+    overwrite: bool = False
+    quiet: bool = False
+    json: bool = False
+    overrides: list[str] = field(default_factory=list)
+
+
+def parser() -> Parser:
+    """The options of ``generate``."""
+    p = Parser("generate", '"PROMPT" [options] [key=value ...]', "Make a textured 3D asset from a text prompt.", _EPILOG)
+    p.add_argument("--out", metavar="DIR", help="run folder (default: runs/<prompt>-s<seed>)")
+    p.add_argument("--preset", type=one_of("--preset", PRESETS), metavar="P", help="draft | standard | high: time and detail")
+    p.add_argument("--seed", type=whole_number("--seed", 0, LARGEST_SEED), metavar="N", help="default 0")
+    p.add_argument("--representation", metavar="R", help="what is optimised (threedistill list representations)")
+    p.add_argument("--prior", metavar="P", help="which diffusion model teaches (threedistill list priors)")
+    p.add_argument("--guidance", metavar="G", help="which score-distillation rule (threedistill list guidance)")
+    p.add_argument("--format", dest="formats", type=many_of("--format", FORMATS), metavar="F,F", help="glb,obj,ply,stl (default glb)")
+    p.add_argument("--negative", metavar="TEXT", help="what the asset must not look like")
+    p.add_argument("--device", type=one_of("--device", DEVICES), metavar="D", help="auto | cpu | cuda")
+    p.add_argument("--resume", action="store_true", help="continue the run in the folder")
+    p.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
+    p.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a UTF-8 file, or from stdin with -")
+    p.add_argument("--quiet", action="store_true", help="print nothing but the asset's path")
+    p.add_argument("--json", action="store_true", help="print one JSON object instead of the path")
+    return p
+
+
+def parse(argv: Sequence[str]) -> Request:
+    """Read the command line. The prompt is data: nothing in it is interpreted."""
+    options, data = parser().parse(argv)
+    if options.prompt_file is not None:
+        prompt = _read_prompt(options.prompt_file)
+    elif data:
+        prompt, data = data[0], data[1:]
+    else:
+        raise UsageError('generate needs a prompt: threedistill generate "a red mushroom"')
+    _check_prompt(prompt)
+    overrides = _split_overrides(options, prompt, data)
+    if options.resume and options.overwrite:
+        raise UsageError("--resume and --overwrite exclude each other: continue the run, or replace it")
+    return Request(
+        prompt=prompt, out=Path(options.out) if options.out else None, preset=options.preset or "standard",
+        seed=options.seed or 0, representation=options.representation, prior=options.prior, guidance=options.guidance,
+        formats=options.formats or ("glb",), negative=options.negative or "", device=options.device or "auto",
+        resume=options.resume, overwrite=options.overwrite, quiet=options.quiet, json=options.json, overrides=overrides,
+    )  # fmt: skip
+
+
+def run(argv: Sequence[str]) -> int:
+    """Make the asset and print where it is."""
+    request = parse(argv)
+    from threedistill import pipeline
+
+    # Whatever libraries print belongs to the log: stdout carries the answer and nothing else.
+    with contextlib.redirect_stdout(sys.stderr):
+        result = pipeline.generate(
+            request.prompt, out=request.out, preset=request.preset, seed=request.seed,  # type: ignore[arg-type]
+            representation=request.representation, prior=request.prior, guidance=request.guidance,
+            formats=request.formats, negative=request.negative, device=request.device, resume=request.resume,
+            overwrite=request.overwrite, quiet=request.quiet, overrides=request.overrides,
+        )  # fmt: skip
+    answer(result, as_json=request.json)
+    return 0
+
+
+def answer(result: object, *, as_json: bool) -> None:
+    """Print the asset's path as the last line of stdout, or everything about it as one JSON object."""
+    if not as_json:
+        print(result.asset)  # type: ignore[attr-defined]
+        return
+    facts = {
+        "asset": str(result.asset),  # type: ignore[attr-defined]
+        "run_dir": str(result.run_dir),  # type: ignore[attr-defined]
+        "verdict": result.verdict,  # type: ignore[attr-defined]
+        "seconds": result.seconds,  # type: ignore[attr-defined]
+    }
+    print(json.dumps(facts, ensure_ascii=False))
+
+
+def _read_prompt(file: str) -> str:
+    """The prompt in a file or on stdin, without the final line break that editors and echo add."""
+    try:
+        raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise UsageError(f"--prompt-file {file}: {(error.strerror or str(error)).lower()}") from None
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--prompt-file {file}: not UTF-8 text (byte {error.start})") from None
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def _check_prompt(prompt: str) -> None:
+    if not prompt.strip():
+        raise UsageError('the prompt is empty; describe one object, for example "a red mushroom"')
+    if any(0xD800 <= ord(c) <= 0xDFFF or c == "\0" for c in prompt):
+        raise UsageError("the prompt is not valid text (bytes that are not UTF-8); use --prompt-file with a UTF-8 file")
+
+
+def _split_overrides(options: argparse.Namespace, prompt: str, words: Sequence[str]) -> list[str]:
+    """Check the words behind the prompt; those that name a flag become that flag, unless the two disagree."""
+    kept = []
+    for word in words:
+        if not _OVERRIDE.fullmatch(word):
+            if "=" in word:
+                raise UsageError(f"not an override: {word!r}; write key=value, for example export.faces=4000")
+            whole = " ".join([prompt, *(w for w in words if not _OVERRIDE.fullmatch(w))])
+            raise UsageError(f'more than one prompt; put it in quotes: threedistill generate "{whole}"')
+        key, value = word.split("=", 1)
+        if key not in _SHARED:
+            kept.append(word)
+            continue
+        checked = _checked(key, value)
+        flag = getattr(options, key)
+        if flag is not None and flag != checked:
+            raise UsageError(f"--{key} {flag} and {word} disagree; keep one of them")
+        setattr(options, key, checked)
+    return kept
+
+
+def _checked(key: str, value: str) -> str | int:
+    if key == "seed":
+        return whole_number("seed", 0, LARGEST_SEED)(value)
+    choices = {"preset": PRESETS, "device": DEVICES}.get(key)
+    if choices is not None and value not in choices:
+        raise UsageError(unknown(key, value, choices))
+    return value

@@ -1,0 +1,87 @@
+"""``threedistill list``: what can be chosen, read from the configuration files without loading anything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from threedistill.commands.arguments import Parser, unknown
+from threedistill.commands.generate import FORMATS
+from threedistill.errors import UsageError
+from threedistill.resources import configs_dir
+
+#: What the user calls it -> the configuration group.
+_GROUPS = {"representations": "representation", "priors": "prior", "guidance": "guidance", "presets": "preset"}
+TOPICS = (*_GROUPS, "words", "formats")
+_ABOUT_FORMATS = {
+    "glb": "binary glTF 2.0 with its texture inside",
+    "obj": "Wavefront OBJ with MTL and PNG",
+    "ply": "mesh with vertex colours",
+    "stl": "shape only, for printing",
+}
+
+
+def parser() -> Parser:
+    """The options of ``list``."""
+    p = Parser("list", f"[{'|'.join(TOPICS)}] [--json]", "Show what can be chosen.")
+    p.add_argument("--json", action="store_true", help="print one JSON object")
+    return p
+
+
+def run(argv: Sequence[str]) -> int:
+    """Print the choices of one topic, or of all."""
+    options, data = parser().parse(argv)
+    if len(data) > 1:
+        raise UsageError(f"list takes one topic, not {len(data)}")
+    topics = data or list(TOPICS)
+    if topics[0] not in TOPICS:
+        raise UsageError(unknown("list", topics[0], TOPICS))
+    tables = {topic: choices(topic) for topic in topics}
+    if options.json:
+        print(json.dumps(tables, ensure_ascii=False, indent=1))
+        return 0
+    for number, (topic, table) in enumerate(tables.items()):
+        if len(tables) > 1:
+            print(f"{chr(10) if number else ''}{topic}:")
+        width = max(map(len, table), default=0)
+        for name, about in table.items():
+            print(f"  {name:{width}}  {about}".rstrip())
+    return 0
+
+
+def choices(topic: str) -> dict[str, str]:
+    """The names under a topic, each with one line about it."""
+    if topic == "formats":
+        return {name: _ABOUT_FORMATS[name] for name in FORMATS}
+    if topic == "words":
+        return _words()
+    folder = configs_dir() / _GROUPS[topic]
+    return {file.stem: _headline(file) for file in sorted(folder.glob("*.yaml"))}
+
+
+def _headline(file: Path) -> str:
+    """The first comment of a configuration file says what it is."""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.startswith("# @package"):
+            continue
+        if line.startswith("#"):
+            return line.lstrip("# ").strip()
+        if line.strip():
+            break
+    return ""
+
+
+def _words() -> dict[str, str]:
+    """The vocabulary of the embedded prior."""
+    from threedistill.toybox import grammar
+
+    table = {
+        "kinds": ", ".join(sorted(grammar.KINDS)),
+        "colours": ", ".join(grammar.COLORS),
+    }
+    for name in ("PATTERNS", "ACCESSORIES", "RELATIONS"):
+        words = getattr(grammar, name, None)
+        if words:
+            table[name.lower()] = ", ".join(words)
+    return table
