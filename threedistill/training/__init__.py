@@ -1,0 +1,1 @@
+"""The run: one Lightning system, its data, optimizers, callbacks, checkpoints and folder."""

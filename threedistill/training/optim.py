@@ -1,0 +1,52 @@
+"""Scene optimizers: named parameter groups with their own rates, decayed over the stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from threedistill.schedule import Schedule, value_at
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam with one learning rate for each named group of a representation.
+
+    Adam makes constant factors of the guidance direction invisible, so rates carry over between rules.
+
+    Arguments:
+        lr: rate by the group names of ``Representation.parameter_groups``.
+        decay: factor on every rate over the stage's progress.
+        betas, eps: as in torch; the small eps keeps untouched hash entries still.
+    """
+
+    lr: dict[str, float] = field(default_factory=dict)
+    decay: float | Schedule = 1.0
+    betas: tuple[float, float] = (0.9, 0.99)
+    eps: float = 1e-15
+
+    def __post_init__(self) -> None:
+        for name, rate in self.lr.items():
+            if rate < 0:
+                raise ValueError(f"optim.lr.{name}={rate} must not be negative")
+
+    def build(self, groups: dict[str, list[nn.Parameter]]) -> torch.optim.Optimizer:
+        """An optimizer over the groups, in the representation's order.
+
+        Raises:
+            ValueError: a group has no rate.
+        """
+        rows = []
+        for name, parameters in groups.items():
+            if name not in self.lr:
+                raise ValueError(f"optim.lr has no rate for the parameter group {name!r} (it has {', '.join(self.lr)})")
+            rows.append({"params": parameters, "lr": self.lr[name], "name": name, "base_lr": self.lr[name]})
+        return torch.optim.Adam(rows, betas=self.betas, eps=self.eps, foreach=True)
+
+    def anneal(self, optimizer: torch.optim.Optimizer, progress: float) -> None:
+        """Set the rates for this point of the stage."""
+        factor = value_at(self.decay, progress)
+        for row in optimizer.param_groups:
+            row["lr"] = row["base_lr"] * factor

@@ -1,0 +1,169 @@
+"""A run's folder: what is in it, who holds it, and how its files are written without ever being half-written.
+
+    config.yaml  run.json  metrics.csv  eval.json  preview/000100.png  checkpoints/00-coarse/last.safetensors
+    asset/{model.glb, turntable.webp, sheet.png}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import tempfile
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from threedistill.errors import ThreedistillError, UsageError
+
+RUN_SCHEMA = 1
+Status = Literal["queued", "running", "interrupted", "failed", "done"]
+
+
+def slug(text: str, limit: int = 48) -> str:
+    """A short file name for a prompt: lower-case ASCII words joined by hyphens."""
+    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^a-z0-9]+", "-", ascii_text.lower()).strip("-")[:limit].strip("-")
+    return name or "prompt"
+
+
+@contextlib.contextmanager
+def os_errors_in_words(path: Path) -> Iterator[None]:
+    """Turn a failed write into one line that names the place and the cure."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise ThreedistillError(f"the disk is full while writing {path}; free some space and use --resume") from None
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise ThreedistillError(f"{path} cannot be written ({error.strerror}); choose another place with --out") from None
+        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG):
+            raise UsageError(f"{path} cannot be used as an output folder ({error.strerror}); choose another --out") from None
+        raise
+
+
+def write_bytes_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
+    with os_errors_in_words(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """:func:`write_bytes_atomic` for UTF-8 text."""
+    write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+class RunFolder:
+    """One run on disk."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def record_path(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def asset_dir(self) -> Path:
+        return self.path / "asset"
+
+    @property
+    def exists(self) -> bool:
+        return self.config.exists()
+
+    def checkpoint(self, index: int, stage: str) -> Path:
+        """Where a stage's latest state is kept."""
+        return self.path / "checkpoints" / f"{index:02d}-{stage}" / "last.safetensors"
+
+    def preview(self, iteration: int) -> Path:
+        """Where the preview sheet of an iteration goes."""
+        return self.path / "preview" / f"{iteration:06d}.png"
+
+    def prepare(self, *, overwrite: bool) -> None:
+        """Claim the folder for a new run; only files of an earlier run are ever removed, and only on request.
+
+        Raises:
+            UsageError: a run is there already, or the folder holds something else.
+        """
+        with os_errors_in_words(self.path):
+            if self.exists and not overwrite:
+                raise UsageError(f"{self.path} already holds a run; continue it with --resume or replace it with --overwrite")
+            if self.path.is_dir() and not self.exists and any(p.name != ".lock" for p in self.path.iterdir()):
+                raise UsageError(f"{self.path} is not empty and holds no run; choose another --out")
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".lock"
+            probe.touch()
+
+    def clear(self) -> None:
+        """Remove an earlier run's files (after the lock is held)."""
+        import shutil
+
+        for name in ("config.yaml", "run.json", "metrics.csv", "eval.json", "traceback.txt"):
+            with contextlib.suppress(FileNotFoundError):
+                (self.path / name).unlink()
+        for name in ("preview", "checkpoints", "asset"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run so that no second process works on it.
+
+        Raises:
+            UsageError: another process holds it.
+        """
+        with os_errors_in_words(self.path):
+            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UsageError(f"{self.path} is in use by another process; wait for it or choose another --out") from None
+            yield
+        finally:
+            os.close(handle)
+
+    def read_record(self) -> dict[str, Any]:
+        """The content of ``run.json``, or an empty dictionary before the first write."""
+        try:
+            record = json.loads(self.record_path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise UsageError(f"{self.record_path} is damaged; start the run anew with --overwrite") from None
+        return record if isinstance(record, dict) else {}
+
+    def update_record(self, **changes: Any) -> dict[str, Any]:
+        """Merge changes into ``run.json`` and write it."""
+        record = {"schema": RUN_SCHEMA, **self.read_record(), **changes}
+        write_text_atomic(self.record_path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        return record

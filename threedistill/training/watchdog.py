@@ -1,0 +1,90 @@
+"""Notices that a run is going nowhere, and says in words what to change.
+
+It only reads numbers the step has computed anyway. Faults that no further step can mend stop the run with exit
+status 1 (the checkpoint stays); the others are said once and kept in ``run.json``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from statistics import fmean
+
+from threedistill.errors import ThreedistillError
+
+
+@dataclass(frozen=True)
+class Vital:
+    """The vital signs of one step.
+
+    Attributes:
+        progress: fraction of the stage that is done.
+        nonfinite: entries of the direction (or of the render) that were not finite.
+        opacity: mean opacity of the rendered views, in [0, 1].
+        fog: mean of ``4 o (1 - o)`` over pixels: 0 for crisp silhouettes, 1 for half-transparent everywhere.
+        saturated: fraction of object pixels whose strongest or weakest channel is at the end of its range.
+    """
+
+    progress: float
+    nonfinite: int
+    opacity: float
+    fog: float
+    saturated: float
+
+
+class Watchdog:
+    """Judges vital signs over a sliding window of steps.
+
+    Arguments:
+        window: steps that must agree before anything is said.
+        empty, full: mean opacities below / above which the volume counts as empty / as filling every view.
+        fog, saturated: thresholds of the warnings, applied after ``late`` of the stage.
+        late: fraction of the stage before which fog and saturation are normal.
+        enabled: False silences everything.
+    """
+
+    def __init__(
+        self, window: int = 30, empty: float = 0.002, full: float = 0.985, fog: float = 0.35,
+        saturated: float = 0.9, late: float = 0.6, enabled: bool = True,
+    ) -> None:  # fmt: skip
+        if window < 1:
+            raise ValueError(f"watchdog.window={window} must be at least 1")
+        self.empty, self.full, self.fog, self.saturated = empty, full, fog, saturated
+        self.late, self.enabled = late, enabled
+        self._recent: deque[Vital] = deque(maxlen=window)
+        self._said: set[str] = set()
+
+    def check(self, vital: Vital) -> list[str]:
+        """Take one step's signs; returns warnings that are new.
+
+        Raises:
+            ThreedistillError: the run cannot recover: nothing but non-finite numbers, an empty or a full volume.
+        """
+        self._recent.append(vital)
+        recent = self._recent
+        if not self.enabled or len(recent) < (recent.maxlen or 0):
+            return []
+        if all(v.nonfinite for v in recent):
+            raise ThreedistillError(
+                f"the last {len(recent)} steps gave non-finite directions; lower optim.lr, narrow guidance.timesteps, "
+                "or compute the prior in float32"
+            )
+        if all(v.opacity < self.empty for v in recent):
+            raise ThreedistillError(
+                "the volume has become empty and gets no signal any more; try another --seed, a lower optim.lr.table, "
+                "smaller regularizers.opacity or a larger density blob in representation.model"
+            )
+        if all(v.opacity > self.full for v in recent):
+            raise ThreedistillError(
+                "the volume fills every view; raise regularizers.opacity, lower optim.lr.table, "
+                "or widen cameras.distance"
+            )
+        warnings = []
+        if vital.progress >= self.late:
+            if fmean(v.fog for v in recent) > self.fog:
+                warnings.append("fog: much of the object is half-transparent; raise regularizers.entropy or the iterations")
+            if fmean(v.saturated for v in recent) > self.saturated:
+                warnings.append("saturation: most colours sit at the end of their range; lower cfg.scale or set cfg.x0_clip")
+        fresh = [w for w in warnings if w.split(":")[0] not in self._said]
+        self._said.update(w.split(":")[0] for w in fresh)
+        return fresh
