@@ -2,9 +2,9 @@
 
 Lorensen and Cline (1987) with a table that is derived here rather than typed in. In each of the 256 sign
 patterns of a cell, every face of the cube is walked counter-clockwise as seen from outside; each run of
-inside corners contributes the segment from where it is entered to where it is left; the segments chain into closed
-loops. On an ambiguous face (inside corners on one diagonal only) the two runs stay apart. That depends on the
-face's four signs alone, so both cells that share it agree, and the surface is watertight.
+inside corners contributes the segment from where it is entered to where it is left; the segments chain
+into closed loops. On an ambiguous face (inside corners on one diagonal only) the two runs stay apart. That
+depends on the face's four signs alone, so both cells that share it agree, and the surface is watertight.
 """
 
 from __future__ import annotations
