@@ -78,7 +78,13 @@ class ImageSpace(Protocol):
 
 @runtime_checkable
 class NoisePath(Protocol):
-    """The family of levels ``x_t = alpha x0 + sigma eps`` a prior was trained on."""
+    """The family of levels ``x_t = alpha x0 + sigma eps`` a prior was trained on.
+
+    ``steps`` is the number of trained levels of a discrete path, None on a continuous one.
+    """
+
+    @property
+    def steps(self) -> int | None: ...
 
     def at(self, index: Tensor) -> NoiseLevel:
         """Levels at the network's own (float) time indices."""
@@ -115,6 +121,10 @@ class Prior(Protocol):
 
     def predict(self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning) -> Prediction:
         """The network's answer for noisy samples (no gradients are kept)."""
+        ...
+
+    def to(self, device: torch.device | str) -> Prior:
+        """Moves the networks to ``device``, in place, and returns the prior."""
         ...
 
 

@@ -1,0 +1,133 @@
+"""Asking the networks: everything a rule needs, in as few forward passes as possible, answers by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from threedistill.prediction import NoiseLevel, Prediction, stack_levels
+from threedistill.prompts import PromptSet
+from threedistill.protocols import Prior
+from threedistill.types import Cameras, Conditioning, Evidence, Query
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A query with its words, camera and noisy sample filled in."""
+
+    network: str
+    conditioning: Conditioning
+    x_t: Tensor
+    level: NoiseLevel
+
+    @property
+    def batch_key(self) -> tuple[object, ...]:
+        """Questions with equal keys fit into one forward pass: same network, same kinds of extra inputs."""
+        return (self.network, *((k, tuple(v.shape[1:])) for k, v in sorted(self.conditioning.items())))
+
+
+@torch.no_grad()
+def gather(
+    queries: Sequence[Query],
+    networks: Mapping[str, Prior],
+    prompts: PromptSet,
+    cameras: Cameras,
+    background: Float[Tensor, "B 3"] | None,
+    x0: Float[Tensor, "B C h w"],
+    level: NoiseLevel,
+    noise: Float[Tensor, "B C h w"],
+    max_rows: int | None = None,
+    points: Mapping[str, tuple[Tensor, NoiseLevel]] | None = None,
+) -> Evidence:
+    """Ask every query once and return the answers by name.
+
+    Queries that say the same thing (also because two wordings coincide) are asked once. The others are batched:
+    one forward pass per network and set of conditioning inputs, split into chunks of at most ``max_rows`` rows.
+
+    Arguments:
+        queries: what the rule, the CFG variant and the trajectory ask.
+        networks: ``teacher`` and, where they exist, ``student`` and ``baseline``. One with another noise path than
+            the teacher's is asked at the same log-SNR.
+        prompts: the wordings.
+        cameras: the ``B`` views.
+        background: (B, 3) sRGB colours the priors are told, or None.
+        x0: (B, C, h, w) the encoded render.
+        level: its noise levels at point ``t``.
+        noise: (B, C, h, w) standard normal.
+        max_rows: memory bound on the rows of one forward pass; rounded down to whole view groups.
+        points: further noisy samples by name, from a trajectory.
+
+    Raises:
+        ValueError: a network or point that does not exist, one name for two questions, or shapes that disagree.
+    """
+    x0, noise = x0.detach(), noise.detach()
+    if noise.shape != x0.shape or len(level) != len(x0) or len(cameras) != len(x0):
+        raise ValueError(
+            f"gather: x0 {tuple(x0.shape)}, noise {tuple(noise.shape)}, {len(level)} levels and {len(cameras)} "
+            "cameras do not belong together"
+        )
+    samples = {"t": (level.add_noise(x0, noise), level), **(points or {})}
+    questions: dict[tuple[object, ...], _Question] = {}
+    asked_as: dict[str, tuple[object, ...]] = {}
+    for query in queries:
+        if query.network not in networks:
+            raise ValueError(
+                f"query {query.name!r} asks the {query.network}, but there is none (there are: "
+                f"{', '.join(networks)}); choose another guidance rule or add a {query.network}"
+            )
+        if query.point not in samples:
+            raise ValueError(
+                f"query {query.name!r} looks at point {query.point!r}, which no trajectory supplies"
+            )
+        texts = tuple(prompts.texts(query.text, cameras))
+        key = (query.network, texts, query.camera, query.point)
+        if asked_as.setdefault(query.name, key) != key:
+            raise ValueError(f"two different queries are both named {query.name!r}")
+        if key not in questions:
+            told = cameras if query.camera == "own" else None
+            conditioning = networks[query.network].conditioning(texts, told, background)
+            questions[key] = _Question(query.network, conditioning, *samples[query.point])
+
+    answers: dict[tuple[object, ...], Prediction] = {}
+    batches: dict[tuple[object, ...], list[tuple[object, ...]]] = {}
+    for key, question in questions.items():
+        batches.setdefault(question.batch_key, []).append(key)
+    for keys in batches.values():
+        group = [questions[k] for k in keys]
+        answers.update(zip(keys, _ask(networks, group, max_rows)))
+    return Evidence({name: answers[key] for name, key in asked_as.items()}, x0, noise, level)
+
+
+def _ask(networks: Mapping[str, Prior], group: list[_Question], max_rows: int | None) -> list[Prediction]:
+    """One batched forward pass for questions that fit together, split again into one prediction each."""
+    network = networks[group[0].network]
+    teacher = networks.get("teacher", network)
+    x_t = torch.cat([q.x_t for q in group])
+    level = stack_levels([q.level for q in group])
+    conditioning = {k: torch.cat([q.conditioning[k] for q in group]) for k in group[0].conditioning}
+
+    own_x, own_level = x_t, level
+    foreign = network is not teacher and network.path != teacher.path
+    if foreign:
+        # Same signal-to-noise ratio on the other path: x / alpha is the same picture with the same noise on it.
+        own_level = network.path.at_log_snr(level.log_snr)
+        ratio = (own_level.alpha / level.alpha).to(x_t).view(-1, *(1,) * (x_t.ndim - 1))
+        own_x = x_t * ratio
+
+    rows = len(x_t)
+    chunk = rows if max_rows is None else max(max_rows // network.view_group, 1) * network.view_group
+    values, kind = [], None
+    for start in range(0, rows, chunk):
+        part = slice(start, start + chunk)
+        answer = network.predict(own_x[part], own_level[part], {k: v[part] for k, v in conditioning.items()})
+        values.append(answer.eps if foreign else answer.value)
+        kind = "eps" if foreign else answer.kind
+    value = torch.cat(values)
+    whole = Prediction(value, kind or "eps", x_t, level)
+    sizes = [len(q.x_t) for q in group]
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    return [whole[s : s + n] for s, n in zip(starts, sizes)]

@@ -1,0 +1,137 @@
+"""At which noise levels the prior is asked: windows, and policies that draw levels from them.
+
+A window is given in ``t`` (fractions of the prior's own path; the field's ``[0.02, 0.98]``) or in ``logsnr``, which
+means the same noise for every prior.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from threedistill.prediction import NoiseLevel
+from threedistill.protocols import NoisePath
+from threedistill.rng import Streams
+from threedistill.schedule import Ramp, Schedule, value_at
+
+Unit = Literal["t", "logsnr"]
+
+#: Additive recurrence with the golden ratio: any number of consecutive points covers the interval evenly.
+GOLDEN = 0.6180339887498949
+
+
+def _levels(path: NoisePath, value: Float[Tensor, "B"], unit: Unit) -> NoiseLevel:
+    level = path.at_fraction(value) if unit == "t" else path.at_log_snr(value)
+    return level if path.steps is None else path.at(level.index.round())
+
+
+@dataclass(frozen=True)
+class Window:
+    """An interval of noise levels, both ends included, each a number or a schedule of progress.
+
+    Arguments:
+        min, max: the ends, in ``unit``.
+        unit: ``t`` = fraction of the prior's path (0 clean, 1 noise), ``logsnr`` = log(alpha^2 / sigma^2).
+    """
+
+    min: float | Schedule = 0.02
+    max: float | Schedule = 0.98
+    unit: Unit = "t"
+
+    def __post_init__(self) -> None:
+        if self.unit not in ("t", "logsnr"):
+            raise ValueError(f"window.unit={self.unit!r} must be t or logsnr")
+        for progress in (0.0, 0.25, 0.5, 0.75, 1.0):
+            low, high = self.at(progress)
+            if low > high:
+                raise ValueError(f"window [{low:g}, {high:g}] runs backwards at progress {progress:g}")
+            if self.unit == "t" and not (0 <= low and high <= 1):
+                raise ValueError(f"window [{low:g}, {high:g}] of t leaves [0, 1] at progress {progress:g}")
+
+    def at(self, progress: float) -> tuple[float, float]:
+        """Both ends at this point of the stage."""
+        return value_at(self.min, progress), value_at(self.max, progress)
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Levels uniform over a window: ``u ~ U[min, max]``, in the window's unit.
+
+    On a discrete path the draw is over the trained indices, ends included: ``U{round(min T) .. round(max T)}``.
+
+    Arguments:
+        window: from where, possibly annealed.
+        draw: ``independent`` per view; ``spread`` evenly over the window with a random shift per step (lower
+            variance at few views); ``shared`` = one level for all views.
+    """
+
+    window: Window = field(default_factory=Window)
+    draw: Literal["independent", "spread", "shared"] = "independent"
+
+    def __post_init__(self) -> None:
+        if self.draw not in ("independent", "spread", "shared"):
+            raise ValueError(f"timesteps.draw={self.draw!r} must be independent, spread or shared")
+
+    def sample(
+        self, path: NoisePath, progress: float, rng: Streams, views: int, group: int = 1
+    ) -> NoiseLevel:
+        """(views,) levels of one step.
+
+        Arguments:
+            path: the prior's noise path.
+            progress: fraction of the stage that is done.
+            rng: the iteration's streams.
+            views: number of views in this process.
+            group: views per group of a multi-view teacher; a group shares its level.
+        """
+        index = torch.arange(views) + rng.view_offset
+        if self.draw == "shared":
+            u = rng.uniform("level", 1).expand(views)
+        elif self.draw == "spread":
+            u = (rng.uniform("level", 1) + torch.div(index, group, rounding_mode="floor") * GOLDEN) % 1.0
+        elif group > 1:
+            blocks = torch.div(index, group, rounding_mode="floor").tolist()
+            u = torch.stack([rng.generator_uniform("level", int(b)) for b in blocks])
+        else:
+            u = rng.uniform_per_view("level", views)
+        low, high = self.window.at(progress)
+        if path.steps is None or self.window.unit == "logsnr":
+            return _levels(path, low + (high - low) * u, self.window.unit)
+        first, last = _levels(path, torch.tensor([low, high]), "t").index
+        return path.at(first + torch.floor(u * (last - first + 1)).clamp(max=float(last - first)))
+
+
+@dataclass(frozen=True)
+class Annealed:
+    """One deterministic level for all views, a function of progress alone.
+
+    ``value = start + (end - start) u``, ``u = p`` (linear) or ``sqrt(p)``.
+    Source: sqrt: Zhu et al. 2023 (HiFA), arXiv 2305.18766; linear: DreamGaussian, SDI.
+
+    Arguments:
+        start, end: levels at the beginning and at the end of the stage, in ``unit``.
+        shape: ``linear`` or ``sqrt``.
+        unit: ``t`` or ``logsnr``, as in :class:`Window`.
+    """
+
+    start: float = 0.98
+    end: float = 0.3
+    shape: Literal["linear", "sqrt"] = "sqrt"
+    unit: Unit = "t"
+
+    def __post_init__(self) -> None:
+        if self.shape not in ("linear", "sqrt"):
+            raise ValueError(f"timesteps.shape={self.shape!r} must be linear or sqrt")
+        if self.unit == "t" and not (0 <= self.start <= 1 and 0 <= self.end <= 1):
+            raise ValueError(f"timesteps start={self.start} and end={self.end} in t must lie in [0, 1]")
+
+    def sample(
+        self, path: NoisePath, progress: float, rng: Streams, views: int, group: int = 1
+    ) -> NoiseLevel:
+        """(views,) equal levels; ``rng`` and ``group`` are not used."""
+        value = Ramp(self.start, self.end, shape=self.shape)(progress)
+        return _levels(path, torch.full((views,), value), self.unit)

@@ -1,0 +1,63 @@
+"""How much each noise level counts: the ``w(t)`` in front of every rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from jaxtyping import Float
+from torch import Tensor
+
+from threedistill.prediction import NoiseLevel
+
+WeightingKind = Literal["uniform", "sigma2", "alpha_sigma2", "sigma_over_alpha", "alpha_over_sigma"]
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """``w(t)`` as a function of the noise level, per sample.
+
+    ==================  =======================  ============================================
+    kind                w                        used by
+    ==================  =======================  ============================================
+    uniform             1                        Magic3D coarse, CSD on pixels
+    sigma2              sigma^2                  DreamFusion, VSD
+    alpha_sigma2        alpha sigma^2            Fantasia3D geometry
+    sigma_over_alpha    sigma / alpha            ISM; makes SDS the L2 distance to ``x0_hat``
+    alpha_over_sigma    alpha / sigma            noise matching
+    ==================  =======================  ============================================
+
+    Arguments:
+        kind: one of the above.
+        factor: multiplies it (with Adam only the ratio to the regularisers matters).
+        cap: upper bound on ``w`` before the factor, for the kinds that grow without limit; None = none.
+    """
+
+    kind: WeightingKind = "sigma2"
+    factor: float = 1.0
+    cap: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(WeightingKind):
+            raise ValueError(
+                f"weighting.kind={self.kind!r} must be one of {', '.join(get_args(WeightingKind))}"
+            )
+        if self.factor <= 0 or (self.cap is not None and self.cap <= 0):
+            raise ValueError("weighting.factor and weighting.cap must be positive")
+
+    def __call__(self, level: NoiseLevel) -> Float[Tensor, "B"]:
+        """(B,) the weights of ``B`` noise levels."""
+        alpha, sigma = level.alpha, level.sigma
+        weight = {
+            "uniform": lambda: sigma * 0 + 1,
+            "sigma2": lambda: sigma**2,
+            "alpha_sigma2": lambda: alpha * sigma**2,
+            "sigma_over_alpha": lambda: sigma / alpha,
+            "alpha_over_sigma": lambda: alpha / sigma,
+        }[self.kind]()
+        return self.factor * (weight if self.cap is None else weight.clamp(max=self.cap))
+
+
+def apply(weight: Float[Tensor, "B"], direction: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+    """``w(t) g``, one weight per sample."""
+    return weight.to(direction).view(-1, *(1,) * (direction.ndim - 1)) * direction
