@@ -117,9 +117,9 @@ class CameraSampler:
         else:
             strata = total // group
             block = index // group
-            jitter = torch.stack([rng.indexed_uniform("camera/group", int(b)) for b in block])
+            jitter = torch.stack([rng.generator_uniform("camera/group", int(b)) for b in block])
             turn = ((block + jitter) / strata / group + (index % group) / group + shared) % 1.0
-            own = torch.stack([rng.indexed_uniform("camera/group", int(b), 4) for b in block])
+            own = torch.stack([rng.generator_uniform("camera/group", int(b), 4) for b in block])
 
         def between(bounds: tuple[float, float], u: Tensor) -> Tensor:
             return bounds[0] + (bounds[1] - bounds[0]) * u

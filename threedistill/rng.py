@@ -52,7 +52,7 @@ class Streams:
         """N(0, 1) float32 numbers of shape (views, *shape), each view from its own stream."""
         return torch.stack([torch.randn(shape, generator=self.generator(purpose, v)) for v in range(views)])
 
-    def indexed_uniform(self, purpose: str, index: int, count: int | None = None) -> torch.Tensor:
+    def generator_uniform(self, purpose: str, index: int, count: int | None = None) -> torch.Tensor:
         """U[0, 1) numbers of a globally indexed thing (a view group): a scalar, or ``count`` of them."""
         key = Streams(self.seed, self.stage, self.iteration)
         return torch.rand(() if count is None else (count,), generator=key.generator(purpose, index))

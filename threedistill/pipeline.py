@@ -1,0 +1,173 @@
+"""The main path, prompt to asset: compose -> claim the folder -> optimise each stage -> mesh -> files -> verdict.
+
+Read this file first. :func:`generate` and :func:`resume` are what ``threedistill.generate`` and the command line call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from threedistill.config import Config, build, compose, read_config, write_config
+from threedistill.errors import UsageError
+from threedistill.training.run_folder import RunFolder, slug
+from threedistill.types import Mesh
+
+
+@dataclass
+class Result:
+    """A finished run.
+
+    Attributes:
+        run_dir: the run's folder.
+        asset: the main file (``asset/model.glb`` unless other formats were asked for).
+        verdict: the judge's line, or None where no judge knows the prompt.
+        seconds: wall time by phase.
+    """
+
+    run_dir: Path
+    asset: Path
+    verdict: str | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def mesh(self) -> Mesh:
+        """The asset, read back from its file."""
+        from threedistill.exports.read import read_mesh
+
+        return read_mesh(self.asset)
+
+    def export(self, path: str | Path) -> Path:
+        """Write the asset as another file; the suffix (.glb .obj .ply .stl) chooses the format."""
+        from threedistill.exports.asset import write_mesh
+
+        write_mesh(self.mesh, Path(path), _export_settings(read_config(RunFolder(self.run_dir).config)))
+        return Path(path)
+
+
+def generate(
+    prompt: str,
+    *,
+    out: str | Path | None = None,
+    preset: Literal["draft", "standard", "high"] | str = "standard",
+    seed: int = 0,
+    representation: str | None = None,
+    prior: str | None = None,
+    guidance: str | None = None,
+    formats: Sequence[str] = ("glb",),
+    negative: str = "",
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    overrides: Sequence[str] = (),
+) -> Result:
+    """Make a textured 3D asset from a prompt.
+
+    Arguments:
+        prompt: what to make.
+        out: the run's folder; None = ``runs/<prompt>-s<seed>``.
+        preset: budgets (iterations, views, faces, texture): draft, standard, high.
+        seed: everything random derives from it.
+        representation, prior, guidance: config options; None = the defaults.
+        formats: any of glb, obj, ply, stl.
+        negative: what it shall not look like.
+        device: auto, cpu or cuda.
+        resume: continue the run in ``out``; its own settings count.
+        overwrite: replace the run in ``out``.
+        quiet: no progress on stderr.
+        overrides: ``key=value`` for any setting.
+
+    Raises:
+        UsageError: the request cannot be carried out as written.
+        ThreedistillError: the work failed.
+        Interrupted: stopped on request; :func:`resume` continues.
+    """
+    run = RunFolder(out if out is not None else Path("runs") / f"{slug(prompt)}-s{seed}")
+    if resume and run.exists:
+        config = read_config(run.config)
+        if config["prompt"] != prompt:
+            raise UsageError(f"{run.path} was started with the prompt {config['prompt']!r}; give that one, or another --out")
+        with run.locked():
+            return _execute(config, run, quiet)
+    config = compose(
+        prompt=prompt, negative=negative, preset=preset, seed=seed, representation=representation, prior=prior,
+        guidance=guidance, formats=formats, device=device, overrides=overrides,
+    )  # fmt: skip
+    from threedistill.training.assemble import check
+
+    check(config)
+    run.prepare(overwrite=overwrite)
+    with run.locked():
+        run.clear()
+        write_config(config, run.config)
+        return _execute(config, run, quiet)
+
+
+def resume(run_dir: str | Path, *, quiet: bool = False, device: str | None = None) -> Result:
+    """Continue the run in a folder; everything but the device comes from its ``config.yaml``."""
+    run = RunFolder(run_dir)
+    config = read_config(run.config)
+    if device is not None:
+        config["device"] = device
+    with run.locked():
+        return _execute(config, run, quiet)
+
+
+def _execute(config: Config, run: RunFolder, quiet: bool) -> Result:
+    """Carry out a composed run in its (locked) folder."""
+    from threedistill.training.assemble import build_prior, build_stages, pick_device
+    from threedistill.training.record import recorded
+    from threedistill.training.stages import run_stage
+
+    with recorded(run, config) as record:
+        device = pick_device(config["device"])
+        with record.phase("setup"):
+            prior = build_prior(config, device)
+            stages = build_stages(config, prior, device)
+            settings = build(config["trainer"], "trainer", config["plugins"])
+        for index, system in enumerate(stages):
+            with record.phase(f"stage {system.stage.name}"):
+                run_stage(system, run, index, settings, device, quiet)
+        with record.phase("export"):
+            asset = _export(stages[-1].representation, config, run, prior.licence)
+        with record.phase("judge"):
+            verdict = _judge(config, run, quiet)
+    return Result(run.path, asset, verdict, record.seconds)
+
+
+def _export(representation, config: Config, run: RunFolder, licence: str) -> Path:
+    from threedistill.exports.asset import build_asset, write_mesh
+    from threedistill.exports.video import write_sheet, write_turntable
+
+    settings = _export_settings(config)
+    extras = {
+        "prompt": config["prompt"], "seed": config["seed"], "prior": config["prior"]["name"],
+        "guidance": config["guidance"]["name"], "prior_licence": licence,
+    }  # fmt: skip
+    mesh = build_asset(representation, settings, extras)
+    paths = [run.asset_dir / f"model.{suffix}" for suffix in settings.formats]
+    for path in paths:
+        write_mesh(mesh, path, settings)
+    write_sheet(mesh, run.asset_dir / "sheet.png")
+    write_turntable(mesh, run.asset_dir / "turntable.webp")
+    return paths[0]
+
+
+def _export_settings(config: Config):
+    return build(config["export"], "export", config["plugins"])
+
+
+def _judge(config: Config, run: RunFolder, quiet: bool) -> str | None:
+    """The judge's line about the asset, where it knows the prompt's words."""
+    from threedistill.training.verdict import verdict_line
+
+    line = verdict_line(config, run)
+    if line and not quiet:
+        import sys
+
+        print(line, file=sys.stderr)
+    return line

@@ -1,0 +1,78 @@
+"""``run.json``: what happened, when, with which versions; also for a run that failed."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from importlib import metadata
+
+import torch
+
+from threedistill.config import Config
+from threedistill.training.run_folder import RunFolder
+
+_PACKAGES = ("threedistill", "torch", "numpy", "diffusers", "transformers", "pytorch-lightning", "trimesh", "xatlas")
+
+
+class Record:
+    """Collects wall time by phase; a resumed run adds to what is there."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds = seconds
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a phase."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
+
+
+@contextlib.contextmanager
+def recorded(run: RunFolder, config: Config) -> Iterator[Record]:
+    """Keep ``run.json`` true from start to end: running, then done, interrupted or failed.
+
+    The number of threads of the first start is restored on resume, because sums depend on it.
+    """
+    before = run.read_record()
+    threads = int(before.get("threads", torch.get_num_threads()))
+    torch.set_num_threads(threads)
+    record = Record(dict(before.get("seconds", {})))
+    run.update_record(
+        status="running", prompt=config["prompt"], seed=config["seed"], prior=config["prior"]["name"],
+        representation=config["representation"]["name"], guidance=config["guidance"]["name"],
+        deterministic=True, threads=threads, versions=_versions(), machine=f"{platform.system()} {platform.machine()}",
+    )  # fmt: skip
+    try:
+        yield record
+    except KeyboardInterrupt as error:
+        error.run_dir = run.path  # type: ignore[attr-defined]
+        run.update_record(status="interrupted", seconds=record.seconds)
+        raise
+    except BaseException as error:
+        error.run_dir = run.path  # type: ignore[attr-defined]
+        # A full disk must not hide the failure it caused.
+        with contextlib.suppress(Exception):
+            run.update_record(status="failed", error=" ".join(str(error).split()), seconds=record.seconds)
+        raise
+    run.update_record(status="done", error=None, seconds=record.seconds, peak_bytes=_peak_bytes())
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _peak_bytes() -> int:
+    """Largest resident size of this process (plus the GPU's peak where one was used)."""
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return host + (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0)

@@ -1,0 +1,103 @@
+"""Runs one stage: a fresh Trainer around the system, from its checkpoint if there is one."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import warnings
+from dataclasses import dataclass
+
+import pytorch_lightning as pl
+import torch
+
+from threedistill.training.callbacks import Checkpoints, MetricsFile, Previews, ProgressLine, StopOnSignal
+from threedistill.training.checkpoint import StageState
+from threedistill.training.run_folder import RunFolder
+from threedistill.training.system import ScoreDistillation
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop; its state is on disk in ``run_dir``."""
+
+    def __init__(self, run_dir: str) -> None:
+        super().__init__(f"interrupted; continue with: threedistill resume {run_dir}")
+        self.run_dir = run_dir
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """How a run is watched and saved; none of it changes the result.
+
+    Arguments:
+        preview_every: iterations between preview strips; 0 = none but the last.
+        checkpoint_every, checkpoint_seconds: whichever comes first.
+        log_every: iterations between rows of metrics.csv.
+        max_rows: largest batch a network is given at once; None = all rows.
+    """
+
+    preview_every: int = 100
+    checkpoint_every: int = 50
+    checkpoint_seconds: float = 15.0
+    log_every: int = 10
+    max_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"trainer.{name}={getattr(self, name)} must be at least 1")
+        if self.max_rows is not None and self.max_rows < 1:
+            raise ValueError(f"trainer.max_rows={self.max_rows} must be at least 1, or null")
+
+
+def run_stage(
+    system: ScoreDistillation, run: RunFolder, index: int, settings: TrainerSettings, device: torch.device, quiet: bool
+) -> None:
+    """Optimise a stage to its end, continuing from its checkpoint; a finished stage returns at once.
+
+    Raises:
+        Interrupted: stopped on request, with everything saved.
+        ThreedistillError: a damaged checkpoint, or the watchdog's verdict.
+    """
+    path = run.checkpoint(index, system.stage.name)
+    state = StageState(path) if path.exists() else None
+    if state is not None:
+        state.load_module(system)
+    if int(system.iteration) >= system.stage.iterations:
+        system.to(device)
+        return
+
+    checkpoints = Checkpoints(path, settings.checkpoint_every, settings.checkpoint_seconds)
+    stop = StopOnSignal()
+    progress = ProgressLine(quiet)
+    callbacks: list[pl.Callback] = [
+        _Restore(state), stop, progress,
+        MetricsFile(run.metrics, index, settings.log_every),
+        Previews(run, settings.preview_every), checkpoints,
+    ]  # fmt: skip
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        trainer = pl.Trainer(
+            accelerator="gpu" if device.type == "cuda" else "cpu", devices=1, max_epochs=1, max_steps=-1,
+            logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            callbacks=callbacks, default_root_dir=str(run.path),
+        )  # fmt: skip
+        trainer.fit(system)
+    checkpoints.save(trainer, system)
+    if stop.requested is not None and int(system.iteration) < system.stage.iterations:
+        interrupted = Interrupted(str(run.path))
+        if stop.requested == signal.SIGTERM:
+            interrupted.add_note("SIGTERM") if hasattr(interrupted, "add_note") else None
+        raise interrupted
+    system.to(device)
+
+
+class _Restore(pl.Callback):
+    """Puts optimizer moments back once Lightning has made the optimizers."""
+
+    def __init__(self, state: StageState | None) -> None:
+        self.state = state
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.state is not None:
+            self.state.load_optimizers(list(trainer.optimizers))

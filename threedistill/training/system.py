@@ -1,0 +1,231 @@
+"""The Lightning system: one representation, one frozen prior and one guidance rule meet in a training step.
+
+They meet in data. The system renders, encodes, asks the networks, applies the rule and steps the scene optimizer; it
+knows nothing about any particular representation, prior or rule.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from threedistill.cameras import CameraSampler
+from threedistill.guidance.evidence import gather
+from threedistill.guidance.regularizers import Regularizers
+from threedistill.guidance.surrogate import clip, sanitise, surrogate
+from threedistill.guidance.weighting import Weighting, apply
+from threedistill.prompts import PromptSet
+from threedistill.protocols import GuidanceRule, NoisePath, Prior, RenderContext, Representation
+from threedistill.representations.background import BackgroundSampler
+from threedistill.rng import Streams
+from threedistill.schedule import Schedule, value_at
+from threedistill.training.data import Iterations
+from threedistill.training.optim import Adam
+from threedistill.training.watchdog import Vital, Watchdog
+from threedistill.types import Cameras, NoiseLevel, Rendering, Shading
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run.
+
+    Arguments:
+        name: part of the checkpoint folder's name.
+        iterations: scene steps.
+        resolution: rendered pixels per side; a schedule is rounded to multiples of 8.
+        shading: how the render turns albedo into colour.
+    """
+
+    name: str = "coarse"
+    iterations: int = 1200
+    resolution: int | Schedule = 64
+    shading: Shading = "none"
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1:
+            raise ValueError(f"iterations={self.iterations} must be at least 1")
+        if isinstance(self.resolution, int) and self.resolution < 8:
+            raise ValueError(f"resolution={self.resolution} must be at least 8 pixels")
+
+    def size(self, progress: float) -> int:
+        """Rendered pixels per side at this point of the stage."""
+        return max(8, round(value_at(self.resolution, progress) / 8) * 8)
+
+
+class TimestepPolicy(Protocol):
+    """Draws the noise levels of a step."""
+
+    def sample(self, path: NoisePath, progress: float, rng: Streams, views: int, group: int = 1) -> NoiseLevel:
+        """(views,) levels; views of one group share theirs."""
+        ...
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Everything between the encoded render and its direction.
+
+    Arguments:
+        rule: the score-distillation rule.
+        timesteps: at which noise levels the networks are asked.
+        weighting: ``w(t)``.
+        clip: elementwise bound on the weighted direction; None = none.
+    """
+
+    rule: GuidanceRule
+    timesteps: TimestepPolicy
+    weighting: Weighting
+    clip: float | Schedule | None = None
+
+
+class ScoreDistillation(pl.LightningModule):
+    """Optimise a representation under a frozen prior with a guidance rule.
+
+    One step ascends ``E[log p]`` along ``d = w(t) g``: ``loss = <stop_grad(d), E(g(theta))> / B + regularisers``.
+
+    Arguments:
+        representation: what is optimised (registered; in the checkpoint).
+        prior: the teacher (never registered, never in the checkpoint).
+        guidance: rule, noise levels, weights.
+        prompts: the wordings of the prompt.
+        stage: how long, how large, how shaded.
+        streams: the random streams of this stage.
+        max_rows: largest batch a network is given at once; None = all rows.
+    """
+
+    def __init__(
+        self,
+        *,
+        representation: Representation,
+        prior: Prior,
+        guidance: Guidance,
+        prompts: PromptSet,
+        stage: Stage,
+        sampler: CameraSampler,
+        background: BackgroundSampler,
+        regularizers: Regularizers,
+        optim: Adam,
+        watchdog: Watchdog,
+        streams: Streams,
+        max_rows: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.representation = representation
+        self.regularizers = regularizers
+        # A plain dictionary keeps the frozen networks out of module registration.
+        self.networks: dict[str, Prior] = {"teacher": prior}
+        self.guidance, self.prompts, self.stage = guidance, prompts, stage
+        self.sampler, self.background, self.optim = sampler, background, optim
+        self.watchdog, self.streams, self.max_rows = watchdog, streams, max_rows
+        self.iteration: Tensor
+        self.mean_color: Tensor
+        # Lightning's global_step counts every optimizer's steps; the iteration is ours.
+        self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("mean_color", torch.full((3,), 0.5))
+        self.metrics: dict[str, float] = {}
+        self.warnings: list[str] = []
+
+    @property
+    def prior(self) -> Prior:
+        return self.networks["teacher"]
+
+    def train_dataloader(self):
+        """The iterations that are still to do."""
+        return Iterations(int(self.iteration), self.stage.iterations).loader()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """One optimizer over the representation's named groups."""
+        return self.optim.build(self.representation.parameter_groups())
+
+    def training_step(self, index: int, _batch_index: int = 0) -> None:
+        """One iteration: render, ask, step."""
+        started = time.perf_counter()
+        progress = index / self.stage.iterations
+        rng = self.streams.at(index)
+        cameras, background = self._views(progress, rng)
+        out = self.representation.render(
+            cameras, RenderContext(progress=progress, background=background, rng=rng, shading=self.stage.shading)
+        )
+        x0 = self.prior.space.encode(out.rgb)
+        rendered = time.perf_counter()
+
+        direction, level_mean, nonfinite = self._direction(x0, cameras, background, progress, rng)
+        asked = time.perf_counter()
+
+        loss_guidance = surrogate(x0, direction)
+        loss_regular = self.regularizers(out, progress, direction)
+        optimizer = self._optimizer()
+        self.optim.anneal(optimizer, progress)
+        optimizer.zero_grad(set_to_none=True)
+        self.manual_backward(loss_guidance + loss_regular)
+        optimizer.step()
+        self.representation.after_step(index, progress, rng)
+        self.iteration.fill_(index + 1)
+        self._track(out)
+        self.metrics = {
+            "direction_rms": float(direction.square().mean().sqrt()),
+            "regularizers": float(loss_regular.detach()),
+            "opacity": float(out.opacity.detach().mean()),
+            "t": level_mean,
+            "nonfinite": nonfinite,
+            "seconds_render": rendered - started,
+            "seconds_teacher": asked - rendered,
+            "seconds_update": time.perf_counter() - asked,
+        }
+        self.warnings = self.watchdog.check(_vital(out, progress, nonfinite))
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        optimizers = self.optimizers(use_pl_optimizer=False)
+        return optimizers[0] if isinstance(optimizers, list) else optimizers  # pyright: ignore[reportReturnType]
+
+    def _views(self, progress: float, rng: Streams) -> tuple[Cameras, Tensor]:
+        group = self.prior.view_group
+        cameras = self.sampler.sample(rng, self.stage.size(progress), group)
+        background = self.background.sample(rng, len(cameras), group, avoid=self.mean_color)
+        return cameras.to(self.device), background.to(self.device)
+
+    @torch.no_grad()
+    def _direction(
+        self, x0: Tensor, cameras: Cameras, background: Tensor, progress: float, rng: Streams
+    ) -> tuple[Tensor, float, int]:
+        """The weighted direction for ``x0``; the only place where networks are queried."""
+        prior, guidance = self.prior, self.guidance
+        level = guidance.timesteps.sample(prior.path, progress, rng, len(cameras), prior.view_group).to(x0.device)
+        noise = rng.normal_per_view("noise", len(cameras), *prior.space.shape).to(x0)
+        evidence = gather(
+            guidance.rule.queries(progress), self.networks, self.prompts, cameras, background,
+            x0.detach(), level, noise, max_rows=self.max_rows,
+        )  # fmt: skip
+        weighted = apply(guidance.weighting(level), guidance.rule(evidence, progress).to(x0))
+        direction, nonfinite = sanitise(weighted)
+        return clip(direction, guidance.clip, progress), float(level.index.mean()), nonfinite
+
+    @torch.no_grad()
+    def _track(self, out: Rendering) -> None:
+        """Follow the object's mean colour, which the background law keeps away from."""
+        weight = out.opacity.detach()
+        total = weight.sum()
+        if total > 1:
+            color = ((out.rgb.detach() - (1 - weight) * out.background[:, None, None]).sum((0, 1, 2)) / total).clamp(0, 1)
+            self.mean_color.lerp_(color.to(self.mean_color), 0.05)
+
+
+@torch.no_grad()
+def _vital(out: Rendering, progress: float, nonfinite: int) -> Vital:
+    opacity = out.opacity.detach()
+    solid = opacity[..., 0] > 0.5
+    pixels = out.rgb.detach()[solid]
+    extreme = (pixels.amax(-1) > 0.99) & (pixels.amin(-1) < 0.01) if len(pixels) else torch.zeros(1)
+    broken = nonfinite + int((~torch.isfinite(out.rgb.detach())).sum())
+    return Vital(
+        progress=progress,
+        nonfinite=broken,
+        opacity=float(opacity.mean()),
+        fog=float((4 * opacity * (1 - opacity)).mean()),
+        saturated=float(extreme.float().mean()),
+    )
