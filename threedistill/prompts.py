@@ -20,7 +20,9 @@ _TAIL = re.compile(
 
 
 def with_view(prompt: str, azimuth: float, elevation: float) -> str:
-    """``"a red mushroom"`` -> ``"a red mushroom, front view"`` (radians; :func:`cameras.view_name` decides)."""
+    """``"a red mushroom"`` -> ``"a red mushroom, front view"`` (radians; :func:`cameras.view_name`
+    decides).
+    """
     return f"{prompt}, {view_name(azimuth, elevation)} view"
 
 
@@ -30,7 +32,9 @@ def without_view(text: str) -> str:
 
 
 def guess_category(prompt: str) -> str:
-    """The head noun of a simple English noun phrase: the last word before the first tail ("with", "on", ...)."""
+    """The head noun of a simple English noun phrase: the last word before the first tail ("with", "on",
+    ...).
+    """
     subject = re.sub(
         r"^\s*(?:an?|the)?\s*(?:[\w-]+\s+)*?(?:photo|picture|render|rendering|image) of\s+",
         "",

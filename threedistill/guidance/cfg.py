@@ -1,7 +1,7 @@
 """Classifier-free guidance, in one convention and in this file only.
 
-``eps^s = eps_u + s (eps_c - eps_u)``: s = 1 is the conditional prediction, s = 0 the unconditional one (diffusers'
-convention; the other one in the literature, ``eps_c + s' (eps_c - eps_u)``, is ``s = s' + 1``).
+``eps^s = eps_u + s (eps_c - eps_u)``: s = 1 is the conditional prediction, s = 0 the unconditional one
+(diffusers' convention; the other one in the literature, ``eps_c + s' (eps_c - eps_u)``, is ``s = s' + 1``).
 Source: Ho & Salimans 2021, arXiv 2207.12598, eq. 6.
 """
 
@@ -22,7 +22,7 @@ DYNAMIC_QUANTILE = 0.995
 
 
 def combine(uncond: Tensor, cond: Tensor, scale: float) -> Tensor:
-    """``uncond + scale (cond - uncond)``, in float32 at least (half precision cancels visibly at large scales)."""
+    """``uncond + scale (cond - uncond)``, in float32 at least: half precision cancels at large scales."""
     dtype = torch.promote_types(cond.dtype, torch.float32)
     uncond, cond = uncond.to(dtype), cond.to(dtype)
     return uncond + scale * (cond - uncond)
@@ -33,8 +33,8 @@ def clip_x0(
 ) -> Float[Tensor, "B C h w"]:
     """A clean sample kept inside [-1, 1], the range of pixel priors.
 
-    ``static`` clamps; ``dynamic`` divides each sample by its 99.5 % quantile of ``|x0|`` where that exceeds 1,
-    which keeps contrast instead of saturating (Imagen).
+    ``static`` clamps; ``dynamic`` divides each sample by its 99.5 % quantile of ``|x0|`` where that exceeds
+    1, which keeps contrast instead of saturating (Imagen).
     """
     if how == "none":
         return x0
@@ -90,7 +90,7 @@ class ClassifierFree:
         return (uncond,) if scale == 0 else (cond, uncond)
 
     def guided(self, evidence: Evidence, progress: float) -> Prediction:
-        """The guided prediction; its ``x0`` is the picture the prior would rather see (for debugging views)."""
+        """The guided prediction; its ``x0`` is the picture the prior would rather see."""
         scale = value_at(self.scale, progress)
         cond = evidence["uncond" if scale == 0 else "cond"]
         uncond = cond if scale in (0, 1) else evidence["uncond"]

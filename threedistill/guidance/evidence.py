@@ -45,13 +45,13 @@ def gather(
 ) -> Evidence:
     """Ask every query once and return the answers by name.
 
-    Queries that say the same thing (also because two wordings coincide) are asked once. The others are batched:
-    one forward pass per network and set of conditioning inputs, split into chunks of at most ``max_rows`` rows.
+    Queries that say the same thing (also because two wordings coincide) are asked once. The others are
+    batched: one forward pass per network and set of conditioning inputs, in chunks of at most ``max_rows``.
 
     Arguments:
         queries: what the rule, the CFG variant and the trajectory ask.
-        networks: ``teacher`` and, where they exist, ``student`` and ``baseline``. One with another noise path than
-            the teacher's is asked at the same log-SNR.
+        networks: ``teacher`` and, where they exist, ``student`` and ``baseline``. One with another noise
+            path than the teacher's is asked at the same log-SNR.
         prompts: the wordings.
         cameras: the ``B`` views.
         background: (B, 3) sRGB colours the priors are told, or None.
@@ -62,13 +62,14 @@ def gather(
         points: further noisy samples by name, from a trajectory.
 
     Raises:
-        ValueError: a network or point that does not exist, one name for two questions, or shapes that disagree.
+        ValueError: a network or point that does not exist, one name for two questions, or shapes that
+            disagree.
     """
     x0, noise = x0.detach(), noise.detach()
     if noise.shape != x0.shape or len(level) != len(x0) or len(cameras) != len(x0):
         raise ValueError(
-            f"gather: x0 {tuple(x0.shape)}, noise {tuple(noise.shape)}, {len(level)} levels and {len(cameras)} "
-            "cameras do not belong together"
+            f"gather: x0 {tuple(x0.shape)}, noise {tuple(noise.shape)}, {len(level)} levels and "
+            f"{len(cameras)} cameras do not belong together"
         )
     samples = {"t": (level.add_noise(x0, noise), level), **(points or {})}
     questions: dict[tuple[object, ...], _Question] = {}
@@ -113,7 +114,7 @@ def _ask(networks: Mapping[str, Prior], group: list[_Question], max_rows: int | 
     own_x, own_level = x_t, level
     foreign = network is not teacher and network.path != teacher.path
     if foreign:
-        # Same signal-to-noise ratio on the other path: x / alpha is the same picture with the same noise on it.
+        # Same signal-to-noise ratio on the other path: x / alpha is the same picture with the same noise.
         own_level = network.path.at_log_snr(level.log_snr)
         ratio = (own_level.alpha / level.alpha).to(x_t).view(-1, *(1,) * (x_t.ndim - 1))
         own_x = x_t * ratio

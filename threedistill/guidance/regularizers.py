@@ -1,8 +1,9 @@
-"""What keeps a shape sensible beside the prior: small pure functions of a rendering, and their weighted sum."""
+"""What keeps a shape sensible beside the prior: small functions of a rendering, and their weighted sum."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,53 +12,60 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from threedistill.schedule import Schedule, value_at
-from threedistill.types import Cameras, Rendering
+from threedistill.types import Rendering
 
 
 def opacity_entropy(rendering: Rendering) -> Float[Tensor, ""]:
-    """``mean -(o ln o + (1 - o) ln(1 - o)) / ln 2``, in [0, 1]: every ray should hit or miss (DreamFusion's "opaque")."""
+    """``mean -(o ln o + (1 - o) ln(1 - o)) / ln 2``, in [0, 1]: every ray should hit or miss
+    (DreamFusion's "opaque").
+    """
     o = rendering.opacity.clamp(1e-3, 1 - 1e-3)
     return -(o * o.log() + (1 - o) * (1 - o).log()).mean() / math.log(2)
 
 
 def sparsity(rendering: Rendering) -> Float[Tensor, ""]:
-    """``mean sqrt(o^2 + 0.01)``: the object should not fill the picture (DreamFusion, arXiv 2209.14988, section 3.1)."""
+    """``mean sqrt(o^2 + 0.01)``: the object should not fill the picture (DreamFusion, arXiv 2209.14988,
+    section 3.1).
+    """
     return (rendering.opacity**2 + 0.01).sqrt().mean()
 
 
-def orientation(rendering: Rendering, cameras: Cameras) -> Float[Tensor, ""]:
-    """``mean stop_grad(o) max(0, n . d)^2``: visible normals should face the camera.
+def orientation(rendering: Rendering) -> Float[Tensor, ""]:
+    """``mean stop_grad(w) max(0, n . d)^2`` with rays ``d``: visible normals should face the camera.
 
-    ``d`` points along the ray. A representation that computed the per-sample form puts it into
-    ``stats["orientation"]``, which then counts instead. Source: Verbin et al. 2022 (Ref-NeRF), eq. 11.
+    The representation computes it where its normals are (``stats["orientation"]``).
+    Source: Verbin et al. 2022 (Ref-NeRF), eq. 11.
 
     Raises:
-        ValueError: the rendering has no normals.
+        ValueError: the rendering has none.
     """
-    if "orientation" in rendering.stats:
-        return rendering.stats["orientation"].mean()
-    if rendering.normal is None:
-        raise ValueError(
-            "regularizers.orientation needs normals, and this rendering has none: choose a shading that computes "
-            "them, or set regularizers.orientation=0"
-        )
-    _, directions = cameras.rays()
-    facing = (rendering.normal * directions).sum(-1, keepdim=True).clamp(min=0)
-    return (rendering.opacity.detach() * facing**2).mean()
+    return _from_stats(rendering, "orientation")
 
 
 def distortion(rendering: Rendering) -> Float[Tensor, ""]:
     """The representation's own ``stats["distortion"]`` (Barron et al. 2022, mip-NeRF 360, eq. 15).
 
     Raises:
-        ValueError: the representation does not compute it.
+        ValueError: the rendering has none.
     """
-    if "distortion" not in rendering.stats:
+    return _from_stats(rendering, "distortion")
+
+
+def _from_stats(rendering: Rendering, name: str) -> Float[Tensor, ""]:
+    if name not in rendering.stats:
         raise ValueError(
-            "regularizers.distortion needs a representation that computes it (stats['distortion']); "
-            "set regularizers.distortion=0"
+            f"regularizers.weights.{name} needs a rendering with stats[{name!r}], which this representation and "
+            f"shading do not compute; set regularizers.weights.{name}=0"
         )
-    return rendering.stats["distortion"].mean()
+    return rendering.stats[name].mean()
+
+
+TERMS: dict[str, Callable[[Rendering], Tensor]] = {
+    "opacity_entropy": opacity_entropy,
+    "sparsity": sparsity,
+    "orientation": orientation,
+    "distortion": distortion,
+}
 
 
 @dataclass(frozen=True)
@@ -77,9 +85,9 @@ class RegularizerWeights:
 class Regularizers(nn.Module):
     """``sum_k lambda_k r_k``, absolute or relative to the strength of the guidance.
 
-    Adam hides the scale of the direction ``g``, so weights tuned for one rule break the next. ``relative`` therefore
-    multiplies by ``rms(g) C h w``: with ``lambda = 1`` the derivative of a term with respect to a pixel, before its
-    mean is taken, counts as much as a typical element of ``g``.
+    Adam hides the scale of the direction ``g``, so weights tuned for one rule break the next. ``relative``
+    therefore multiplies by ``rms(g) C h w``: with ``lambda = 1`` the derivative of a term with respect to a
+    pixel, before its mean is taken, counts as much as a typical element of ``g``.
 
     Arguments:
         weights: per term.
@@ -106,7 +114,7 @@ class Regularizers(nn.Module):
 
     @torch.no_grad()
     def observe(self, direction: Float[Tensor, "B C h w"]) -> None:
-        """Tells the running RMS this step's weighted direction; call it before :meth:`forward`."""
+        """Tells the running RMS this step's weighted direction (done by :meth:`forward`)."""
         now = direction.float().square().mean()
         self.elements = direction[0].numel()
         if torch.isfinite(now):
@@ -116,27 +124,24 @@ class Regularizers(nn.Module):
     @property
     def factor(self) -> Float[Tensor, ""]:
         """What every weight is multiplied by: ``rms(g) C h w``, or 1."""
-        return (
-            self.rms_squared.sqrt() * self.elements
-            if self.scale == "relative"
-            else torch.ones_like(self.rms_squared)
-        )
+        relative = self.scale == "relative"
+        return self.rms_squared.sqrt() * self.elements if relative else torch.ones_like(self.rms_squared)
 
-    def forward(
-        self, rendering: Rendering, cameras: Cameras, progress: float
-    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """The loss, and every active term's unweighted value by name (for the log)."""
-        terms: dict[str, Tensor] = {}
-        total = rendering.rgb.new_zeros(())
-        for name, term in (
-            ("opacity_entropy", lambda: opacity_entropy(rendering)),
-            ("sparsity", lambda: sparsity(rendering)),
-            ("orientation", lambda: orientation(rendering, cameras)),
-            ("distortion", lambda: distortion(rendering)),
-        ):
+    def terms(self, rendering: Rendering, progress: float) -> dict[str, tuple[float, Tensor]]:
+        """The active terms: weight and value, by name."""
+        active = {}
+        for name, term in TERMS.items():
             weight = value_at(getattr(self.weights, name), progress)
             if weight:
-                value = term()
-                terms[name] = value.detach()
-                total = total + weight * self.factor * value
-        return total, terms
+                active[name] = (weight, term(rendering))
+        return active
+
+    def forward(
+        self, rendering: Rendering, progress: float, direction: Float[Tensor, "B C h w"]
+    ) -> Float[Tensor, ""]:
+        """The weighted sum for one step, whose weighted guidance direction is ``direction``."""
+        self.observe(direction)
+        total = rendering.rgb.new_zeros(())
+        for weight, value in self.terms(rendering, progress).values():
+            total = total + weight * self.factor * value
+        return total

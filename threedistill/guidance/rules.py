@@ -1,7 +1,7 @@
 """The rules: each a pure function of the evidence, returning the unweighted direction ``g`` (up the loss).
 
-The update of the scene is ``theta <- theta - lr J^T w(t) g`` with ``J = d x0 / d theta``; ``alpha_t = d x_t / d x0``
-is left to the weight ``w(t)``, as everywhere in the field.
+The update of the scene is ``theta <- theta - lr J^T w(t) g`` with ``J = d x0 / d theta``; the factor
+``alpha_t = d x_t / d x0`` is left to the weight ``w(t)``, as everywhere in the field.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,7 +14,8 @@ from threedistill.schedule import Schedule, value_at
 def surrogate(x0: Float[Tensor, "B C h w"], direction: Float[Tensor, "B C h w"]) -> Float[Tensor, ""]:
     """``(stop_grad(d) * x0).sum() / B``: its gradient in ``x0`` is ``d / B``; its value means nothing.
 
-    Computed in float32 at least, whatever the prior's precision, so that small directions are not rounded away.
+    Computed in float32 at least, whatever the prior's precision, so that small directions are not rounded
+    away.
     """
     dtype = torch.promote_types(x0.dtype, torch.float32)
     return (direction.detach().to(dtype) * x0.to(dtype)).sum() / x0.shape[0]
@@ -39,3 +42,29 @@ def clip(
         return direction
     bound = value_at(limit, progress)
     return direction.clamp(-bound, bound)
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """The guard and the loss of one step: non-finite values to 0, an optional clip, then :func:`surrogate`.
+
+    Arguments:
+        clip: elementwise bound on the weighted direction, a number or a schedule of progress; None = none.
+    """
+
+    clip: float | Schedule | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.clip, (int, float)) and self.clip <= 0:
+            raise ValueError(f"surrogate.clip={self.clip} must be positive, or null for none")
+
+    def guard(
+        self, direction: Float[Tensor, "B C h w"], progress: float = 0.0
+    ) -> tuple[Float[Tensor, "B C h w"], int]:
+        """The weighted direction made finite and clipped, and how many elements were not finite."""
+        finite, count = sanitise(direction)
+        return clip(finite, self.clip, progress), count
+
+    def loss(self, x0: Float[Tensor, "B C h w"], direction: Float[Tensor, "B C h w"]) -> Float[Tensor, ""]:
+        """:func:`surrogate`."""
+        return surrogate(x0, direction)

@@ -1,7 +1,7 @@
 """At which noise levels the prior is asked: windows, and policies that draw levels from them.
 
-A window is given in ``t`` (fractions of the prior's own path; the field's ``[0.02, 0.98]``) or in ``logsnr``, which
-means the same noise for every prior.
+A window is given in ``t`` (fractions of the prior's own path; the field's ``[0.02, 0.98]``) or in
+``logsnr``, which means the same noise for every prior.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Window:
             low, high = self.at(progress)
             if low > high:
                 raise ValueError(f"window [{low:g}, {high:g}] runs backwards at progress {progress:g}")
-            if self.unit == "t" and not (0 <= low and high <= 1):
+            if self.unit == "t" and not (low >= 0 and high <= 1):
                 raise ValueError(f"window [{low:g}, {high:g}] of t leaves [0, 1] at progress {progress:g}")
 
     def at(self, progress: float) -> tuple[float, float]:
@@ -61,7 +61,7 @@ class Window:
 class Uniform:
     """Levels uniform over a window: ``u ~ U[min, max]``, in the window's unit.
 
-    On a discrete path the draw is over the trained indices, ends included: ``U{round(min T) .. round(max T)}``.
+    On a discrete path the draw is over the trained indices, both ends included.
 
     Arguments:
         window: from where, possibly annealed.
@@ -135,3 +135,7 @@ class Annealed:
         """(views,) equal levels; ``rng`` and ``group`` are not used."""
         value = Ramp(self.start, self.end, shape=self.shape)(progress)
         return _levels(path, torch.full((views,), value), self.unit)
+
+
+#: What draws the noise levels of a step.
+TimestepPolicy = Uniform | Annealed

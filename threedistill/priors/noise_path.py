@@ -1,4 +1,4 @@
-"""Noise paths: how signal and noise are mixed, as a table (DDPM schedules) or in closed form (rectified flow)."""
+"""Noise paths: how signal and noise are mixed, as a table (DDPM) or in closed form (rectified flow)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from threedistill.prediction import NoiseLevel
 
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
 
-#: Stands for log 0 at the last level of a zero-terminal-SNR schedule: alpha = 2e-9, and everything stays finite.
+#: Stands for log 0 at the last level of a zero-terminal-SNR schedule: alpha = 2e-9, all stays finite.
 SILENT = -40.0
 #: Below this log-SNR a level counts as pure noise and is left out of windows.
 LOUDEST = -30.0
@@ -25,7 +25,8 @@ def _like(index: Tensor) -> torch.dtype:
 
 
 class DiscretePath:
-    """A variance-preserving path given by ``alphas_cumprod``; between two indices log-SNR is interpolated linearly.
+    """A variance-preserving path given by ``alphas_cumprod``; between two indices log-SNR is interpolated
+    linearly.
 
     ``alpha = sqrt(abar)``, ``sigma = sqrt(1 - abar)``, ``log_snr = log(abar / (1 - abar))``.
     Source: Ho et al. 2020 (DDPM), arXiv 2006.11239, eq. 4.
@@ -63,7 +64,8 @@ class DiscretePath:
 
         Arguments:
             schedule: ``linear`` in beta, ``scaled_linear`` in sqrt(beta) (Stable Diffusion), or
-                ``squaredcos_cap_v2`` (cosine, Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 17; takes no betas).
+                ``squaredcos_cap_v2`` (cosine, Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 17; takes no
+                betas).
             steps: T.
             beta_start, beta_end: ends of the linear kinds.
             zero_terminal_snr: shift and stretch so that the last level is pure noise (Lin et al. 2023,
@@ -125,7 +127,7 @@ class DiscretePath:
         return self._level(table[low] * (1 - part) + table[low + 1] * part, place, _like(index))
 
     def at_fraction(self, fraction: Tensor) -> NoiseLevel:
-        """Levels at index ``fraction T``, at most the noisiest level with a signal (0.02 of 1000 is index 20)."""
+        """Levels at index ``fraction T`` (0.02 of 1000 is 20), at most the noisiest one with a signal."""
         return self.at((fraction * self.steps).clamp(0, self._last))
 
     def at_log_snr(self, log_snr: Tensor) -> NoiseLevel:

@@ -56,10 +56,11 @@ class PixelSpace:
 
 
 class FoldedPixelSpace:
-    """Pixels in [-1, 1] with ``fold x fold`` blocks moved into the channels (space to depth), exactly invertible.
+    """Pixels in [-1, 1] with ``fold x fold`` blocks moved into the channels (space to depth), exactly
+    invertible.
 
-    Channel ``(c fold + i) fold + j`` at ``(y, x)`` is colour ``c`` of pixel ``(y fold + i, x fold + j)``. The map is
-    orthogonal, so noise, distances and gradients are those of pixel space.
+    Channel ``(c fold + i) fold + j`` at ``(y, x)`` is colour ``c`` of pixel ``(y fold + i, x fold + j)``.
+    The map is orthogonal, so noise, distances and gradients are those of pixel space.
 
     Arguments:
         size: height and width of the picture.
@@ -84,8 +85,8 @@ class FoldedPixelSpace:
 class LatentSpace:
     """Latents of a frozen VAE: ``x0 = (E(2 rgb - 1) - shift) scale`` with the mean of the posterior.
 
-    The mean, not a sample: a sample would put the encoder's noise into every direction. Gradients reach the image;
-    the weights are frozen.
+    The mean, not a sample: a sample would put the encoder's noise into every direction. Gradients reach the
+    image; the weights are frozen.
 
     Arguments:
         vae: a diffusers autoencoder (``AutoencoderKL`` or alike).
