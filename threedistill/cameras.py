@@ -63,7 +63,9 @@ def orbit(
     """``views`` cameras at equal azimuths from ``start`` (degrees), for previews, sheets and evaluation."""
     azimuth = torch.deg2rad(start + torch.arange(views) * (360.0 / views))
     ones = torch.ones(views)
-    return place(azimuth, ones * math.radians(elevation), ones * distance, ones * math.radians(fov_y), size, size)
+    return place(
+        azimuth, ones * math.radians(elevation), ones * distance, ones * math.radians(fov_y), size, size
+    )
 
 
 @dataclass(frozen=True)

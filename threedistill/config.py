@@ -71,7 +71,13 @@ def compose(
     for name, value in chosen.items():
         _check_option(name, value)
     composed = _compose_groups(chosen, overrides)
-    config: Config = {"schema": SCHEMA_VERSION, "prompt": prompt, "negative": negative, "seed": seed, "device": device}
+    config: Config = {
+        "schema": SCHEMA_VERSION,
+        "prompt": prompt,
+        "negative": negative,
+        "seed": seed,
+        "device": device,
+    }
     config.update(composed)
     if formats is not None:
         config["export"]["formats"] = list(formats)
@@ -85,7 +91,9 @@ def check_prompt(prompt: str) -> None:
     try:
         prompt.encode("utf-8")
     except UnicodeEncodeError:
-        raise UsageError("the prompt is not valid Unicode; pass it as UTF-8, or in a file with --prompt-file") from None
+        raise UsageError(
+            "the prompt is not valid Unicode; pass it as UTF-8, or in a file with --prompt-file"
+        ) from None
 
 
 def _check_option(group: str, option: str) -> None:
@@ -119,12 +127,16 @@ def _compose_groups(chosen: dict[str, str], overrides: Sequence[str]) -> Config:
             ) from None
         key, value = parsed.key_or_group, parsed.value()
         if parsed.is_delete() or parsed.is_add() or parsed.is_force_add():
-            raise UsageError(f"override {line!r}: write key=value without + or ~; every valid key already exists")
+            raise UsageError(
+                f"override {line!r}: write key=value without + or ~; every valid key already exists"
+            )
         if key in ("prompt", "negative", "seed", "device"):
             raise UsageError(f"override {line!r}: {key} is an argument of its own, not an override")
         if key in known_groups and "." not in key:
             if key in chosen and chosen[key] != str(value) and (key != "preset" or chosen[key] != "standard"):
-                raise UsageError(f"--{key} {chosen[key]} and the override {line!r} disagree; keep one of them")
+                raise UsageError(
+                    f"--{key} {chosen[key]} and the override {line!r} disagree; keep one of them"
+                )
             _check_option(key, str(value))
             group_lines = [g for g in group_lines if not g.startswith(f"{key}=")] + [f"{key}={value}"]
         else:
@@ -137,8 +149,15 @@ def _compose_groups(chosen: dict[str, str], overrides: Sequence[str]) -> Config:
             for key, line in value_lines:
                 if key not in keys:
                     close = nearest(key, keys, 1) or nearest(key.rsplit(".", 1)[-1], keys, 1)
-                    close = close or [k for k in sorted(keys) if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
-                    hint = f"; did you mean {close[0]!r}?" if close else "; see threedistill generate --print-config"
+                    close = (
+                        close
+                        or [k for k in sorted(keys) if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
+                    )
+                    hint = (
+                        f"; did you mean {close[0]!r}?"
+                        if close
+                        else "; see threedistill generate --print-config"
+                    )
                     raise UsageError(f"unknown key {key!r} in {line!r}{hint}")
             full = hydra_compose("generate", overrides=group_lines + [line for _, line in value_lines])
             resolved = OmegaConf.to_container(full, resolve=True, throw_on_missing=True)
@@ -187,7 +206,9 @@ def build(node: Any, where: str, plugins: Sequence[str] = ()) -> Any:
     allowed = ("threedistill", *plugins)
     for target in _targets(node):
         if target.split(".")[0] not in allowed:
-            raise UsageError(f"{where}: {target} is outside the allowed packages ({', '.join(allowed)}); see plugins=")
+            raise UsageError(
+                f"{where}: {target} is outside the packages {', '.join(allowed)}; see plugins"
+            )
     try:
         return hydra_zen.instantiate(node, _convert_="all", _target_wrapper_=pydantic_parser)
     except HydraException as error:
@@ -246,5 +267,7 @@ def read_config(path: Path) -> Config:
     if not isinstance(config, dict) or "schema" not in config or "prompt" not in config:
         raise UsageError(f"{path} was not written by threedistill")
     if config["schema"] != SCHEMA_VERSION:
-        raise UsageError(f"{path} has schema {config['schema']}, this version reads {SCHEMA_VERSION}; start a new run")
+        raise UsageError(
+            f"{path} has schema {config['schema']}, this version reads {SCHEMA_VERSION}; start a new run"
+        )
     return config

@@ -90,7 +90,9 @@ def generate(
     if resume and run.exists:
         config = read_config(run.config)
         if config["prompt"] != prompt:
-            raise UsageError(f"{run.path} was started with the prompt {config['prompt']!r}; give that one, or another --out")
+            raise UsageError(
+                f"{run.path} was started with the prompt {config['prompt']!r}; give that one, or another --out"
+            )
         with run.locked():
             return _execute(config, run, quiet)
     config = compose(

@@ -59,7 +59,9 @@ class NoiseLevel:
 
     def to(self, *args, **kwargs) -> NoiseLevel:
         """As ``Tensor.to``, on all three tensors."""
-        return NoiseLevel(self.alpha.to(*args, **kwargs), self.sigma.to(*args, **kwargs), self.index.to(*args, **kwargs))
+        return NoiseLevel(
+            self.alpha.to(*args, **kwargs), self.sigma.to(*args, **kwargs), self.index.to(*args, **kwargs)
+        )
 
     def scales(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """``alpha`` and ``sigma`` in ``like``'s dtype, shaped (B, 1, ...) to broadcast over it."""
@@ -90,7 +92,9 @@ class Prediction:
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(PredictionKind):
-            raise ValueError(f"prediction kind {self.kind!r} is not one of {', '.join(get_args(PredictionKind))}")
+            raise ValueError(
+                f"prediction kind {self.kind!r} is not one of {', '.join(get_args(PredictionKind))}"
+            )
 
     def __getitem__(self, rows) -> Prediction:
         return Prediction(self.value[rows], self.kind, self.x_t[rows], self.level[rows])

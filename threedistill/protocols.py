@@ -14,7 +14,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from threedistill.rng import Streams
-from threedistill.types import Cameras, Conditioning, Evidence, Mesh, NoiseLevel, Prediction, Query, Rendering, Shading
+from threedistill.types import (
+    Cameras,
+    Conditioning,
+    Evidence,
+    Mesh,
+    NoiseLevel,
+    Prediction,
+    Query,
+    Rendering,
+    Shading,
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,9 @@ class Representation(Protocol):
         """The surface, untextured, largest components only, consistently wound; raises ThreedistillError if empty."""
         ...
 
-    def surface_color(self, points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+    def surface_color(
+        self, points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
+    ) -> Float[Tensor, "N 3"]:
         """sRGB albedo at surface points, for baking."""
         ...
 
@@ -119,7 +131,9 @@ class Prior(Protocol):
         """
         ...
 
-    def predict(self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning) -> Prediction:
+    def predict(
+        self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
+    ) -> Prediction:
         """The network's answer for noisy samples (no gradients are kept)."""
         ...
 

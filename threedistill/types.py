@@ -75,8 +75,13 @@ class Cameras:
         xs = (torch.arange(self.width, device=tan.device, dtype=tan.dtype) + 0.5) * (2 / self.width) - 1
         xs = xs * (self.width / self.height)
         y, x = torch.meshgrid(ys, xs, indexing="ij")
-        local = torch.stack([x, y, -torch.ones_like(x)], -1)[None] * torch.stack([tan, tan, torch.ones_like(tan)], -1)[:, None, None]
-        directions = torch.einsum("bij,bhwj->bhwi", self.c2w[:, :3, :3], torch.nn.functional.normalize(local, dim=-1))
+        local = (
+            torch.stack([x, y, -torch.ones_like(x)], -1)[None]
+            * torch.stack([tan, tan, torch.ones_like(tan)], -1)[:, None, None]
+        )
+        directions = torch.einsum(
+            "bij,bhwj->bhwi", self.c2w[:, :3, :3], torch.nn.functional.normalize(local, dim=-1)
+        )
         origins = self.c2w[:, None, None, :3, 3].expand_as(directions)
         return origins, directions
 

@@ -11,7 +11,7 @@ from threedistill.errors import UsageError
 from threedistill.prompts import PromptSet
 from threedistill.protocols import Prior
 from threedistill.rng import Streams
-from threedistill.training.system import Guidance, ScoreDistillation, Stage
+from threedistill.training.system import Guidance, ScoreDistillation
 
 
 def pick_device(name: str) -> torch.device:
@@ -21,7 +21,9 @@ def pick_device(name: str) -> torch.device:
         UsageError: cuda was asked for and is not there.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch sees no CUDA device; see threedistill doctor, or use --device cpu")
+        raise UsageError(
+            "--device cuda: torch sees no CUDA device; see threedistill doctor, or use --device cpu"
+        )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
@@ -66,12 +68,8 @@ def _maybe(node: Any, where: str, plugins: list[str]) -> Any:
 
 def build_prior(config: Config, device: torch.device) -> Prior:
     """Load the frozen teacher."""
-    prior = build(_with_prompt(config["prior"]["model"], config), "prior.model", config["plugins"])
+    prior = build(config["prior"]["model"], "prior.model", config["plugins"])
     return prior.to(device) if hasattr(prior, "to") else prior
-
-
-def _with_prompt(node: dict[str, Any], config: Config) -> dict[str, Any]:
-    return node
 
 
 def build_stages(config: Config, prior: Prior, device: torch.device) -> list[ScoreDistillation]:
@@ -87,7 +85,7 @@ def build_stages(config: Config, prior: Prior, device: torch.device) -> list[Sco
         sampler = build(config["cameras"], "cameras", plugins)
         if sampler.views % prior.view_group:
             raise UsageError(
-                f"cameras.views={sampler.views} is not a multiple of the {prior.view_group} views this prior looks at together"
+                f"cameras.views={sampler.views} is not a multiple of the prior's view group of {prior.view_group}"
             )
         systems.append(
             ScoreDistillation(

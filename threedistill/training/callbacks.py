@@ -57,7 +57,9 @@ class StopOnSignal(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.restore()
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
         self.restore()
 
     def restore(self) -> None:
@@ -105,7 +107,11 @@ class MetricsFile(pl.Callback):
         iteration = int(pl_module.iteration)
         if iteration % self.every and iteration != pl_module.stage.iterations:
             return
-        row = {"stage": self.stage, "iteration": iteration, **{k: f"{v:.6g}" for k, v in pl_module.metrics.items()}}
+        row = {
+            "stage": self.stage,
+            "iteration": iteration,
+            **{k: f"{v:.6g}" for k, v in pl_module.metrics.items()},
+        }
         with os_errors_in_words(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self._columns or list(row), extrasaction="ignore")
             if not self._columns:
@@ -213,5 +219,7 @@ class ProgressLine(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.close()
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
         self.close()

@@ -19,7 +19,9 @@ from threedistill.training.run_folder import write_bytes_atomic
 FORMAT = "threedistill-stage-1"
 
 
-def save_stage(path: Path, module: nn.Module, optimizers: list[torch.optim.Optimizer], facts: dict[str, Any]) -> None:
+def save_stage(
+    path: Path, module: nn.Module, optimizers: list[torch.optim.Optimizer], facts: dict[str, Any]
+) -> None:
     """Write the state of a stage.
 
     Arguments:
@@ -64,12 +66,16 @@ class StageState:
             with safe_open(str(path), framework="pt") as file:
                 header = file.metadata() or {}
                 if header.get("format") != FORMAT:
-                    raise ThreedistillError(f"{path} is not a threedistill checkpoint; remove it to start the stage anew")
+                    raise ThreedistillError(
+                        f"{path} is not a threedistill checkpoint; remove it to start the stage anew"
+                    )
                 self.facts: dict[str, Any] = json.loads(header["facts"])
                 self._scalars: dict[str, Any] = json.loads(header["scalars"])
                 self._tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, json.JSONDecodeError, KeyError):
-            raise ThreedistillError(f"the checkpoint {path} is damaged; remove it to start the stage anew") from None
+            raise ThreedistillError(
+                f"the checkpoint {path} is damaged; remove it to start the stage anew"
+            ) from None
 
     def load_module(self, module: nn.Module) -> None:
         """Put parameters and buffers back, exactly.
@@ -82,7 +88,9 @@ class StageState:
             module.load_state_dict(tensors, strict=True)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
-            raise ThreedistillError(f"the checkpoint {self.path} does not fit this configuration: {reason}") from None
+            raise ThreedistillError(
+                f"the checkpoint {self.path} does not fit this configuration: {reason}"
+            ) from None
 
     def load_optimizers(self, optimizers: list[torch.optim.Optimizer]) -> None:
         """Put the moments back into freshly made optimizers of the same parameters."""

@@ -41,7 +41,9 @@ class Adam:
         rows = []
         for name, parameters in groups.items():
             if name not in self.lr:
-                raise ValueError(f"optim.lr has no rate for the parameter group {name!r} (it has {', '.join(self.lr)})")
+                raise ValueError(
+                    f"optim.lr has no rate for the parameter group {name!r} (it has {', '.join(self.lr)})"
+                )
             rows.append({"params": parameters, "lr": self.lr[name], "name": name, "base_lr": self.lr[name]})
         return torch.optim.Adam(rows, betas=self.betas, eps=self.eps, foreach=True)
 

@@ -15,7 +15,16 @@ import torch
 from threedistill.config import Config
 from threedistill.training.run_folder import RunFolder
 
-_PACKAGES = ("threedistill", "torch", "numpy", "diffusers", "transformers", "pytorch-lightning", "trimesh", "xatlas")
+_PACKAGES = (
+    "threedistill",
+    "torch",
+    "numpy",
+    "diffusers",
+    "transformers",
+    "pytorch-lightning",
+    "trimesh",
+    "xatlas",
+)
 
 
 class Record:

@@ -1,7 +1,7 @@
 """A run's folder: what is in it, who holds it, and how its files are written without ever being half-written.
 
-    config.yaml  run.json  metrics.csv  eval.json  preview/000100.png  checkpoints/00-coarse/last.safetensors
-    asset/{model.glb, turntable.webp, sheet.png}
+config.yaml  run.json  metrics.csv  eval.json  preview/000100.png  checkpoints/00-coarse/last.safetensors
+asset/{model.glb, turntable.webp, sheet.png}
 """
 
 from __future__ import annotations
@@ -38,11 +38,17 @@ def os_errors_in_words(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise ThreedistillError(f"the disk is full while writing {path}; free some space and use --resume") from None
+            raise ThreedistillError(
+                f"the disk is full while writing {path}; free some space and use --resume"
+            ) from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise ThreedistillError(f"{path} cannot be written ({error.strerror}); choose another place with --out") from None
+            raise ThreedistillError(
+                f"{path} cannot be written ({error.strerror}); choose another place with --out"
+            ) from None
         if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG):
-            raise UsageError(f"{path} cannot be used as an output folder ({error.strerror}); choose another --out") from None
+            raise UsageError(
+                f"{path} cannot be used as an output folder ({error.strerror}); choose another --out"
+            ) from None
         raise
 
 
@@ -117,7 +123,9 @@ class RunFolder:
         """
         with os_errors_in_words(self.path):
             if self.exists and not overwrite:
-                raise UsageError(f"{self.path} already holds a run; continue it with --resume or replace it with --overwrite")
+                raise UsageError(
+                    f"{self.path} already holds a run; continue it with --resume or replace it with --overwrite"
+                )
             if self.path.is_dir() and not self.exists and any(p.name != ".lock" for p in self.path.iterdir()):
                 raise UsageError(f"{self.path} is not empty and holds no run; choose another --out")
             self.path.mkdir(parents=True, exist_ok=True)
@@ -147,7 +155,9 @@ class RunFolder:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise UsageError(f"{self.path} is in use by another process; wait for it or choose another --out") from None
+                raise UsageError(
+                    f"{self.path} is in use by another process; wait for it or choose another --out"
+                ) from None
             yield
         finally:
             os.close(handle)

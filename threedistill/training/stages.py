@@ -50,7 +50,12 @@ class TrainerSettings:
 
 
 def run_stage(
-    system: ScoreDistillation, run: RunFolder, index: int, settings: TrainerSettings, device: torch.device, quiet: bool
+    system: ScoreDistillation,
+    run: RunFolder,
+    index: int,
+    settings: TrainerSettings,
+    device: torch.device,
+    quiet: bool,
 ) -> None:
     """Optimise a stage to its end, continuing from its checkpoint; a finished stage returns at once.
 

@@ -60,7 +60,9 @@ class Stage:
 class TimestepPolicy(Protocol):
     """Draws the noise levels of a step."""
 
-    def sample(self, path: NoisePath, progress: float, rng: Streams, views: int, group: int = 1) -> NoiseLevel:
+    def sample(
+        self, path: NoisePath, progress: float, rng: Streams, views: int, group: int = 1
+    ) -> NoiseLevel:
         """(views,) levels; views of one group share theirs."""
         ...
 
@@ -149,7 +151,8 @@ class ScoreDistillation(pl.LightningModule):
         rng = self.streams.at(index)
         cameras, background = self._views(progress, rng)
         out = self.representation.render(
-            cameras, RenderContext(progress=progress, background=background, rng=rng, shading=self.stage.shading)
+            cameras,
+            RenderContext(progress=progress, background=background, rng=rng, shading=self.stage.shading),
         )
         x0 = self.prior.space.encode(out.rgb)
         rendered = time.perf_counter()
@@ -158,7 +161,8 @@ class ScoreDistillation(pl.LightningModule):
         asked = time.perf_counter()
 
         loss_guidance = surrogate(x0, direction)
-        loss_regular = self.regularizers(out, progress, direction)
+        self.regularizers.observe(direction)
+        loss_regular, terms = self.regularizers(out, cameras, progress)
         optimizer = self._optimizer()
         self.optim.anneal(optimizer, progress)
         optimizer.zero_grad(set_to_none=True)
@@ -170,6 +174,7 @@ class ScoreDistillation(pl.LightningModule):
         self.metrics = {
             "direction_rms": float(direction.square().mean().sqrt()),
             "regularizers": float(loss_regular.detach()),
+            **{name: float(value) for name, value in terms.items()},
             "opacity": float(out.opacity.detach().mean()),
             "t": level_mean,
             "nonfinite": nonfinite,
@@ -195,7 +200,9 @@ class ScoreDistillation(pl.LightningModule):
     ) -> tuple[Tensor, float, int]:
         """The weighted direction for ``x0``; the only place where networks are queried."""
         prior, guidance = self.prior, self.guidance
-        level = guidance.timesteps.sample(prior.path, progress, rng, len(cameras), prior.view_group).to(x0.device)
+        level = guidance.timesteps.sample(prior.path, progress, rng, len(cameras), prior.view_group).to(
+            x0.device
+        )
         noise = rng.normal_per_view("noise", len(cameras), *prior.space.shape).to(x0)
         evidence = gather(
             guidance.rule.queries(progress), self.networks, self.prompts, cameras, background,
@@ -211,7 +218,9 @@ class ScoreDistillation(pl.LightningModule):
         weight = out.opacity.detach()
         total = weight.sum()
         if total > 1:
-            color = ((out.rgb.detach() - (1 - weight) * out.background[:, None, None]).sum((0, 1, 2)) / total).clamp(0, 1)
+            color = (
+                (out.rgb.detach() - (1 - weight) * out.background[:, None, None]).sum((0, 1, 2)) / total
+            ).clamp(0, 1)
             self.mean_color.lerp_(color.to(self.mean_color), 0.05)
 
 

@@ -82,9 +82,13 @@ class Watchdog:
         warnings = []
         if vital.progress >= self.late:
             if fmean(v.fog for v in recent) > self.fog:
-                warnings.append("fog: much of the object is half-transparent; raise regularizers.entropy or the iterations")
+                warnings.append(
+                    "fog: much of the object is half-transparent; raise regularizers.entropy or the iterations"
+                )
             if fmean(v.saturated for v in recent) > self.saturated:
-                warnings.append("saturation: most colours sit at the end of their range; lower cfg.scale or set cfg.x0_clip")
+                warnings.append(
+                    "saturation: most colours sit at the end of their range; lower cfg.scale or set cfg.x0_clip"
+                )
         fresh = [w for w in warnings if w.split(":")[0] not in self._said]
         self._said.update(w.split(":")[0] for w in fresh)
         return fresh
