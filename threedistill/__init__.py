@@ -1,7 +1,7 @@
 """Text-to-3D by score distillation: ``threedistill.generate("a red mushroom")`` gives a textured asset.
 
-Everything is imported on first use, so that ``import threedistill`` costs milliseconds and the thread settings
-can still be chosen before torch starts.
+Everything is imported on first use, so that ``import threedistill`` costs milliseconds and the thread
+settings can still be chosen before torch starts.
 """
 
 from __future__ import annotations

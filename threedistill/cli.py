@@ -1,7 +1,8 @@
 """The command ``threedistill``: one verb per task, one line per mistake.
 
-Only the standard library is imported here; a verb's module is imported when the verb is called, and torch after
-the thread variables are set. Exit status: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted.
+Only the standard library is imported here; a verb's module is imported when the verb is called, and torch
+after the thread variables are set. Exit status: 0 done, 1 the work failed, 2 the request was wrong,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -137,7 +138,9 @@ def _write_traceback(error: Exception) -> Path:
         if place is None or not place.is_dir():
             continue
         try:
-            file = place / ("traceback.txt" if place == folder else f"threedistill-traceback-{os.getpid()}.txt")
+            file = place / (
+                "traceback.txt" if place == folder else f"threedistill-traceback-{os.getpid()}.txt"
+            )
             file.write_text(lines, encoding="utf-8")
             return file
         except OSError:

@@ -1,8 +1,7 @@
 """Thread settings, which have to be in the environment before torch is imported.
 
-Two measured facts set the defaults. Idle OpenMP threads that spin cost 3 to 13 times under contention, so they
-sleep (``OMP_WAIT_POLICY=PASSIVE``). Two hardware threads of one core gain nothing in these kernels, so the default
-is one thread per physical core that this process may use.
+Idle OpenMP threads that spin were measured to cost 3 to 13 times under contention, so they sleep
+(``OMP_WAIT_POLICY=PASSIVE``). The default number of threads is one per physical core that this process may use.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from pathlib import Path
 
 
 def usable_cores() -> int:
-    """Physical cores that this process may use: its affinity mask, siblings counted once, cgroup quota respected."""
+    """Physical cores that this process may use: its affinity, siblings counted once, cgroup quota kept."""
     try:
         cpus = sorted(os.sched_getaffinity(0))
     except AttributeError:  # not Linux: the mask cannot be asked for
@@ -33,8 +32,8 @@ def settle_threads() -> None:
     cores = usable_cores()
     if torch.get_num_threads() > cores:
         warnings.warn(
-            f"torch was imported first and runs {torch.get_num_threads()} threads on {cores} cores; import threedistill "
-            f"before torch, or call torch.set_num_threads({cores})",
+            f"torch was imported first and runs {torch.get_num_threads()} threads on {cores} cores; "
+            f"import threedistill before torch, or call torch.set_num_threads({cores})",
             stacklevel=3,
         )
 
@@ -48,7 +47,7 @@ def _core_of(cpu: int) -> str:
 
 
 def _quota() -> int | None:
-    """Whole CPUs granted by a cgroup v2 limit (what containers set), rounded up; None where there is no limit."""
+    """Whole CPUs granted by a cgroup v2 limit (what containers set), rounded up; None = no limit."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return None if quota == "max" else max(-(-int(quota) // int(period)), 1)

@@ -1,7 +1,7 @@
 """What the verbs share: an argument parser that treats free text as data, and typed, checked options.
 
-``argparse`` alone would mistake some prompts for options, so positionals are not declared to it: whatever is no
-option comes back as data, in order, and everything behind ``--`` is data.
+``argparse`` alone would mistake some prompts for options, so positionals are not declared to it: whatever
+is no option comes back as data, in order, and everything behind ``--`` is data.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, verb: str, usage: str, description: str, epilog: str | None = None) -> None:
         super().__init__(
-            prog=f"threedistill {verb}", usage=f"threedistill {verb} {usage}", description=description, epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, add_help=False,
+            prog=f"threedistill {verb}", usage=f"threedistill {verb} {usage}", description=description,
+            epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, add_help=False,
         )  # fmt: skip
         self.verb = verb
         # No one-letter options: argparse would read the prompt "-happy duck" as "-h" with a value.
@@ -37,7 +37,12 @@ class Parser(argparse.ArgumentParser):
             before = ["--help"]
         options, data = self.parse_known_args(before)
         for word in data:
-            if word.startswith("-") and word != "-" and not any(c.isspace() for c in word) and not _is_number(word):
+            if (
+                word.startswith("-")
+                and word != "-"
+                and not any(c.isspace() for c in word)
+                and not _is_number(word)
+            ):
                 self._unknown(word)
         return options, data + behind
 

@@ -53,26 +53,52 @@ class Request:
     overwrite: bool = False
     quiet: bool = False
     json: bool = False
+    print_config: bool = False
     overrides: list[str] = field(default_factory=list)
 
 
 def parser() -> Parser:
     """The options of ``generate``."""
-    p = Parser("generate", '"PROMPT" [options] [key=value ...]', "Make a textured 3D asset from a text prompt.", _EPILOG)
+    p = Parser(
+        "generate",
+        '"PROMPT" [options] [key=value ...]',
+        "Make a textured 3D asset from a text prompt.",
+        _EPILOG,
+    )
     p.add_argument("--out", metavar="DIR", help="run folder (default: runs/<prompt>-s<seed>)")
-    p.add_argument("--preset", type=one_of("--preset", PRESETS), metavar="P", help="draft | standard | high: time and detail")
+    p.add_argument(
+        "--preset",
+        type=one_of("--preset", PRESETS),
+        metavar="P",
+        help="draft | standard | high: time and detail",
+    )
     p.add_argument("--seed", type=whole_number("--seed", 0, LARGEST_SEED), metavar="N", help="default 0")
-    p.add_argument("--representation", metavar="R", help="what is optimised (threedistill list representations)")
+    p.add_argument(
+        "--representation", metavar="R", help="what is optimised (threedistill list representations)"
+    )
     p.add_argument("--prior", metavar="P", help="which diffusion model teaches (threedistill list priors)")
-    p.add_argument("--guidance", metavar="G", help="which score-distillation rule (threedistill list guidance)")
-    p.add_argument("--format", dest="formats", type=many_of("--format", FORMATS), metavar="F,F", help="glb,obj,ply,stl (default glb)")
+    p.add_argument(
+        "--guidance", metavar="G", help="which score-distillation rule (threedistill list guidance)"
+    )
+    p.add_argument(
+        "--format",
+        dest="formats",
+        type=many_of("--format", FORMATS),
+        metavar="F,F",
+        help="glb,obj,ply,stl (default glb)",
+    )
     p.add_argument("--negative", metavar="TEXT", help="what the asset must not look like")
     p.add_argument("--device", type=one_of("--device", DEVICES), metavar="D", help="auto | cpu | cuda")
     p.add_argument("--resume", action="store_true", help="continue the run in the folder")
     p.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
-    p.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a UTF-8 file, or from stdin with -")
+    p.add_argument(
+        "--prompt-file", metavar="FILE", help="read the prompt from a UTF-8 file, or from stdin with -"
+    )
     p.add_argument("--quiet", action="store_true", help="print nothing but the asset's path")
     p.add_argument("--json", action="store_true", help="print one JSON object instead of the path")
+    p.add_argument(
+        "--print-config", action="store_true", help="print the complete configuration as YAML and stop"
+    )
     return p
 
 
@@ -91,15 +117,18 @@ def parse(argv: Sequence[str]) -> Request:
         raise UsageError("--resume and --overwrite exclude each other: continue the run, or replace it")
     return Request(
         prompt=prompt, out=Path(options.out) if options.out else None, preset=options.preset or "standard",
-        seed=options.seed or 0, representation=options.representation, prior=options.prior, guidance=options.guidance,
-        formats=options.formats or ("glb",), negative=options.negative or "", device=options.device or "auto",
-        resume=options.resume, overwrite=options.overwrite, quiet=options.quiet, json=options.json, overrides=overrides,
+        seed=options.seed or 0, representation=options.representation, prior=options.prior,
+        guidance=options.guidance, formats=options.formats or ("glb",), negative=options.negative or "",
+        device=options.device or "auto", resume=options.resume, overwrite=options.overwrite,
+        quiet=options.quiet, json=options.json, print_config=options.print_config, overrides=overrides,
     )  # fmt: skip
 
 
 def run(argv: Sequence[str]) -> int:
     """Make the asset and print where it is."""
     request = parse(argv)
+    if request.print_config:
+        return _print_config(request)
     from threedistill import pipeline
 
     # Whatever libraries print belongs to the log: stdout carries the answer and nothing else.
@@ -111,6 +140,21 @@ def run(argv: Sequence[str]) -> int:
             overwrite=request.overwrite, quiet=request.quiet, overrides=request.overrides,
         )  # fmt: skip
     answer(result, as_json=request.json)
+    return 0
+
+
+def _print_config(request: Request) -> int:
+    """Show what would be run, every key that can be overridden included."""
+    import yaml
+
+    from threedistill.config import compose
+
+    config = compose(
+        prompt=request.prompt, negative=request.negative, preset=request.preset, seed=request.seed,
+        representation=request.representation, prior=request.prior, guidance=request.guidance,
+        formats=request.formats, device=request.device, overrides=request.overrides,
+    )  # fmt: skip
+    print(yaml.safe_dump(config, allow_unicode=True, sort_keys=False, width=110), end="")
     return 0
 
 
@@ -145,7 +189,9 @@ def _check_prompt(prompt: str) -> None:
     if not prompt.strip():
         raise UsageError('the prompt is empty; describe one object, for example "a red mushroom"')
     if any(0xD800 <= ord(c) <= 0xDFFF or c == "\0" for c in prompt):
-        raise UsageError("the prompt is not valid text (bytes that are not UTF-8); use --prompt-file with a UTF-8 file")
+        raise UsageError(
+            "the prompt is not valid text (bytes that are not UTF-8); use --prompt-file with a UTF-8 file"
+        )
 
 
 def _split_overrides(options: argparse.Namespace, prompt: str, words: Sequence[str]) -> list[str]:

@@ -12,7 +12,12 @@ from threedistill.errors import UsageError
 from threedistill.resources import configs_dir
 
 #: What the user calls it -> the configuration group.
-_GROUPS = {"representations": "representation", "priors": "prior", "guidance": "guidance", "presets": "preset"}
+_GROUPS = {
+    "representations": "representation",
+    "priors": "prior",
+    "guidance": "guidance",
+    "presets": "preset",
+}
 TOPICS = (*_GROUPS, "words", "formats")
 _ABOUT_FORMATS = {
     "glb": "binary glTF 2.0 with its texture inside",

@@ -15,7 +15,12 @@ from threedistill.errors import UsageError
 def parser() -> Parser:
     """The options of ``resume``."""
     p = Parser("resume", "DIR [options]", "Continue an interrupted run from its last checkpoint.")
-    p.add_argument("--device", type=one_of("--device", DEVICES), metavar="D", help="auto | cpu | cuda (default: as before)")
+    p.add_argument(
+        "--device",
+        type=one_of("--device", DEVICES),
+        metavar="D",
+        help="auto | cpu | cuda (default: as before)",
+    )
     p.add_argument("--quiet", action="store_true", help="print nothing but the asset's path")
     p.add_argument("--json", action="store_true", help="print one JSON object instead of the path")
     return p
@@ -36,7 +41,9 @@ def run(argv: Sequence[str]) -> int:
 def the_run_folder(verb: str, data: Sequence[str]) -> Path:
     """The one run folder among the words of the command line, checked to be one."""
     if len(data) != 1:
-        raise UsageError(f"{verb} takes one run folder, not {len(data)}: threedistill {verb} runs/a-red-mushroom-s0")
+        raise UsageError(
+            f"{verb} takes one run folder, not {len(data)}: threedistill {verb} runs/a-red-mushroom-s0"
+        )
     return run_folder(data[0])
 
 

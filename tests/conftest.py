@@ -1,0 +1,116 @@
+"""What all tests share. The environment is set here because it must be there before torch is imported."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from threedistill.types import Mesh
+
+# The same examples on every machine, and no deadlines: the machine may be busy.
+settings.register_profile(
+    "steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Outcome:
+    """What a command left behind."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, so that default run folders land in it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], workspace: Path) -> Callable[..., Outcome]:
+    """Run ``threedistill WORD ...`` in this process, in an empty working directory."""
+
+    def run(*words: str) -> Outcome:
+        from threedistill.cli import main
+
+        capsys.readouterr()
+        status = main(list(words))
+        captured = capsys.readouterr()
+        return Outcome(status, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def red_mushroom() -> Mesh:
+    """A small coloured mesh from the Toybox world."""
+    from threedistill.toybox.grammar import parse
+    from threedistill.toybox.world import build
+
+    return build(parse("a red mushroom").scene, None)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-snapshots", action="store_true", help="rewrite tests/snapshots instead of comparing"
+    )
+
+
+@pytest.fixture
+def snapshot(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compare text byte by byte with ``tests/snapshots/NAME.txt``; ``--update-snapshots`` rewrites it."""
+
+    def compare(name: str, text: str) -> None:
+        file = ROOT / "tests" / "snapshots" / f"{name}.txt"
+        if request.config.getoption("--update-snapshots"):
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+            return
+        assert file.exists(), f"no snapshot {file}; write it with --update-snapshots and read it"
+        assert text == file.read_text(encoding="utf-8"), (
+            f"{file.name} differs (--update-snapshots accepts the new text)"
+        )
+
+    return compare
+
+
+@pytest.fixture
+def clean_python() -> Callable[..., str]:
+    """Run Python code in a fresh interpreter and return its stdout."""
+    import subprocess
+
+    def run(code: str, **environment: str) -> str:
+        env = {k: v for k, v in os.environ.items() if not k.startswith("OMP_")}
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH", "")]))
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**env, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run

@@ -1,0 +1,229 @@
+"""``threedistill doctor``: what is here, what is missing, and the exact command that brings it.
+
+Every finding is ``ok``, ``missing`` (a part this tool needs) or ``optional`` (it works without). Nothing is
+downloaded or compiled; CUDA packages are only looked for, because importing them may start a compiler.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from threedistill.commands.arguments import Parser
+from threedistill.errors import UsageError
+from threedistill.resources import assets_dir
+from threedistill.threads import usable_cores
+
+State = Literal["ok", "missing", "optional"]
+_MIN_FREE_GB = 0.2
+_REINSTALL = "pip install --force-reinstall --no-deps .  (in the folder of threedistill's source)"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: the part, its state, what was seen, and the command that brings it."""
+
+    part: str
+    state: State
+    detail: str
+    fix: str = ""
+
+
+def parser() -> Parser:
+    """The options of ``doctor``."""
+    p = Parser("doctor", "[--json]", "Say what is installed, what is missing, and what brings it.")
+    p.add_argument("--json", action="store_true", help="print a JSON list")
+    return p
+
+
+def run(argv: Sequence[str]) -> int:
+    """Print the findings; exit status 1 if something needed is missing."""
+    options, data = parser().parse(argv)
+    if data:
+        raise UsageError(f"doctor takes no arguments, got {data[0]!r}")
+    with contextlib.redirect_stdout(sys.stderr):
+        findings = examine()
+    if options.json:
+        print(json.dumps([asdict(f) for f in findings], indent=1))
+    else:
+        width = max(len(f.part) for f in findings)
+        for f in findings:
+            print(f"{f.state:9}{f.part:{width}}  {f.detail}")
+            if f.fix:
+                print(f"{'':9}{'':{width}}  -> {f.fix}")
+    return 1 if any(f.state == "missing" for f in findings) else 0
+
+
+def examine() -> list[Finding]:
+    """Look at every part in turn."""
+    return [
+        _python(),
+        *_torch(),
+        _native(),
+        *(
+            _package(name)
+            for name in ("diffusers", "transformers", "peft", "pytorch-lightning", "hydra-core", "hydra-zen")
+        ),
+        *(_package(name) for name in ("trimesh", "xatlas", "fast-simplification")),
+        *_toybox(),
+        *_accelerators(),
+        *(_extra(*row) for row in _EXTRAS),
+        _disk(),
+    ]
+
+
+#: (distribution, module, what it adds, command)
+_EXTRAS = (
+    ("av", "av", "mp4 turntables (webp needs nothing)", "pip install av"),
+    ("viser", "viser", "the viewer", "pip install 'viser>=1.1'"),
+    ("embreex", "embreex", "faster ray casting for Toybox training", "pip install embreex"),
+    ("tensorboard", "tensorboard", "TensorBoard logs (metrics.csv needs nothing)", "pip install tensorboard"),
+    ("usd-core", "pxr", "USD validation", "pip install 'usd-core>=26.8'"),
+)
+
+
+def _python() -> Finding:
+    return Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+
+
+def _torch() -> list[Finding]:
+    try:
+        import torch
+    except ImportError as error:
+        return [Finding("torch", "missing", " ".join(str(error).split()), "pip install 'torch>=2.6,<2.14'")]
+    threads, cores = torch.get_num_threads(), usable_cores()
+    spin = os.environ.get("OMP_WAIT_POLICY", "unset")
+    findings = [Finding("torch", "ok", f"{torch.__version__}")]
+    detail = f"{threads} on {cores} usable cores, OMP_WAIT_POLICY={spin}"
+    state: State = "ok" if threads <= cores else "optional"
+    fix = "" if state == "ok" else f"export OMP_NUM_THREADS={cores}"
+    findings.append(Finding("threads", state, detail, fix))
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name(0)
+        free, total = torch.cuda.mem_get_info(0)
+        findings.append(Finding("cuda", "ok", f"{name}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free"))
+    elif torch.version.cuda is None:
+        findings.append(
+            Finding(
+                "cuda",
+                "optional",
+                "this torch is built for the CPU",
+                "install a CUDA build of torch (pytorch.org)",
+            )
+        )
+    else:
+        findings.append(
+            Finding("cuda", "optional", "torch sees no GPU", "install or repair the NVIDIA driver")
+        )
+    return findings
+
+
+def _native() -> Finding:
+    forced = os.environ.get("THREEDISTILL_OPS")
+    library = sorted((Path(__file__).parent / "_lib").glob("*threedistill_ops*"))
+    if not library:
+        return Finding("native ops", "missing", "no library: the slower torch path is used",
+                       f"install a C++ compiler (apt install g++), then {_REINSTALL}")  # fmt: skip
+    try:
+        import ctypes
+
+        import torch  # noqa: F401  (first: its OpenMP runtime must be the one the library binds to)
+
+        ctypes.CDLL(str(library[0]))
+    except (ImportError, OSError) as error:
+        return Finding(
+            "native ops",
+            "missing",
+            f"{library[0].name} does not load: {' '.join(str(error).split())}",
+            _REINSTALL,
+        )
+    openmp = _openmp(library[0])
+    suffix = f", THREEDISTILL_OPS={forced}" if forced else ""
+    return Finding("native ops", "ok", f"{library[0].name}, {openmp}{suffix}")
+
+
+def _openmp(library: Path) -> str:
+    """Whether the library was linked to OpenMP: its name stands in the dynamic section."""
+    content = library.read_bytes()
+    return (
+        "with OpenMP"
+        if any(name in content for name in (b"libgomp", b"libomp", b"libiomp"))
+        else "without OpenMP: one thread"
+    )
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding(name, "ok", importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(name, "missing", "not installed", f"pip install {name}")
+
+
+def _toybox() -> list[Finding]:
+    folder = assets_dir() / "toybox"
+    return [
+        _weights("toybox prior", folder, ("unet", "text_encoder")),
+        _weights("toybox judge", folder, ("judge",)),
+    ]
+
+
+def _weights(part: str, folder: Path, names: Sequence[str]) -> Finding:
+    """The weight files under ``folder`` whose path has one of ``names``, with a hash of their content."""
+    found: list[Path] = []
+    for file in sorted(folder.rglob("*.safetensors")):
+        if any(name in str(file.relative_to(folder)) for name in names):
+            found.append(file)
+    if not found:
+        return Finding(part, "missing", f"no weights in {folder}", _REINSTALL)
+    digest = hashlib.sha256()
+    for file in found:
+        digest.update(file.read_bytes())
+    size = sum(file.stat().st_size for file in found) / 1e6
+    return Finding(part, "ok", f"sha256 {digest.hexdigest()[:12]}, {size:.1f} MB")
+
+
+def _accelerators() -> list[Finding]:
+    rows = (
+        ("nerfacc", "nerfacc", "CUDA ray marching", "pip install nerfacc==0.5.3"),
+        ("gsplat", "gsplat", "CUDA splatting", "pip install gsplat==1.5.3"),
+        (
+            "tinycudann",
+            "tinycudann",
+            "CUDA hash grids",
+            "pip install git+https://github.com/NVlabs/tiny-cuda-nn#subdirectory=bindings/torch",
+        ),
+    )
+    return [_extra(*row) for row in rows]
+
+
+def _extra(distribution: str, module: str, purpose: str, fix: str) -> Finding:
+    if importlib.util.find_spec(module) is None:
+        return Finding(distribution, "optional", f"not installed; adds {purpose}", fix)
+    try:
+        version = importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        version = "installed"
+    return Finding(distribution, "ok", version)
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    if free < _MIN_FREE_GB:
+        return Finding(
+            "disk",
+            "missing",
+            f"{free:.2f} GiB free here; a run needs up to {_MIN_FREE_GB} GiB",
+            "choose another disk with --out DIR",
+        )
+    return Finding("disk", "ok", f"{free:.1f} GiB free here")
