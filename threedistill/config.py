@@ -183,7 +183,7 @@ def _one_line(error: BaseException) -> str:
     missing = re.search(r"Interpolation key '([^']+)' not found", text)
     if missing and missing.group(1).startswith("prior.recommended."):
         rule = missing.group(1).split(".")[2]
-        return f"this prior's YAML has no recommended.{rule} settings; set guidance.* and cfg.scale yourself or add them"
+        return f"this prior's YAML has no recommended.{rule} settings; set guidance.* and cfg.scale, or add them"
     return f"configuration: {text}"
 
 

@@ -1,0 +1,140 @@
+"""Every group composes and builds, the schema is the signatures, and mistakes get one line with the nearest key."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from threedistill import config as configuration
+from threedistill.config import build, compose, groups, read_config, write_config
+from threedistill.errors import UsageError
+from threedistill.training.assemble import check
+
+
+def nodes(tree, path=""):
+    """Every mapping with a ``_target_`` and where it is."""
+    if isinstance(tree, dict):
+        if "_target_" in tree:
+            yield path, tree
+        for key, child in tree.items():
+            yield from nodes(child, f"{path}.{key}" if path else key)
+    elif isinstance(tree, list):
+        for index, child in enumerate(tree):
+            yield from nodes(child, f"{path}.{index}")
+
+
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g, options in groups().items() for o in options])
+def test_every_option_composes_and_its_plain_objects_build(group: str, option: str) -> None:
+    flags = {"preset": "draft"}
+    overrides = []
+    if group in configuration.FLAG_GROUPS:
+        flags[group] = option
+    else:
+        overrides.append(f"{group}={option}")
+    config = compose(prompt="a red mushroom", overrides=overrides, **flags)  # type: ignore[arg-type]
+    check(config)
+
+
+def test_yaml_lists_every_constructor_argument() -> None:
+    """So that any argument can be overridden by a key that is known to exist."""
+    from hydra.utils import get_class
+
+    for group, options in groups().items():
+        for option in options:
+            flags = {group: option} if group in configuration.FLAG_GROUPS else {}
+            overrides = [] if flags else [f"{group}={option}"]
+            config = compose(prompt="a red mushroom", overrides=overrides, **flags)  # type: ignore[arg-type]
+            for path, node in nodes(config):
+                arguments = set(inspect.signature(get_class(node["_target_"])).parameters)
+                given_keys = {k for k in node if not k.startswith("_")}
+                assert given_keys == arguments, f"{group}={option}: {path} ({node['_target_']})"
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(prompt=st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda t: t.strip() != ""))
+def test_the_prompt_is_data(prompt: str, tmp_path: Path) -> None:
+    config = dict(_BASE)
+    config["prompt"] = prompt
+    path = tmp_path / "config.yaml"
+    write_config(config, path)
+    assert read_config(path)["prompt"] == prompt
+
+
+_BASE = compose(prompt="placeholder")
+
+
+@pytest.mark.parametrize("prompt", ['a, "b" = c # d % e @ f | g', "${oc.env:HOME} ${seed}", "línea\nuna 赤いキノコ {x: 1}", "a=b", "~x"])
+def test_prompts_that_hydra_would_read_pass_through_compose(prompt: str) -> None:
+    assert compose(prompt=prompt)["prompt"] == prompt
+
+
+@pytest.mark.parametrize(
+    ("overrides", "needle"),
+    [
+        (["budget.iteration=5"], "did you mean 'budget.iterations'"),
+        (["preset=drft"], "did you mean 'draft'"),
+        (["cfg.scle=3"], "did you mean 'cfg.scale'"),
+        (["iterations=7"], "iterations"),
+        (["budget.views"], "key=value"),
+        (["+new=1"], "without +"),
+        (["prompt=x"], "argument of its own"),
+    ],
+)
+def test_wrong_overrides_name_the_right_key(overrides: list[str], needle: str) -> None:
+    with pytest.raises(UsageError, match=needle.replace("+", r"\+")):
+        compose(prompt="a red mushroom", overrides=overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "needle"),
+    [
+        ("budget.iterations=0", "at least 1"),
+        ("budget.views=many", "budget|views|integer"),
+        ("cameras.distance=[0.5,2]", "inside the unit ball"),
+        ("background.white=2", "must lie in"),
+        ("optim.betas=[0.9]", "betas"),
+        ("trainer.log_every=0", "at least 1"),
+        ("stages.0.shading=shiny", "shading"),
+    ],
+)
+def test_values_out_of_range_are_refused_before_anything_is_written(override: str, needle: str) -> None:
+    with pytest.raises(UsageError, match=needle):
+        check(compose(prompt="a red mushroom", overrides=[override]))
+
+
+def test_flag_and_override_that_disagree_are_an_error() -> None:
+    with pytest.raises(UsageError, match="disagree"):
+        compose(prompt="a red mushroom", prior="oracle", overrides=["prior=toybox"])
+    assert compose(prompt="a red mushroom", prior="oracle", overrides=["prior=oracle"])["prior"]["name"] == "oracle"
+
+
+def test_build_refuses_foreign_targets() -> None:
+    with pytest.raises(UsageError, match="outside"):
+        build({"_target_": "os.system", "command": "true"}, "optim")
+    with pytest.raises(UsageError, match="outside"):
+        build({"_target_": "threedistill.schedule.Constant", "value": {"_target_": "subprocess.run"}}, "optim")
+
+
+@pytest.mark.parametrize("text", ["", "  \n ", "\ud800"])
+def test_prompts_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError):
+        compose(prompt=text)
+
+
+def test_foreign_config_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("a: [1, 2")
+    with pytest.raises(UsageError, match="YAML"):
+        read_config(tmp_path / "config.yaml")
+    (tmp_path / "config.yaml").write_text("a: 1")
+    with pytest.raises(UsageError, match="not written by"):
+        read_config(tmp_path / "config.yaml")
+    with pytest.raises(UsageError, match="not a run folder"):
+        read_config(tmp_path / "missing" / "config.yaml")
+    config = {**_BASE, "schema": 999}
+    write_config(config, tmp_path / "config.yaml")
+    with pytest.raises(UsageError, match="schema 999"):
+        read_config(tmp_path / "config.yaml")
