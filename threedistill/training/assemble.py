@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from threedistill.config import Config, build
@@ -57,13 +55,8 @@ def _guidance(config: Config) -> Guidance:
         rule=build(node["rule"], "guidance.rule", plugins),
         timesteps=build(node["timesteps"], "guidance.timesteps", plugins),
         weighting=build(node["weighting"], "guidance.weighting", plugins),
-        clip=_maybe(node.get("clip"), "guidance.clip", plugins),
+        surrogate=build(node["surrogate"], "guidance.surrogate", plugins),
     )
-
-
-def _maybe(node: Any, where: str, plugins: list[str]) -> Any:
-    """A plain value, or an object when the node names a target."""
-    return build(node, where, plugins) if isinstance(node, dict) else node
 
 
 def build_prior(config: Config, device: torch.device) -> Prior:

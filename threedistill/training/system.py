@@ -17,7 +17,7 @@ from torch import Tensor
 from threedistill.cameras import CameraSampler
 from threedistill.guidance.evidence import gather
 from threedistill.guidance.regularizers import Regularizers
-from threedistill.guidance.surrogate import clip, sanitise, surrogate
+from threedistill.guidance.surrogate import Surrogate
 from threedistill.guidance.weighting import Weighting, apply
 from threedistill.prompts import PromptSet
 from threedistill.protocols import GuidanceRule, NoisePath, Prior, RenderContext, Representation
@@ -75,13 +75,13 @@ class Guidance:
         rule: the score-distillation rule.
         timesteps: at which noise levels the networks are asked.
         weighting: ``w(t)``.
-        clip: elementwise bound on the weighted direction; None = none.
+        surrogate: the non-finite guard, clipping, and the loss with that gradient.
     """
 
     rule: GuidanceRule
     timesteps: TimestepPolicy
     weighting: Weighting
-    clip: float | Schedule | None = None
+    surrogate: Surrogate
 
 
 class ScoreDistillation(pl.LightningModule):
@@ -160,9 +160,8 @@ class ScoreDistillation(pl.LightningModule):
         direction, level_mean, nonfinite = self._direction(x0, cameras, background, progress, rng)
         asked = time.perf_counter()
 
-        loss_guidance = surrogate(x0, direction)
-        self.regularizers.observe(direction)
-        loss_regular, terms = self.regularizers(out, cameras, progress)
+        loss_guidance = self.guidance.surrogate.loss(x0, direction)
+        loss_regular = self.regularizers(out, progress, direction)
         optimizer = self._optimizer()
         self.optim.anneal(optimizer, progress)
         optimizer.zero_grad(set_to_none=True)
@@ -174,7 +173,6 @@ class ScoreDistillation(pl.LightningModule):
         self.metrics = {
             "direction_rms": float(direction.square().mean().sqrt()),
             "regularizers": float(loss_regular.detach()),
-            **{name: float(value) for name, value in terms.items()},
             "opacity": float(out.opacity.detach().mean()),
             "t": level_mean,
             "nonfinite": nonfinite,
@@ -209,8 +207,8 @@ class ScoreDistillation(pl.LightningModule):
             x0.detach(), level, noise, max_rows=self.max_rows,
         )  # fmt: skip
         weighted = apply(guidance.weighting(level), guidance.rule(evidence, progress).to(x0))
-        direction, nonfinite = sanitise(weighted)
-        return clip(direction, guidance.clip, progress), float(level.index.mean()), nonfinite
+        direction, nonfinite = guidance.surrogate.guard(weighted, progress)
+        return direction, float(level.index.mean()), nonfinite
 
     @torch.no_grad()
     def _track(self, out: Rendering) -> None:
