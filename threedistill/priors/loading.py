@@ -1,0 +1,160 @@
+"""Loading the parts of a diffusers pipeline one by one, from a folder, the local cache, the hub or a
+mirror.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from threedistill.errors import ThreedistillError, UsageError
+
+#: Where the classes named in a model_index.json may come from; nothing else is imported, no code is
+#: downloaded.
+LIBRARIES = ("diffusers", "transformers")
+
+#: Names (over several libraries) of the errors that mean "no network and nothing cached".
+UNREACHABLE = frozenset(
+    "OfflineModeIsEnabled LocalEntryNotFoundError ConnectError ConnectTimeout ConnectionError".split()
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a pipeline lives.
+
+    Attributes:
+        location: a folder, or a hub id.
+        revision: branch, tag or commit on the hub; None = the default branch.
+        commit: the resolved commit, or a fingerprint of a folder; names the prior in caches and tables.
+        index: the pipeline's ``model_index.json``.
+    """
+
+    location: str
+    revision: str | None
+    commit: str
+    index: dict[str, Any]
+
+    def config(self, component: str) -> dict[str, Any]:
+        """A component's configuration as a dictionary (for schedulers, which have no weights)."""
+        from diffusers import DDPMScheduler  # any scheduler class reads any scheduler's file
+
+        where = f"{self.location}/{component}"
+        return dict(
+            _guarded(where, lambda: DDPMScheduler.load_config(self.location, **self._where(component)))
+        )
+
+    def load(self, component: str, dtype: torch.dtype | None = None, variant: str | None = None) -> Any:
+        """An instance of a component; weights from safetensors only.
+
+        Arguments:
+            component: its name in ``model_index.json``.
+            dtype: of the weights; None = as stored (and for tokenizers).
+            variant: such as ``fp16``, where the pipeline has files of it.
+        """
+        library, name = self.index.get(component) or (None, None)
+        if library not in LIBRARIES:
+            raise UsageError(
+                f"{self.location} has no loadable {component!r} (its model_index.json says {library!r})"
+            )
+        options: dict[str, Any] = self._where(component)
+        if not name.startswith("PreTrainedTokenizer") and "Tokenizer" not in name:
+            options["use_safetensors"] = True
+            if dtype is not None:
+                options["torch_dtype" if library == "diffusers" else "dtype"] = dtype
+            if variant is not None:
+                options["variant"] = variant
+        kind = getattr(importlib.import_module(library), name)
+        return _guarded(
+            f"{self.location}/{component}", lambda: kind.from_pretrained(self.location, **options)
+        )
+
+    def _where(self, component: str) -> dict[str, Any]:
+        pinned = {} if Path(self.location).is_dir() else {"revision": self.revision}
+        return {"subfolder": component, **pinned}
+
+
+def find(model: str, mirrors: tuple[str, ...] = (), revision: str | None = None) -> Source:
+    """The first of ``model`` and its mirrors that can be read.
+
+    Arguments:
+        model, mirrors: folders or hub ids, tried in this order.
+        revision: for hub ids.
+
+    Raises:
+        ThreedistillError: none could be read; one line says why for each.
+    """
+    reasons = []
+    for place in (model, *mirrors):
+        folder = Path(place).expanduser()
+        if folder.is_dir():
+            return _folder(folder)
+        if place.startswith((".", "/", "~")) or place.count("/") != 1:
+            reasons.append(f"{place}: no such folder")
+            continue
+        try:
+            return _hub(place, revision)
+        except ThreedistillError as error:
+            reasons.append(str(error))
+    raise ThreedistillError("; ".join(reasons))
+
+
+def _folder(folder: Path) -> Source:
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise UsageError(f"{folder} is not a diffusers pipeline: it has no model_index.json")
+    import hashlib
+
+    files = sorted(f for f in folder.rglob("*") if f.suffix in (".json", ".safetensors"))
+    print_ = [(str(f.relative_to(folder)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    commit = hashlib.blake2b(repr(print_).encode(), digest_size=8).hexdigest()
+    return Source(str(folder), None, commit, json.loads(index.read_text()))
+
+
+def _hub(place: str, revision: str | None) -> Source:
+    from diffusers import DiffusionPipeline
+
+    def load() -> tuple[dict[str, Any], str | None]:
+        return DiffusionPipeline.load_config(place, revision=revision, return_commit_hash=True)  # type:
+        ignore
+
+    index, commit = _guarded(place, load)
+    return Source(place, revision, str(commit or revision or "main"), dict(index))
+
+
+def _guarded(where: str, load: Any) -> Any:
+    """What ``load`` returns, or its failure in one line."""
+    try:
+        return load()
+    except ThreedistillError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ThreedistillError(f"{where}: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """The true cause of a failed download or load, found along the chain of exceptions, in a few words."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    names = {cls.__name__ for e in chain for cls in type(e).__mro__}
+    text = " ".join(str(e) for e in chain)
+    if "GatedRepoError" in names:
+        return "gated: accept its licence on the hub, then `hf auth login`"
+    if "RepositoryNotFoundError" in names:
+        return "does not exist on the hub, or is private"
+    if "RevisionNotFoundError" in names:
+        return "has no such revision"
+    if "safetensors" in text and ("no file named" in text or "does not appear to have" in text):
+        return "has no safetensors weights (other formats can run code and are not loaded)"
+    if names & UNREACHABLE or "couldn't connect" in text.lower() or "offline" in text.lower():
+        return "not in the local cache, and the hub cannot be reached"
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return first[:200]
