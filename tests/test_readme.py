@@ -42,7 +42,9 @@ def test_documented_commands_parse(page):
         words = shlex.split(line)[1:]
         assert words[0] in VERBS or words[0].startswith("--"), line
         if words[0] == "generate":
-            generate.parse([w for w in words[1:] if "--prompt-file" not in w] if "--prompt-file" not in line else ["x"])
+            generate.parse(
+                [w for w in words[1:] if "--prompt-file" not in w] if "--prompt-file" not in line else ["x"]
+            )
         elif words[0] in VERBS:
             module = importlib.import_module(VERBS[words[0]][0])
             if hasattr(module, "parser"):
@@ -54,4 +56,6 @@ def test_links_to_files_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
         if "://" not in target:
-            assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}, which is not there"
+            assert (page.parent / target).exists(), (
+                f"{page.relative_to(ROOT)} links to {target}, which is not there"
+            )

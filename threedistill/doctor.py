@@ -130,27 +130,23 @@ def _torch() -> list[Finding]:
 
 
 def _native() -> Finding:
+    import warnings
+
+    from threedistill.ops import _native as ops
+
+    path = ops.library_path()
+    if path is None:
+        fix = f"install a C++ compiler (apt install g++), then {_REINSTALL}"
+        return Finding("native ops", "missing", "not built: the slower torch path is used", fix)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        loaded = ops.library()
+    if loaded is None:
+        reason = str(said[-1].message) if said else f"{path.name} does not load"
+        return Finding("native ops", "missing", reason, _REINSTALL)
     forced = os.environ.get("THREEDISTILL_OPS")
-    library = sorted((Path(__file__).parent / "_lib").glob("*threedistill_ops*"))
-    if not library:
-        return Finding("native ops", "missing", "no library: the slower torch path is used",
-                       f"install a C++ compiler (apt install g++), then {_REINSTALL}")  # fmt: skip
-    try:
-        import ctypes
-
-        import torch  # noqa: F401  (first: its OpenMP runtime must be the one the library binds to)
-
-        ctypes.CDLL(str(library[0]))
-    except (ImportError, OSError) as error:
-        return Finding(
-            "native ops",
-            "missing",
-            f"{library[0].name} does not load: {' '.join(str(error).split())}",
-            _REINSTALL,
-        )
-    openmp = _openmp(library[0])
     suffix = f", THREEDISTILL_OPS={forced}" if forced else ""
-    return Finding("native ops", "ok", f"{library[0].name}, {openmp}{suffix}")
+    return Finding("native ops", "ok", f"{path.name}, {_openmp(path)}{suffix}")
 
 
 def _openmp(library: Path) -> str:

@@ -77,13 +77,18 @@ class StageState:
                 f"the checkpoint {path} is damaged; remove it to start the stage anew"
             ) from None
 
-    def load_module(self, module: nn.Module) -> None:
+    def load_module(self, module: nn.Module, part: str = "") -> None:
         """Put parameters and buffers back, exactly.
+
+        Arguments:
+            module: the system, or only a part of it.
+            part: the part's name in the system (``"representation"``); empty = the whole system.
 
         Raises:
             ThreedistillError: names or shapes do not fit the configured module.
         """
-        tensors = {k.removeprefix("module/"): v for k, v in self._tensors.items() if k.startswith("module/")}
+        prefix = f"module/{part}." if part else "module/"
+        tensors = {k.removeprefix(prefix): v for k, v in self._tensors.items() if k.startswith(prefix)}
         try:
             module.load_state_dict(tensors, strict=True)
         except RuntimeError as error:
