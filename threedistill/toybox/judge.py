@@ -228,3 +228,9 @@ class Judge:
             second_color_logp=logp["second_color"], view_logp=logp["view"], clean=logp["clean"][:, 1].exp(),
             azimuth=torch.atan2(out["pose"][:, 0], out["pose"][:, 1]),
         )  # fmt: skip
+
+
+def available(path: str | Path | None = None) -> bool:
+    """Whether the shipped judge (or the one in ``path``) is there to be loaded."""
+    folder = Path(path) if path is not None else assets_dir() / "toybox" / "judge"
+    return (folder / "config.json").is_file() and (folder / "judge.safetensors").is_file()

@@ -56,26 +56,32 @@ def front_half(mesh: Mesh) -> Mesh:
     keep = depth.amax(1) > 0
     vertices = mesh.vertices.clone()
     vertices[:, 2].clamp_(min=0.0)
-    return replace(mesh, vertices=vertices, faces=mesh.faces[keep], normals=None)
+    return replace(mesh, vertices=vertices, faces=mesh.faces[keep])
 
 
 def _turn(mesh: Mesh, quarter_turns: int) -> Mesh:
-    x, y, z = mesh.vertices.unbind(-1)
-    for _ in range(quarter_turns % 4):
-        x, z = z, -x
-    return replace(mesh, vertices=torch.stack([x, y, z], -1), normals=None)
+    def turn(points: Tensor) -> Tensor:
+        x, y, z = points.unbind(-1)
+        for _ in range(quarter_turns % 4):
+            x, z = z, -x
+        return torch.stack([x, y, z], -1)
+
+    normals = None if mesh.normals is None else turn(mesh.normals)
+    return replace(mesh, vertices=turn(mesh.vertices), normals=normals)
 
 
 def _union(parts: list[Mesh]) -> Mesh:
     offsets = [0]
     for part in parts:
         offsets.append(offsets[-1] + len(part.vertices))
-    colors = [p.colors for p in parts if p.colors is not None]
-    return Mesh(
-        torch.cat([p.vertices for p in parts]),
-        torch.cat([p.faces + o for p, o in zip(parts, offsets)]),
-        colors=torch.cat(colors) if len(colors) == len(parts) else None,
-    )
+
+    def joined(name: str) -> Tensor | None:
+        found = [getattr(p, name) for p in parts]
+        return None if any(x is None for x in found) else torch.cat(found)
+
+    vertices = torch.cat([p.vertices for p in parts])
+    faces = torch.cat([p.faces + o for p, o in zip(parts, offsets)])
+    return Mesh(vertices, faces, normals=joined("normals"), colors=joined("colors"))
 
 
 def many_faced(mesh: Mesh, sort: str) -> Mesh:
@@ -240,7 +246,7 @@ def augment(rgba: Tensor, rng: torch.Generator) -> Tensor:
     grid = grid + wobble.permute(0, 2, 3, 1)
     x = F.grid_sample(rgba.permute(0, 3, 1, 2).float() / 255, grid, align_corners=False)
     color, alpha = x[:, :3], x[:, 3:]
-    gain = 0.75 + 0.6 * u[:, 4, None, None, None]
+    gain = 0.8 + 0.45 * u[:, 4, None, None, None]
     grey = color.mean(1, keepdim=True)
     color = grey + (color - grey) * (0.7 + 0.8 * u[:, 5, None, None, None])
     color = (color * gain + _smooth_noise(count, 1, 5, rng) * 0.03).clamp(0, 1) * (alpha > 0)

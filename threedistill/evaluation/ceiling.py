@@ -1,0 +1,51 @@
+"""The ceiling row: what the same field, budget and export reach when the teacher is the truth itself.
+
+No distillation run can be expected to beat it; where it is low, the representation or the export is to blame.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from threedistill.toybox.grammar import parse
+
+if TYPE_CHECKING:
+    from threedistill.exports.asset import ExportSettings
+    from threedistill.protocols import Representation
+
+
+def fit_ceiling(
+    representation: Representation,
+    prompt: str,
+    folder: str | Path,
+    settings: ExportSettings,
+    *,
+    steps: int,
+    views: int = 4,
+    seed: int = 0,
+) -> Path:
+    """Fit ``representation`` to 64x64 renders of the prompt's ground truth and export it like any run.
+
+    Arguments:
+        representation: fresh, as a run would start with; optimised in place.
+        prompt: in the Toybox vocabulary.
+        folder: where ``model.glb`` goes.
+        settings: the run's export settings.
+        steps, views: the run's budget.
+        seed: of cameras and jitter.
+
+    Returns:
+        the file's path.
+    """
+    from threedistill.exports.asset import build_asset, write_mesh
+    from threedistill.representations.fitting import fit_photometric
+    from threedistill.toybox.world import build
+
+    truth = build(parse(prompt).scene, None)
+    fit_photometric(representation, truth, steps=steps, views=views, seed=seed)
+    path = Path(folder) / "model.glb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    extras = {"prompt": prompt, "seed": seed, "prior": "ground truth (ceiling)"}
+    write_mesh(build_asset(representation, settings, extras), path, settings)
+    return path
