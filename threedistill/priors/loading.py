@@ -20,7 +20,7 @@ LIBRARIES = ("diffusers", "transformers")
 
 #: Names (over several libraries) of the errors that mean "no network and nothing cached".
 UNREACHABLE = frozenset(
-    "OfflineModeIsEnabled LocalEntryNotFoundError ConnectError ConnectTimeout ConnectionError".split()
+    ["OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectError", "ConnectTimeout", "ConnectionError"]
 )
 
 
@@ -120,8 +120,8 @@ def _hub(place: str, revision: str | None) -> Source:
     from diffusers import DiffusionPipeline
 
     def load() -> tuple[dict[str, Any], str | None]:
-        return DiffusionPipeline.load_config(place, revision=revision, return_commit_hash=True)  # type:
-        ignore
+        loaded: Any = DiffusionPipeline.load_config(place, revision=revision, return_commit_hash=True)
+        return loaded
 
     index, commit = _guarded(place, load)
     return Source(place, revision, str(commit or revision or "main"), dict(index))

@@ -1,0 +1,116 @@
+"""``prior=toybox``: the diffusion model that ships with the package, as a camera-conditioned or text-only teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from threedistill.errors import UsageError
+from threedistill.priors.families import scheduler_path
+from threedistill.priors.space import FoldedPixelSpace
+from threedistill.priors.text_cache import Embedding, TextCache, stack
+from threedistill.types import Cameras, Conditioning, NoiseLevel, Prediction
+
+
+def wording(text: str) -> str:
+    """A prompt in the words that the prior was trained on, its view and style words kept; "" stays "".
+
+    Raises:
+        UsageError: words outside the Toybox vocabulary.
+    """
+    from threedistill.toybox.grammar import DEGRADED_WORDS, parse, words
+
+    if not text.strip():
+        return ""
+    tokens = text.lower().replace(",", " ").replace(".", " ").split()
+    known = set(words())
+    if any(t in DEGRADED_WORDS for t in tokens) and all(t in known for t in tokens):
+        return " ".join(tokens)  # a negative such as "blurry, broken", which describes no thing to build
+    parsed = parse(text)
+    return parsed.normalised + (f", {parsed.view} view" if parsed.view else "")
+
+
+class ToyboxPrior:
+    """The embedded prior: 64-pixel pictures folded to 48 x 16 x 16, v-prediction, squared-cosine path.
+
+    It is told the camera (through class embedding and extra text tokens) and the background colour.
+
+    Arguments:
+        folder: of a saved pipeline; None = the weights that ship.
+        camera: ``own`` tells it every view's camera where the query allows; ``none`` never does (text only).
+        background: whether it is told the background colour.
+        channels_last: memory layout of the convolutions (faster on a CPU).
+
+    Raises:
+        ThreedistillError: the weights are missing or incomplete.
+    """
+
+    name = "toybox"
+    view_group = 1
+    licence = "Apache-2.0"
+
+    def __init__(
+        self,
+        *,
+        folder: str | None = None,
+        camera: Literal["own", "none"] | None = "own",
+        background: bool = True,
+        channels_last: bool = True,
+    ) -> None:
+        from threedistill.toybox.conditioning import FOLD, IMAGE_SIZE
+        from threedistill.toybox.model import ToyboxPipeline
+
+        if camera not in ("own", "none", None):
+            raise UsageError(f"prior.camera={camera!r} must be own or none")
+        # Stored as float16; computed in float32, which a CPU does faster.
+        self.pipeline: Any = ToyboxPipeline.load(Path(folder).expanduser() if folder else None, torch.float32)
+        self.camera, self.background = camera or "none", background
+        self.space = FoldedPixelSpace(IMAGE_SIZE, FOLD)
+        self.path, self.kind = scheduler_path(self.pipeline.scheduler.config)
+        self.texts = TextCache(self._encode, "toybox")
+        self.device = torch.device("cpu")
+        if channels_last:
+            self.pipeline.unet.to(memory_format=torch.channels_last)
+
+    def to(self, device: torch.device | str) -> ToyboxPrior:
+        """Moves the networks to ``device``."""
+        self.device = torch.device(device)
+        for network in (self.pipeline.unet, self.pipeline.text_encoder, self.pipeline.camera_tokens):
+            network.to(self.device)
+        return self
+
+    @torch.no_grad()
+    def _encode(self, texts: Sequence[str]) -> list[Embedding]:
+        rows = self.pipeline.encode_text([wording(text) for text in texts])
+        return [{"text": row} for row in rows]
+
+    @torch.no_grad()
+    def conditioning(
+        self, texts: Sequence[str], cameras: Cameras | None, background: Float[Tensor, "B 3"] | None
+    ) -> Conditioning:
+        """``encoder_hidden_states`` (words, then camera tokens) and ``class_labels`` (camera, background).
+
+        Raises:
+            UsageError: a word outside the Toybox vocabulary.
+        """
+        from threedistill.toybox.conditioning import background_vectors, camera_vectors
+
+        rows = len(texts)
+        text = stack(self.texts(texts), self.device)["text"]
+        seen = camera_vectors(cameras if self.camera == "own" else None, rows).to(self.device)
+        behind = background_vectors(background if self.background else None, rows).to(self.device)
+        return self.pipeline.condition(text, seen, behind)
+
+    @torch.no_grad()
+    def predict(
+        self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
+    ) -> Prediction:
+        """The UNet's answer, in float32."""
+        index = level.index.to(device=self.device, dtype=torch.float32)
+        value = self.pipeline.unet(x_t.float(), index, **conditioning, return_dict=False)[0]
+        return Prediction(value.to(x_t.dtype), self.kind, x_t, level)
