@@ -1,0 +1,107 @@
+"""Pictures of meshes: rasterise, interpolate, shade, and average down. No gradients.
+
+Used for the Toybox world (ground truth), for turntables and for evaluating reopened assets.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from threedistill.ops.rasterize import rasterize
+from threedistill.render.shading import shade
+from threedistill.types import Cameras, Mesh, Rendering, Shading
+
+
+def face_normals(mesh: Mesh) -> Float[Tensor, "F 3"]:
+    """Unit normals of the faces (counter-clockwise from outside); zero for degenerate faces."""
+    a, b, c = mesh.vertices[mesh.faces].unbind(1)
+    return F.normalize(torch.linalg.cross(b - a, c - a), dim=-1)
+
+
+@torch.no_grad()
+def render_mesh(
+    mesh: Mesh,
+    cameras: Cameras,
+    *,
+    shading: Shading = "none",
+    background: Tensor | None = None,
+    supersample: int = 2,
+    light: Tensor | None = None,
+) -> Rendering:
+    """Render a mesh with vertex colours or a texture (white without either).
+
+    Vertex normals are interpolated where the mesh has them, else faces are flat. Colours are averaged over
+    ``supersample`` x ``supersample`` samples per pixel in sRGB, weighted by coverage.
+
+    Arguments:
+        mesh: what to draw; both sides of its faces are drawn, normals are turned towards the camera.
+        cameras: ``B`` cameras.
+        shading: see :func:`threedistill.render.shading.shade`.
+        background: (B, 3) or (3,) sRGB; None is white.
+        supersample: samples per pixel and axis, >= 1.
+        light: (B, 3) unit directions towards the light; None is a headlight.
+
+    Returns:
+        the rendering; ``depth`` is the distance along the ray, averaged over the covered samples.
+    """
+    views, height, width = len(cameras), cameras.height * supersample, cameras.width * supersample
+    big = cameras.resized(height, width)
+    device, dtype = mesh.vertices.device, mesh.vertices.dtype
+    homogeneous = F.pad(mesh.vertices, (0, 1), value=1.0)
+    clip = torch.einsum("bij,vj->bvi", big.world_to_clip().to(homogeneous), homogeneous)
+    fragments = rasterize(clip.contiguous(), mesh.faces, height, width)
+    index = (fragments.triangle.reshape(-1) >= 0).nonzero(as_tuple=True)[0]
+    triangle = fragments.triangle.reshape(-1)[index].long()
+    weights = fragments.barycentric.reshape(-1, 3)[index].to(dtype)
+    view = index // (height * width)
+    corner = mesh.faces[triangle].long()
+
+    def interpolate(values: Tensor) -> Tensor:
+        return (values[corner] * weights[..., None]).sum(1)
+
+    if mesh.colors is not None:
+        albedo = interpolate(mesh.colors)
+    elif mesh.texture is not None and mesh.uv is not None:
+        albedo = _sample_texture(mesh.texture, interpolate(mesh.uv))
+    else:
+        albedo = torch.ones(len(index), 3, device=device, dtype=dtype)
+    to_camera = cameras.c2w.to(mesh.vertices)[view, :3, 3] - interpolate(mesh.vertices)
+    distance = to_camera.norm(dim=-1, keepdim=True)
+    to_camera = to_camera / distance.clamp(min=1e-9)
+    normal = (
+        F.normalize(interpolate(mesh.normals), dim=-1)
+        if mesh.normals is not None
+        else face_normals(mesh)[triangle]
+    )
+    normal = (
+        torch.where((normal * to_camera).sum(-1, keepdim=True) < 0, -normal, normal)
+        if mesh.normals is None
+        else normal
+    )
+    color = shade(albedo, normal, to_camera, shading, None if light is None else light.to(normal)[view])
+
+    packed = torch.zeros(views * height * width, 8, device=device, dtype=dtype)
+    packed[index] = torch.cat([color, normal, distance, torch.ones_like(distance)], -1)
+    image = packed.view(views, height, width, 8)
+    if supersample > 1:
+        image = F.avg_pool2d(image.permute(0, 3, 1, 2), supersample).permute(0, 2, 3, 1)
+    opacity = image[..., 7:8]
+    if background is None:
+        background = torch.ones(views, 3, device=device, dtype=dtype)
+    background = background.to(image).expand(views, 3)
+    rgb = image[..., :3] + (1 - opacity) * background[:, None, None]
+    return Rendering(
+        rgb=rgb.clamp(0, 1), opacity=opacity, depth=image[..., 6:7] / opacity.clamp(min=1e-6),
+        background=background, normal=F.normalize(image[..., 3:6], dim=-1),
+    )  # fmt: skip
+
+
+def _sample_texture(texture: Tensor, uv: Tensor) -> Tensor:
+    """Bilinear lookups; uv origin at the bottom left, texel centres at half integers, clamped at the border."""
+    grid = torch.stack([uv[:, 0] * 2 - 1, 1 - uv[:, 1] * 2], -1)[None, None]
+    image = texture.to(uv).permute(2, 0, 1)[None]
+    sampled = F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return sampled[0, :, 0].T

@@ -1,0 +1,271 @@
+"""The embedded prior: a small text- and camera-conditioned diffusion model in diffusers' own layout.
+
+Components (``model_index.json``): ``unet`` (UNet2DConditionModel on 4x4-folded 64x64 images), ``text_encoder``
+(CLIPTextModel), ``tokenizer`` (word-level PreTrainedTokenizerFast), ``scheduler`` (DDIM, squared-cosine,
+v-prediction) and ``camera_tokens``. The camera enters twice: with the background through the UNet's projected class
+embedding, and as two extra cross-attention tokens after the text tokens, because the class embedding alone proved a
+weak signal. Imports diffusers and transformers; light helpers live in :mod:`threedistill.toybox.conditioning`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+
+from threedistill.cameras import place
+from threedistill.errors import ThreedistillError
+from threedistill.resources import assets_dir
+from threedistill.toybox.conditioning import (
+    BACKGROUND_SIZE,
+    CAMERA_SIZE,
+    FOLDED_SHAPE,
+    IMAGE_SIZE,
+    background_vectors,
+    camera_vectors,
+    unfold,
+)
+from threedistill.toybox.grammar import words
+from threedistill.types import Cameras
+
+MAX_WORDS = 20
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The size of the network.
+
+    Attributes:
+        channels: of the UNet's levels (16x16, 8x8, 4x4).
+        heads: attention heads per level.
+        text_width, text_layers: of the text encoder.
+        camera_tokens: extra cross-attention tokens that carry the camera.
+    """
+
+    channels: tuple[int, ...] = (64, 96, 128)
+    heads: int = 4
+    text_width: int = 128
+    text_layers: int = 3
+    camera_tokens: int = 2
+
+
+class CameraTokens(ModelMixin, ConfigMixin):
+    """The camera as cross-attention tokens: an MLP of the camera vector (null camera = zeros)."""
+
+    @register_to_config
+    def __init__(self, input_size: int = CAMERA_SIZE, width: int = 128, tokens: int = 2):
+        super().__init__()
+        self.tokens = tokens
+        self.net = nn.Sequential(
+            nn.Linear(input_size, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, tokens * width),
+        )
+
+    def forward(self, camera: Float[Tensor, "B I"]) -> Float[Tensor, "B T D"]:
+        return self.net(camera).unflatten(-1, (self.tokens, -1))
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """The word-level tokenizer of the Toybox grammar: lower case, punctuation dropped, :data:`MAX_WORDS` tokens."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    special = ["<pad>", "<start>", "<end>", "<unknown>"]
+    vocabulary = {word: i for i, word in enumerate(special + words())}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
+    tokenizer.normalizer = normalizers.Sequence(  # type: ignore[assignment]
+        [normalizers.Lowercase(), normalizers.Replace(Regex("[^a-z0-9 ]"), " ")]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+        single="<start> $A <end>", special_tokens=[("<start>", 1), ("<end>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<start>", eos_token="<end>", unk_token="<unknown>", pad_token="<pad>",
+        model_max_length=MAX_WORDS, padding_side="right",
+    )  # fmt: skip
+
+
+def build_scheduler() -> DDIMScheduler:
+    """DDIM over 1000 steps of the squared-cosine schedule with v-prediction, without thresholding."""
+    return DDIMScheduler(
+        num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", clip_sample=False,
+        set_alpha_to_one=True, timestep_spacing="trailing",
+    )  # fmt: skip
+
+
+class ToyboxPipeline(DiffusionPipeline):
+    """Text and camera to a 64x64 picture of the Toybox world.
+
+    Arguments (all components, see the module): unet, text_encoder, tokenizer, scheduler, camera_tokens.
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        text_encoder: CLIPTextModel,
+        tokenizer: PreTrainedTokenizerFast,
+        scheduler: DDIMScheduler,
+        camera_tokens: CameraTokens,
+    ):
+        super().__init__()
+        self.register_modules(
+            unet=unet,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            scheduler=scheduler,
+            camera_tokens=camera_tokens,
+        )
+
+    @classmethod
+    def create(cls, settings: ModelSettings | None = None) -> ToyboxPipeline:
+        """A pipeline with fresh weights (from torch's global generator)."""
+        s = settings or ModelSettings()
+        tokenizer = build_tokenizer()
+        text = CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=s.text_width, intermediate_size=2 * s.text_width,
+            num_hidden_layers=s.text_layers, num_attention_heads=4, max_position_embeddings=MAX_WORDS,
+            hidden_act="gelu", pad_token_id=0, bos_token_id=1, eos_token_id=2, projection_dim=s.text_width,
+        )  # fmt: skip
+        levels = len(s.channels)
+        unet = UNet2DConditionModel(
+            sample_size=FOLDED_SHAPE[1], in_channels=FOLDED_SHAPE[0], out_channels=FOLDED_SHAPE[0],
+            down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * (levels - 1),
+            up_block_types=("CrossAttnUpBlock2D",) * (levels - 1) + ("UpBlock2D",),
+            block_out_channels=s.channels, layers_per_block=1, cross_attention_dim=s.text_width,
+            attention_head_dim=s.heads, class_embed_type="projection",
+            projection_class_embeddings_input_dim=CAMERA_SIZE + BACKGROUND_SIZE,
+        )  # fmt: skip
+        camera = CameraTokens(CAMERA_SIZE, s.text_width, s.camera_tokens)
+        return cls(unet, CLIPTextModel(text), tokenizer, build_scheduler(), camera)
+
+    @classmethod
+    def load(cls, folder: str | Path | None = None, dtype: torch.dtype = torch.float32) -> ToyboxPipeline:
+        """Load by component, offline, without remote code; weights are stored as fp16 and computed in ``dtype``.
+
+        Arguments:
+            folder: a saved pipeline; None is the one that travels with the package.
+            dtype: of the loaded weights.
+
+        Raises:
+            ThreedistillError: when the folder does not hold a complete pipeline.
+        """
+        root = Path(folder) if folder is not None else assets_dir() / "toybox" / "prior"
+        if not (root / "model_index.json").is_file():
+            raise ThreedistillError(
+                f"no Toybox prior in {root}: train one with `threedistill toybox train --out {root}`, or reinstall"
+            )
+        unet = UNet2DConditionModel.from_pretrained(root / "unet", torch_dtype=dtype, local_files_only=True)
+        text_encoder = CLIPTextModel.from_pretrained(
+            root / "text_encoder", dtype=dtype, local_files_only=True
+        )
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(root / "tokenizer", local_files_only=True)
+        scheduler = DDIMScheduler.from_pretrained(root / "scheduler", local_files_only=True)
+        camera = CameraTokens.from_pretrained(
+            root / "camera_tokens", torch_dtype=dtype, local_files_only=True
+        )
+        unet = unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        pipeline = cls(unet, text_encoder, tokenizer, scheduler, camera)  # type: ignore[arg-type]
+        for module in (unet, text_encoder, camera):
+            module.eval().requires_grad_(False)
+        return pipeline
+
+    def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
+        """Write the pipeline in diffusers' layout as safetensors of ``dtype``; this object is left as it was."""
+        modules = (self.unet, self.text_encoder, self.camera_tokens)
+        before = [next(m.parameters()).dtype for m in modules]
+        states = [{k: v.detach().clone() for k, v in m.state_dict().items()} for m in modules]
+        for module in modules:
+            module.to(dtype)
+        try:
+            self.save_pretrained(folder, safe_serialization=True)
+        finally:
+            for module, kind, state in zip(modules, before, states):
+                module.to(kind)
+                module.load_state_dict(state)
+
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "B L D"]:
+        """Hidden states of the text encoder, one row per text; "" is the null text."""
+        ids = self.tokenizer(
+            list(texts), padding="max_length", max_length=MAX_WORDS, truncation=True, return_tensors="pt"
+        ).input_ids
+        return self.text_encoder(input_ids=ids.to(self.text_encoder.device)).last_hidden_state
+
+    def condition(
+        self, text: Float[Tensor, "B L D"], camera: Float[Tensor, "B 14"], background: Float[Tensor, "B 4"]
+    ) -> dict[str, Tensor]:
+        """The UNet's keyword arguments from encoded text and camera / background vectors (zeros = untold)."""
+        camera, background = camera.to(text), background.to(text)
+        return {
+            "encoder_hidden_states": torch.cat([text, self.camera_tokens(camera)], 1),
+            "class_labels": torch.cat([camera, background], -1),
+        }
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        cameras: Cameras | None = None,
+        background: Float[Tensor, "B 3"] | None = None,
+        negative_prompt: str = "",
+        guidance_scale: float = 3.0,
+        num_inference_steps: int = 25,
+        generator: torch.Generator | None = None,
+        latents: Float[Tensor, "B 48 16 16"] | None = None,
+    ) -> Float[Tensor, "B 64 64 3"]:
+        """Sample pictures with DDIM and classifier-free guidance (the null keeps camera and background).
+
+        Arguments:
+            prompt: one text per picture.
+            cameras: ``B`` cameras (see :func:`camera`), or None to leave the view open.
+            background: (B, 3) sRGB, or None to leave it open.
+            negative_prompt: what the unconditional branch is told.
+            guidance_scale: ``s`` in ``uncond + s (cond - uncond)``.
+            num_inference_steps: DDIM steps.
+            generator: for the initial noise (CPU).
+            latents: the initial noise itself.
+
+        Returns:
+            (B, 64, 64, 3) sRGB in [0, 1].
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        count = len(prompts)
+        device, dtype = self.unet.device, self.unet.dtype
+        text = self.encode_text([negative_prompt] * count + prompts)
+        camera = camera_vectors(cameras, count).to(device, dtype).repeat(2, 1)
+        ground = background_vectors(background, count).to(device, dtype).repeat(2, 1)
+        inputs = self.condition(text, camera, ground)
+        x = latents if latents is not None else torch.randn((count, *FOLDED_SHAPE), generator=generator)
+        x = x.to(device, dtype)
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        for t in self.scheduler.timesteps:
+            both = self.unet(torch.cat([x, x]), t, **inputs).sample
+            uncond, cond = both.chunk(2)
+            x = self.scheduler.step(uncond + guidance_scale * (cond - uncond), t, x).prev_sample
+        return (unfold(x).permute(0, 2, 3, 1).float() / 2 + 0.5).clamp(0, 1)
+
+
+def camera(
+    azimuth: Sequence[float], elevation: float = 15.0, distance: float = 2.9, fov_y: float = 44.0
+) -> Cameras:
+    """Cameras by degrees and metres, one per azimuth."""
+    turn = torch.deg2rad(torch.tensor(list(azimuth), dtype=torch.float32))
+    ones = torch.ones_like(turn)
+    return place(
+        turn,
+        torch.deg2rad(ones * elevation),
+        ones * distance,
+        torch.deg2rad(ones * fov_y),
+        IMAGE_SIZE,
+        IMAGE_SIZE,
+    )

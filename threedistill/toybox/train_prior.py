@@ -1,0 +1,314 @@
+"""Training the embedded prior: deterministic, resumable, on CPU or GPU from the same settings.
+
+    python -m threedistill.toybox.train_prior --out runs/toybox --images 300000
+
+One loss: ``|v_net(x_t, t, text, camera, background) - v|^2`` with ``v = alpha eps - sigma x0``; times are drawn as
+``t = T u^p`` with p < 1, a little more often from the noisy end, where kind, colour and pose are decided. Every step's
+randomness is a function of (seed, step), so a resumed run repeats an uninterrupted one. Checkpoints are safetensors
+and JSON; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from threedistill.toybox.conditioning import background_vectors, camera_vector, fold
+from threedistill.toybox.dataset import DrawSettings, RenderedWorld, WorldSettings
+from threedistill.toybox.model import ModelSettings, ToyboxPipeline, camera
+
+SHEET_PROMPTS = (
+    "a yellow duck", "a blue car", "an orange robot", "a red mushroom", "a brown teddy bear", "a green house",
+    "a purple chair", "a red duck", "a white owl", "a pink cat", "a green rocket", "a black mug",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """A training run.
+
+    Attributes:
+        out: folder for checkpoints, the log and sample sheets.
+        cache: folder of the rendered world.
+        images: how many pictures are shown in all; the learning rate falls to 0 over them.
+        batch: pictures per step.
+        lr: peak learning rate of AdamW, reached after ``warmup`` steps, then a half cosine.
+        weight_decay: of AdamW.
+        ema: decay of the weights' moving average, ramped as ``min(ema, (1 + step) / (10 + step))``.
+        time_power: p in ``t = T u^p``.
+        seed: of everything.
+        log_every, sheet_every, save_every: steps.
+        device: "cpu", "cuda" ...
+    """
+
+    out: str
+    cache: str
+    images: int = 300_000
+    batch: int = 32
+    lr: float = 8e-4
+    warmup: int = 300
+    weight_decay: float = 0.01
+    ema: float = 0.999
+    time_power: float = 0.75
+    seed: int = 0
+    log_every: int = 50
+    sheet_every: int = 1500
+    save_every: int = 500
+    device: str = "cpu"
+    model: ModelSettings = field(default_factory=ModelSettings)
+    world: WorldSettings = field(default_factory=WorldSettings)
+    draw: DrawSettings = field(default_factory=DrawSettings)
+
+    @property
+    def steps(self) -> int:
+        return math.ceil(self.images / self.batch)
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, then ``lr (1 + cos(pi u)) / 2`` over the rest."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        u = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, u)))
+
+
+class Trainer:
+    """The state of a run and its step; :func:`train` loops over it."""
+
+    def __init__(self, settings: TrainSettings, world: RenderedWorld):
+        self.settings, self.world = settings, world
+        torch.manual_seed(settings.seed)
+        self.pipeline = ToyboxPipeline.create(settings.model)
+        self.modules = nn.ModuleDict(
+            {
+                "unet": self.pipeline.unet,
+                "text_encoder": self.pipeline.text_encoder,
+                "camera_tokens": self.pipeline.camera_tokens,
+            }
+        ).to(settings.device)
+        self.pipeline.unet.to(memory_format=torch.channels_last)
+        self.modules.train()
+        self.names, self.parameters = zip(*self.modules.named_parameters())
+        self.average = [p.detach().clone() for p in self.parameters]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=settings.lr,
+            betas=(0.9, 0.99),
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self.alphas = self.pipeline.scheduler.alphas_cumprod.to(settings.device)
+        self.step = 0
+
+    def loss(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The mean loss of a step, the per-picture losses and the per-picture times."""
+        s = self.settings
+        batch = self.world.batch(s.batch, s.draw, s.seed, step)
+        generator = torch.Generator().manual_seed((s.seed << 32) + step)
+        device = s.device
+        x0 = fold(batch.images).to(device)
+        u = (torch.arange(s.batch) + torch.rand(s.batch, generator=generator)) / s.batch  # stratified
+        t = (u**s.time_power * len(self.alphas)).long().clamp(max=len(self.alphas) - 1)
+        noise = torch.randn(x0.shape, generator=generator).to(device)
+        alpha_bar = self.alphas[t.to(device)].view(-1, 1, 1, 1)
+        alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        x_t = (alpha * x0 + sigma * noise).contiguous(memory_format=torch.channels_last)
+        told = batch.camera_told[:, None].float()
+        cameras = camera_vector(*batch.cameras.unbind(1)) * told
+        backgrounds = background_vectors(batch.background, s.batch) * batch.background_told[:, None].float()
+        inputs = self.pipeline.condition(
+            self.pipeline.encode_text(batch.captions), cameras.to(device), backgrounds.to(device)
+        )
+        prediction = self.pipeline.unet(x_t, t.to(device), **inputs).sample
+        each = F.mse_loss(prediction, alpha * noise - sigma * x0, reduction="none").mean((1, 2, 3))
+        return each.mean(), each.detach().cpu(), t
+
+    def advance(self) -> tuple[float, Tensor, Tensor, float]:
+        """One optimizer step; returns the loss, per-picture losses and times, and the gradient norm."""
+        s = self.settings
+        for group in self.optimizer.param_groups:
+            group["lr"] = s.learning_rate(self.step)
+        loss, each, t = self.loss(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, 1.0))
+        self.optimizer.step()
+        decay = min(s.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+        self.step += 1
+        return float(loss.detach()), each, t, norm
+
+    def swap_average(self) -> None:
+        """Exchange the weights and their average (call again to undo)."""
+        with torch.no_grad():
+            for p, a in zip(self.parameters, self.average):
+                held = p.detach().clone()
+                p.copy_(a)
+                a.copy_(held)
+
+    def save(self, folder: Path) -> None:
+        """Write weights, average, optimizer moments and the step; the last good checkpoint stays until then."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors: dict[str, Tensor] = {}
+        for name, p, a in zip(self.names, self.parameters, self.average):
+            state = self.optimizer.state.get(p, {})
+            tensors[f"weights/{name}"], tensors[f"average/{name}"] = p.detach(), a
+            for key in ("exp_avg", "exp_avg_sq"):
+                if key in state:
+                    tensors[f"{key}/{name}"] = state[key]
+        temporary = folder / "last.safetensors.part"
+        tensors = {k: v.cpu().contiguous() for k, v in tensors.items()}
+        save_file(
+            tensors,
+            temporary,
+            metadata={"step": str(self.step), "settings": json.dumps(asdict(self.settings))},
+        )
+        temporary.replace(folder / "last.safetensors")
+
+    def restore(self, folder: Path) -> bool:
+        """Continue from :meth:`save`'s file if it is there."""
+        from safetensors import safe_open
+
+        path = folder / "last.safetensors"
+        if not path.exists():
+            return False
+        with safe_open(path, "pt") as file, torch.no_grad():
+            self.step = int(file.metadata()["step"])
+            keys = set(file.keys())
+            for name, p, a in zip(self.names, self.parameters, self.average):
+                p.copy_(file.get_tensor(f"weights/{name}"))
+                a.copy_(file.get_tensor(f"average/{name}"))
+                if f"exp_avg/{name}" in keys:
+                    self.optimizer.state[p] = {
+                        "step": torch.tensor(float(self.step)),
+                        "exp_avg": file.get_tensor(f"exp_avg/{name}")
+                        .to(p.device)
+                        .clone(memory_format=torch.preserve_format),
+                        "exp_avg_sq": file.get_tensor(f"exp_avg_sq/{name}").to(p.device),
+                    }
+        return True
+
+    def export(self, folder: Path) -> None:
+        """Write the averaged weights as a fp16 pipeline."""
+        self.swap_average()
+        try:
+            self.pipeline.save(folder)
+        finally:
+            self.swap_average()
+
+    def sheet(self, path: Path) -> None:
+        """A picture of samples: a row per prompt, its columns asked for at azimuths 0, 90, 180 and 270 degrees."""
+        from PIL import Image
+
+        self.swap_average()
+        self.modules.eval()
+        try:
+            turns = [0.0, 90.0, 180.0, 270.0]
+            prompts = [p for p in SHEET_PROMPTS for _ in turns]
+            images = self.pipeline(
+                prompts, camera(turns * len(SHEET_PROMPTS)), torch.ones(len(prompts), 3), num_inference_steps=16,
+                generator=torch.Generator().manual_seed(1),
+            )  # fmt: skip
+        finally:
+            self.swap_average()
+            self.modules.train()
+        half = len(SHEET_PROMPTS) // 2
+        grid = (
+            images.cpu()
+            .view(2, half, 4, 64, 64, 3)
+            .permute(1, 3, 0, 2, 4, 5)
+            .reshape(half * 64, 2 * 4 * 64, 3)
+        )
+        Image.fromarray((grid.numpy() * 255 + 0.5).astype(np.uint8)).save(path)
+
+
+def train(settings: TrainSettings) -> Path:
+    """Run (or resume) a training run to its end.
+
+    Returns:
+        the folder of the exported pipeline, ``out/prior``.
+    """
+    out = Path(settings.out)
+    out.mkdir(parents=True, exist_ok=True)
+    world = RenderedWorld(settings.cache, settings.world)
+    trainer = Trainer(settings, world)
+    resumed = trainer.restore(out)
+    (out / "settings.json").write_text(json.dumps(asdict(settings), indent=1))
+    count = sum(p.numel() for p in trainer.parameters)
+    print(f"{count / 1e6:.2f} M parameters, {settings.steps} steps, from step {trainer.step}", flush=True)
+    log_path = out / "log.csv"
+    fresh = not (resumed and log_path.exists())
+    with log_path.open("w" if fresh else "a", newline="") as file:
+        log = csv.writer(file)
+        if fresh:
+            log.writerow(
+                ["step", "images", "loss", "low", "middle", "high", "lr", "grad", "images_per_s", "seconds"]
+            )
+        start, mark, marked = time.time(), time.time(), trainer.step
+        held: list[tuple[float, Tensor, Tensor, float]] = []
+        while trainer.step < settings.steps:
+            held.append(trainer.advance())
+            if not math.isfinite(held[-1][0]):
+                raise FloatingPointError(f"the loss became {held[-1][0]} at step {trainer.step}")
+            step = trainer.step
+            if step % settings.log_every == 0 or step == settings.steps:
+                each, t = torch.cat([h[1] for h in held]), torch.cat([h[2] for h in held])
+                thirds = [
+                    float(each[(t >= lo) & (t < hi)].mean()) for lo, hi in ((0, 333), (333, 667), (667, 1000))
+                ]
+                rate = (step - marked) * settings.batch / (time.time() - mark)
+                row = [
+                    step, step * settings.batch, round(sum(h[0] for h in held) / len(held), 5),
+                    *[round(x, 5) for x in thirds], f"{settings.learning_rate(step):.2e}",
+                    round(sum(h[3] for h in held) / len(held), 3), round(rate, 1), round(time.time() - start, 1),
+                ]  # fmt: skip
+                log.writerow(row)
+                file.flush()
+                print(*row, flush=True)
+                held, mark, marked = [], time.time(), step
+            if step % settings.save_every == 0 or step == settings.steps:
+                trainer.save(out)
+            if step % settings.sheet_every == 0 or step == settings.steps:
+                trainer.sheet(out / f"sheet-{step:06d}.png")
+    trainer.export(out / "prior")
+    return out / "prior"
+
+
+def main() -> None:
+    """Entry point of ``python -m threedistill.toybox.train_prior``."""
+    parser = argparse.ArgumentParser(description="Train the embedded Toybox prior.")
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--cache", default=None, help="folder of the rendered world (default OUT/cache)")
+    parser.add_argument("--images", type=int, default=TrainSettings.images)
+    parser.add_argument("--batch", type=int, default=TrainSettings.batch)
+    parser.add_argument("--lr", type=float, default=TrainSettings.lr)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    a = parser.parse_args()
+    train(
+        TrainSettings(
+            out=a.out,
+            cache=a.cache or f"{a.out}/cache",
+            images=a.images,
+            batch=a.batch,
+            lr=a.lr,
+            device=a.device,
+            seed=a.seed,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
