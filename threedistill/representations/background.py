@@ -1,0 +1,63 @@
+"""Which plain colour stands behind the object: drawn per view group and step from the law the teacher was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from threedistill.rng import Streams
+
+__all__ = ["BackgroundSampler"]
+
+
+@dataclass(frozen=True)
+class BackgroundSampler:
+    """White with probability ``white`` (except behind whitish objects), otherwise uniform over the sRGB cube; one colour per view group.
+
+    A random background is what keeps the field from painting fog in the background's colour: whatever is not
+    opaque changes with it.
+
+    Arguments:
+        white: probability of white, in [0, 1].
+        clearance: smallest distance in sRGB between the background and ``avoid`` (the object's mean colour), so
+            that the silhouette stays visible; in [0, 0.8]. A random colour that is too close moves to
+            ``(c + 0.5) mod 1``, which is 0.5 away from it in every channel; white gives way to a random colour.
+    """
+
+    white: float = 0.5
+    clearance: float = 0.35
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.white <= 1:
+            raise ValueError(f"background.white={self.white} must lie in [0, 1]")
+        if not 0 <= self.clearance <= 0.8:
+            raise ValueError(f"background.clearance={self.clearance} must lie in [0, 0.8]")
+
+    def sample(
+        self, rng: Streams, views: int, group: int = 1, avoid: Float[Tensor, "3"] | None = None
+    ) -> Float[Tensor, "B 3"]:
+        """(B, 3) sRGB colours, equal within each group of ``group`` contiguous views.
+
+        Arguments:
+            rng: the iteration's streams; groups are indexed globally, so ranks agree with one process.
+            views: number of views of this process, ``B``; a multiple of ``group``.
+            group: views per group of a multi-view teacher.
+            avoid: (3,) sRGB colour to keep away from, detached; None = anything goes.
+        """
+        if views % group:
+            raise ValueError(f"{views} views are not a multiple of the prior's view group of {group}")
+        first = rng.view_offset // group
+        colors = []
+        for index in range(first, first + views // group):
+            u = rng.generator_uniform("background", index, 4)
+            color, white = u[:3], torch.ones(3)
+            if self._close(color, avoid):
+                color = (color + 0.5) % 1.0
+            colors.append(white if float(u[3]) < self.white and not self._close(white, avoid) else color)
+        return torch.stack(colors).repeat_interleave(group, 0)
+
+    def _close(self, color: Tensor, avoid: Tensor | None) -> bool:
+        return avoid is not None and float((color - avoid.cpu()).norm()) < self.clearance

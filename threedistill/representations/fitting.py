@@ -1,0 +1,107 @@
+"""Fit a representation to a known mesh's renders: the ceiling of what it can show, and a way to start from a mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from threedistill.cameras import CameraSampler
+from threedistill.errors import ThreedistillError
+from threedistill.protocols import RenderContext, Representation
+from threedistill.render.mesh import render_mesh
+from threedistill.render.volume import over
+from threedistill.representations.background import BackgroundSampler
+from threedistill.rng import Streams
+from threedistill.schedule import Ramp
+from threedistill.types import Cameras, Mesh, Rendering, Shading
+
+__all__ = ["RATES", "fit_photometric"]
+
+#: Learning rates by parameter group that suit each representation (Adam, eps 1e-15).
+RATES: dict[str, float] = {"table": 0.01, "mlp": 0.003}
+
+#: The rates decay to a tenth over the second half.
+_DECAY = Ramp(start=1.0, end=0.1, at=0.5, over=0.5, shape="log")
+
+
+def fit_photometric(
+    representation: Representation, mesh: Mesh, steps: int = 1000, views: int = 4, seed: int = 0, *,
+    size: int = 64, bank: int = 96, shading: Shading = "lambertian", rates: Mapping[str, float] | None = None,
+    on_step: Callable[[int, Rendering, float], None] | None = None,
+) -> list[float]:  # fmt: skip
+    """Minimise ``mean (render - truth)^2`` over random views of ``mesh`` and random backgrounds, in sRGB.
+
+    Cameras, backgrounds, rates and bookkeeping are those of a distillation run; only the teacher is replaced by the
+    truth. Nothing but the colours is compared: no masks, no depth, no regularisers.
+
+    Arguments:
+        representation: optimised in place.
+        mesh: the truth, with vertex colours or a texture, within 0.85 m of the origin.
+        steps, views: optimizer steps and views per step.
+        seed: of the cameras, backgrounds and jitter.
+        size: pixels per side.
+        bank: number of ground-truth views that are rendered once and drawn from.
+        shading: of the truth; the representation bakes it in.
+        rates: learning rate per parameter group; None = :data:`RATES`.
+        on_step: called with (step, rendering, loss) after every step.
+
+    Returns:
+        the loss of every step.
+
+    Raises:
+        ThreedistillError: a parameter group without a rate, or a loss that is not finite.
+    """
+    groups = representation.parameter_groups()
+    rates = RATES if rates is None else rates
+    if missing := [name for name in groups if name not in rates]:
+        raise ThreedistillError(
+            f"fit_photometric has no learning rate for {', '.join(missing)}; pass rates={{...}}"
+        )
+    base = {name: rates[name] for name in groups}
+    optimizer = torch.optim.Adam(
+        [{"params": list(parameters), "lr": base[name], "name": name} for name, parameters in groups.items()],
+        betas=(0.9, 0.99), eps=1e-15, foreach=True,
+    )  # fmt: skip
+    streams = Streams(seed)
+    cameras, truth = _bank(mesh, streams, bank, size, shading)
+    device = next(p.device for parameters in groups.values() for p in parameters)
+    sampler = BackgroundSampler(clearance=0.0)
+    losses = []
+    for index in range(steps):
+        rng, progress = streams.at(index), index / steps
+        # One view from each part of the (azimuth-ordered) bank, so a batch covers the circle.
+        part = bank / views
+        rows = [int((k + float(u)) * part) for k, u in enumerate(rng.uniform("fit/views", views))]
+        background = sampler.sample(rng, views).to(device)
+        target = over(truth[rows][..., :3].to(device), truth[rows][..., 3:].to(device), background)
+        out = representation.render(cameras[rows].to(device), RenderContext(progress, background, rng))
+        loss = (out.rgb - target).square().mean()
+        for row in optimizer.param_groups:
+            row["lr"] = base[row["name"]] * _DECAY(progress)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        representation.after_step(index, progress, rng)
+        losses.append(float(loss.detach()))
+        if not losses[-1] < float("inf"):
+            raise ThreedistillError(
+                f"fit_photometric: the loss is {losses[-1]} at step {index}; lower the rates"
+            )
+        if on_step is not None:
+            on_step(index, out, losses[-1])
+    return losses
+
+
+@torch.no_grad()
+def _bank(mesh: Mesh, streams: Streams, count: int, size: int, shading: Shading) -> tuple[Cameras, Tensor]:
+    """``count`` cameras stratified in azimuth, and (count, size, size, 4) premultiplied renders of the mesh."""
+    cameras = CameraSampler(views=count).sample(replace(streams, iteration=0), size)
+    renders = []
+    for start in range(0, count, 8):
+        rows = list(range(start, min(start + 8, count)))
+        out = render_mesh(mesh, cameras[rows], shading=shading, background=torch.zeros(len(rows), 3))
+        renders.append(torch.cat([out.rgb, out.opacity], -1))
+    return cameras, torch.cat(renders)
