@@ -1,0 +1,1 @@
+"""From an optimised representation to files that other programs open."""

@@ -1,0 +1,27 @@
+"""The PNG that several formats share, and the atomic writes (re-exported) they all use."""
+
+from __future__ import annotations
+
+import io
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from threedistill.atomic import replacing, write_bytes
+
+__all__ = ["png_bytes", "replacing", "to_bytes", "write_bytes"]
+
+
+def to_bytes(image: Float[Tensor, "H W 3"]) -> Tensor:
+    """[0, 1] to uint8, rounded to the nearest."""
+    return (image.detach().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
+def png_bytes(image: Float[Tensor, "H W 3"]) -> bytes:
+    """A PNG of an sRGB image, without dates or other metadata."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(to_bytes(image).numpy()).save(buffer, "PNG", compress_level=6)
+    return buffer.getvalue()

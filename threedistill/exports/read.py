@@ -1,0 +1,166 @@
+"""Opening an asset again, through trimesh: what other programs would see, as a :class:`Mesh`."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from threedistill.errors import ThreedistillError
+from threedistill.exports.stl import MARK
+from threedistill.exports.surface import check, welded
+from threedistill.types import Mesh
+
+__all__ = ["SUFFIXES", "read_mesh"]
+
+SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")
+
+
+def read_mesh(path: Path | str) -> Mesh:
+    """A triangle mesh from GLB, glTF, OBJ, PLY or STL, with its texture or vertex colours.
+
+    Scene transforms are applied and several geometries joined (of several textures only a single one can be kept:
+    otherwise the colours move to the vertices). glTF's linear vertex colours come back sRGB-encoded; our own STL
+    files come back in metres, others in their own unit, and corners on one point are shared again.
+
+    Raises:
+        ThreedistillError: missing, unknown, damaged or empty files, in one line.
+    """
+    import trimesh
+
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ThreedistillError(f"cannot read {path}: not one of {' '.join(s[1:] for s in SUFFIXES)}")
+    if not path.is_file():
+        raise ThreedistillError(f"cannot read {path}: there is no such file")
+    if path.stat().st_size == 0:
+        raise ThreedistillError(f"cannot read {path}: the file is empty")
+    try:
+        scene = trimesh.load_scene(path, process=False, maintain_order=True)
+        geometries = [g for g in scene.dump() if isinstance(g, trimesh.Trimesh) and len(g.faces)]
+        parts = [_part(g, gltf=suffix in (".glb", ".gltf")) for g in geometries]
+    except MemoryError as error:
+        raise ThreedistillError(f"cannot read {path}: it claims more data than fits in memory") from error
+    except Exception as error:  # trimesh's parsers fail in as many ways as files can be damaged
+        text = " ".join(str(error).split())[:120] or type(error).__name__
+        raise ThreedistillError(f"cannot read {path}: not a sound {suffix[1:]} file ({text})") from error
+    if not parts:
+        raise ThreedistillError(f"cannot read {path}: it holds no triangles")
+    mesh = parts[0] if len(parts) == 1 else _joined(parts)
+    check(mesh, f"cannot use {path}")
+    if suffix == ".glb":
+        mesh.extras = _asset_extras(path)
+        exact = _float_colors(path) if len(parts) == 1 and mesh.texture is None else None
+        if exact is not None and mesh.colors is not None and exact.shape == mesh.colors.shape:
+            mesh.colors = exact
+    if suffix == ".stl":
+        with path.open("rb") as file:
+            ours = MARK in file.read(80)
+        mesh.vertices = mesh.vertices * (1e-3 if ours else 1.0)
+        mesh.normals = None  # trimesh's are the faces'
+        mesh = welded(mesh)
+    return mesh
+
+
+def _part(geometry: Any, gltf: bool) -> Mesh:
+    """One trimesh geometry as our type."""
+    from trimesh.visual import ColorVisuals, TextureVisuals
+
+    def floats(values: object) -> Tensor:
+        return torch.from_numpy(np.array(values, dtype=np.float32))
+
+    mesh = Mesh(floats(geometry.vertices), torch.from_numpy(np.array(geometry.faces, dtype=np.int64)))
+    if "vertex_normals" in geometry._cache:  # the file's own, not computed ones
+        mesh.normals = floats(geometry.vertex_normals)
+    visual = geometry.visual
+    if isinstance(visual, TextureVisuals):
+        image, factor = _base_color(visual.material)
+        if visual.uv is not None and image is not None and len(visual.uv) == len(mesh.vertices):
+            mesh.uv, mesh.texture = floats(visual.uv), image * factor
+        elif "color" in visual.vertex_attributes:
+            mesh.colors = _vertex_colors(visual.vertex_attributes["color"], gltf)
+        else:
+            mesh.colors = factor.expand(len(mesh.vertices), 3).clone()
+    elif isinstance(visual, ColorVisuals) and visual.kind == "vertex":
+        mesh.colors = _vertex_colors(visual.vertex_colors, gltf)
+    return mesh
+
+
+def _vertex_colors(values: object, linear: bool) -> Tensor:
+    from threedistill.render.shading import linear_to_srgb
+
+    array = np.asarray(values)
+    top = float(np.iinfo(array.dtype).max) if array.dtype.kind == "u" else 1.0
+    colors = torch.from_numpy((array[:, :3] / top).astype(np.float32)).clamp(0, 1)
+    return linear_to_srgb(colors) if linear else colors
+
+
+def _base_color(material: Any) -> tuple[Tensor | None, Tensor]:
+    """A material's sRGB picture, row 0 at the top, or None; and the sRGB-encoded factor to multiply it with."""
+    from threedistill.render.shading import linear_to_srgb
+
+    image = getattr(material, "baseColorTexture", None)
+    factor = getattr(material, "baseColorFactor", None)
+    if image is None:
+        image = getattr(material, "image", None)
+    picture = None
+    if image is not None:
+        picture = torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255)
+    if factor is None:
+        return picture, torch.ones(3)
+    linear = torch.from_numpy(np.asarray(factor, dtype=np.float32)[:3] / (255 if max(factor) > 1 else 1))
+    return picture, linear_to_srgb(linear.clamp(0, 1))
+
+
+def _joined(parts: list[Mesh]) -> Mesh:
+    """Several meshes as one, with vertex colours (a picture is sampled at the vertices)."""
+    start, vertices, faces, colors = 0, [], [], []
+    for part in parts:
+        vertices.append(part.vertices)
+        faces.append(part.faces + start)
+        start += len(part.vertices)
+        if part.texture is not None and part.uv is not None:
+            grid = torch.stack([part.uv[:, 0] * 2 - 1, 1 - part.uv[:, 1] * 2], 1)[None, None]
+            picture = part.texture.permute(2, 0, 1)[None]
+            sampled = torch.nn.functional.grid_sample(
+                picture, grid, padding_mode="border", align_corners=False
+            )
+            colors.append(sampled[0, :, 0].T)
+        else:
+            colors.append(part.colors if part.colors is not None else torch.full_like(part.vertices, 0.7))
+    return Mesh(torch.cat(vertices), torch.cat(faces), colors=torch.cat(colors))
+
+
+def _glb_chunks(path: Path) -> tuple[dict[str, Any], bytes]:
+    data = path.read_bytes()
+    length = struct.unpack_from("<I", data, 12)[0]
+    return json.loads(data[20 : 20 + length]), data[20 + length + 8 :]
+
+
+def _asset_extras(path: Path) -> dict[str, object]:
+    """The facts that travel with the asset."""
+    extras = _glb_chunks(path)[0].get("asset", {}).get("extras", {})
+    return extras if isinstance(extras, dict) else {}
+
+
+def _float_colors(path: Path) -> Tensor | None:
+    """Float ``COLOR_0`` of a file with one primitive, sRGB-encoded; trimesh keeps only 8 linear bits of it."""
+    from threedistill.render.shading import linear_to_srgb
+
+    document, binary = _glb_chunks(path)
+    primitives = [p for m in document.get("meshes", ()) for p in m.get("primitives", ())]
+    if len(primitives) != 1 or "COLOR_0" not in primitives[0].get("attributes", {}):
+        return None
+    accessor = document["accessors"][primitives[0]["attributes"]["COLOR_0"]]
+    view = document["bufferViews"][accessor.get("bufferView", 0)]
+    if accessor["componentType"] != 5126 or accessor["type"] != "VEC3" or "byteStride" in view:
+        return None
+    start = view.get("byteOffset", 0) + accessor.get("byteOffset", 0)
+    values = np.frombuffer(binary, dtype="<f4", count=accessor["count"] * 3, offset=start).reshape(-1, 3)
+    return linear_to_srgb(torch.from_numpy(values.copy()).clamp(0, 1))
