@@ -10,6 +10,7 @@ os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import contextlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,32 @@ settings.register_profile(
 settings.load_profile("steady")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def _package_under_test() -> Path:
+    """Import the package that is to be tested, and say where it is.
+
+    pytest puts the checkout first on the path. Where the checkout has no native library but an installed package
+    has (``pip install . && pytest``), the installed one is meant: it is imported here, before any test imports it.
+    """
+    import importlib
+    import importlib.metadata
+
+    if not list((ROOT / "threedistill" / "_lib").glob("*")):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            site = Path(str(importlib.metadata.distribution("threedistill").locate_file("")))
+            if (site / "threedistill" / "_lib").is_dir():
+                sys.path.insert(0, str(site))
+                importlib.import_module("threedistill")
+                sys.path.remove(str(site))
+    return Path(str(importlib.import_module("threedistill").__file__)).parent
+
+
+PACKAGE = _package_under_test()
+
+
+def pytest_report_header() -> str:
+    return f"threedistill from {PACKAGE}"
 
 
 @dataclass
@@ -102,7 +129,7 @@ def clean_python() -> Callable[..., str]:
 
     def run(code: str, **environment: str) -> str:
         env = {k: v for k, v in os.environ.items() if not k.startswith("OMP_")}
-        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH", "")]))
+        env["PYTHONPATH"] = str(PACKAGE.parent)
         done = subprocess.run(
             [sys.executable, "-c", code],
             env={**env, **environment},

@@ -59,3 +59,14 @@ def test_links_to_files_lead_somewhere(page):
             assert (page.parent / target).exists(), (
                 f"{page.relative_to(ROOT)} links to {target}, which is not there"
             )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_named_choices_exist(page):
+    from threedistill.config import groups
+
+    text = page.read_text(encoding="utf-8")
+    for group in ("prior", "guidance", "representation", "preset"):
+        for name in re.findall(rf"--{group} (\w+)", text):
+            # The guide to a new rule chooses the rule that it has just written.
+            assert name in [*groups()[group], "blended"], f"{page.name} names the {group} {name}"

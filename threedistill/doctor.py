@@ -168,18 +168,12 @@ def _package(name: str) -> Finding:
 
 def _toybox() -> list[Finding]:
     folder = assets_dir() / "toybox"
-    return [
-        _weights("toybox prior", folder, ("unet", "text_encoder")),
-        _weights("toybox judge", folder, ("judge",)),
-    ]
+    return [_weights("toybox prior", folder / "prior"), _weights("toybox judge", folder / "judge")]
 
 
-def _weights(part: str, folder: Path, names: Sequence[str]) -> Finding:
-    """The weight files under ``folder`` whose path has one of ``names``, with a hash of their content."""
-    found: list[Path] = []
-    for file in sorted(folder.rglob("*.safetensors")):
-        if any(name in str(file.relative_to(folder)) for name in names):
-            found.append(file)
+def _weights(part: str, folder: Path) -> Finding:
+    """The weight files under ``folder``, with a short hash of their content."""
+    found = sorted(folder.rglob("*.safetensors"))
     if not found:
         return Finding(part, "missing", f"no weights in {folder}", _REINSTALL)
     digest = hashlib.sha256()

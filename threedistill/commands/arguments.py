@@ -98,6 +98,21 @@ def whole_number(option: str, low: int, high: int) -> Callable[[str], int]:
     return check
 
 
+def number(option: str, low: float, high: float) -> Callable[[str], float]:
+    """An option type: a number in ``[low, high]``."""
+
+    def check(value: str) -> float:
+        try:
+            found = float(value)
+        except ValueError:
+            raise UsageError(f"{option} needs a number, not {value!r}") from None
+        if not low <= found <= high:
+            raise UsageError(f"{option} must lie between {low:g} and {high:g}, not {value}")
+        return found
+
+    return check
+
+
 def unknown(what: str, value: str, choices: Sequence[str]) -> str:
     """The line for a value that is none of ``choices``."""
     close = nearest(value, choices, count=1)

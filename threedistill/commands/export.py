@@ -65,13 +65,20 @@ def write(run_dir: Path, paths: Sequence[Path], overrides: Sequence[str]) -> Non
     config = read_config(run_dir / "config.yaml")
     settings = build(_overridden(config["export"], overrides), "export", config["plugins"])
     if overrides:
-        original = _asset_mesh(run_dir)
-        mesh = build_asset(reopen(run_dir, config), settings, dict(original.extras))
+        mesh = build_asset(reopen(run_dir, config), settings, _facts(config))
     else:
         mesh = _asset_mesh(run_dir)
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_mesh(mesh, path, settings)
+
+
+def _facts(config: dict[str, Any]) -> dict[str, object]:
+    """What travels with the asset, as far as the configuration knows it."""
+    return {
+        "prompt": config["prompt"], "seed": config["seed"], "prior": config["prior"]["name"],
+        "guidance": config["guidance"]["name"],
+    }  # fmt: skip
 
 
 def reopen(run_dir: Path, config: dict[str, Any]) -> Any:

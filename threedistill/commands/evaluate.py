@@ -1,0 +1,71 @@
+"""``threedistill eval``: judge the assets of finished runs from their files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from threedistill.commands.arguments import Parser
+from threedistill.commands.resume import run_folder
+from threedistill.errors import UsageError
+
+_EPILOG = """\
+Writes eval.json into each run's folder. The judge knows the Toybox vocabulary; --ceiling adds what the same field
+reaches when it is fitted to ground-truth pictures with the same budget and export (as long as a run, per prompt).
+"""
+
+
+def parser() -> Parser:
+    """The options of ``eval``."""
+    p = Parser("eval", "DIR [DIR ...] [options]", "Judge the assets of finished runs.", _EPILOG)
+    p.add_argument("--out", metavar="FILE", help="write all results and their summary as one JSON file")
+    p.add_argument("--ceiling", action="store_true", help="add the ceiling row (slow)")
+    p.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    return p
+
+
+def run(argv: Sequence[str]) -> int:
+    """Judge the runs and print a table; exit status 1 if some of them could not be judged."""
+    options, data = parser().parse(argv)
+    if not data:
+        raise UsageError("eval needs run folders: threedistill eval runs/a-red-mushroom-s0")
+    folders = [run_folder(name) for name in data]
+    from threedistill.evaluation.report import evaluate_runs
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    with contextlib.redirect_stdout(sys.stderr):
+        report = evaluate_runs(
+            folders, combined=options.out, ceiling=_ceiling() if options.ceiling else None, progress=say
+        )
+    if options.json:
+        print(json.dumps(report.as_dict(), ensure_ascii=False, default=str))
+    else:
+        from rich.console import Console
+
+        # A pipe has no width of its own; a table that is cut off says nothing.
+        Console(width=None if sys.stdout.isatty() else 160).print(report.table())
+    return 1 if report.failed else 0
+
+
+def _ceiling() -> Callable[[Path, str], Path]:
+    """Fits the run's own representation to the truth, with the run's own budget and export."""
+
+    def fit(run_dir: Path, prompt: str) -> Path:
+        from threedistill.config import build, read_config
+        from threedistill.evaluation.ceiling import fit_ceiling
+
+        config: dict[str, Any] = read_config(run_dir / "config.yaml")
+        plugins = config["plugins"]
+        return fit_ceiling(
+            build(config["representation"]["model"], "representation.model", plugins), prompt, run_dir / "ceiling",
+            build(config["export"], "export", plugins), steps=sum(s["iterations"] for s in config["stages"]),
+            views=config["cameras"]["views"], seed=config["seed"],
+        )  # fmt: skip
+
+    return fit

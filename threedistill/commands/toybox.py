@@ -1,0 +1,168 @@
+"""``threedistill toybox``: the world behind the embedded prior: its objects, its samples, its judge, its training."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from threedistill.commands.arguments import Parser, number, unknown, whole_number
+from threedistill.commands.generate import LARGEST_SEED
+from threedistill.errors import UsageError
+
+USAGE = """\
+usage: threedistill toybox {render,sample,judge,train} ...
+
+The procedural world that the embedded prior was trained on.
+
+  render "PROMPT"       the true object, as a contact sheet (.png) or a mesh (.glb .obj .ply .stl)
+  sample "PROMPT"       pictures that the embedded prior draws
+  judge ASSET "PROMPT"  what the judge sees in an asset
+  train --out DIR       train the prior
+
+threedistill toybox render --help shows the options of render, and so on."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Dispatch to one of the four."""
+    actions: dict[str, Callable[[Sequence[str]], int]] = {
+        "render": _render, "sample": _sample, "judge": _judge, "train": _train,
+    }  # fmt: skip
+    if not argv or argv[0] in ("--help", "-h"):
+        print(USAGE)
+        return 0
+    if argv[0] not in actions:
+        raise UsageError(unknown("toybox", argv[0], list(actions)))
+    return actions[argv[0]](argv[1:])
+
+
+def _one_prompt(action: str, data: Sequence[str]) -> str:
+    if len(data) != 1:
+        raise UsageError(
+            f'toybox {action} takes one prompt in quotes: threedistill toybox {action} "a red mushroom"'
+        )
+    return data[0]
+
+
+def _file_name(prompt: str, action: str) -> Path:
+    from threedistill.training.run_folder import slug
+
+    return Path(f"{slug(prompt)}-{action}.png")
+
+
+def _render(argv: Sequence[str]) -> int:
+    p = Parser("toybox render", '"PROMPT" [options]', "Show the world's true object for a prompt.")
+    p.add_argument("--out", metavar="FILE", help="a .png sheet, or a .glb .obj .ply .stl mesh")
+    p.add_argument("--views", type=whole_number("--views", 1, 64), default=8, metavar="N", help="default 8")
+    p.add_argument(
+        "--variation", type=whole_number("--variation", 0, LARGEST_SEED), metavar="N",
+        help="random proportions by this number (default: the canonical ones)",
+    )  # fmt: skip
+    options, data = p.parse(argv)
+    prompt = _one_prompt("render", data)
+    from threedistill.exports.asset import write_mesh
+    from threedistill.exports.video import write_sheet
+    from threedistill.toybox.grammar import parse
+    from threedistill.toybox.world import build
+
+    path = Path(options.out) if options.out else _file_name(prompt, "world")
+    rng = None if options.variation is None else random.Random(options.variation)
+    mesh = build(parse(prompt).scene, rng)
+    if path.suffix.lower() == ".png":
+        write_sheet(mesh, path, views=options.views, unlit=False)
+    else:
+        write_mesh(mesh, path)
+    print(path)
+    return 0
+
+
+def _sample(argv: Sequence[str]) -> int:
+    p = Parser("toybox sample", '"PROMPT" [options]', "Draw pictures with the embedded prior.")
+    p.add_argument("--out", metavar="FILE", help="a .png")
+    p.add_argument(
+        "--views", type=whole_number("--views", 1, 64), default=8, metavar="N", help="all round (default 8)"
+    )
+    p.add_argument("--text-only", action="store_true", help="do not tell the prior its camera")
+    p.add_argument(
+        "--scale", type=number("--scale", 0, 100), default=3.0, metavar="S", help="guidance (default 3)"
+    )
+    p.add_argument(
+        "--steps", type=whole_number("--steps", 1, 1000), default=25, metavar="N", help="DDIM steps"
+    )
+    p.add_argument(
+        "--seed", type=whole_number("--seed", 0, LARGEST_SEED), default=0, metavar="N", help="default 0"
+    )
+    p.add_argument("--negative", default="", metavar="TEXT", help="what the pictures must not show")
+    options, data = p.parse(argv)
+    prompt = _one_prompt("sample", data)
+    from threedistill.toybox.grammar import parse
+
+    text = parse(prompt).normalised
+    import torch
+
+    from threedistill.exports.files import png_bytes, write_bytes
+    from threedistill.toybox.model import ToyboxPipeline, camera
+
+    with contextlib.redirect_stdout(sys.stderr):
+        pipeline = ToyboxPipeline.load()
+        around = camera([360 * v / options.views for v in range(options.views)])
+        pictures = pipeline(
+            [text] * options.views, cameras=None if options.text_only else around,
+            background=torch.ones(options.views, 3), negative_prompt=options.negative, guidance_scale=options.scale,
+            num_inference_steps=options.steps, generator=torch.Generator().manual_seed(options.seed),
+        )  # fmt: skip
+    path = Path(options.out) if options.out else _file_name(prompt, "samples")
+    write_bytes(path, png_bytes(torch.cat(list(pictures), dim=1)))
+    print(path)
+    return 0
+
+
+def _judge(argv: Sequence[str]) -> int:
+    p = Parser("toybox judge", 'ASSET "PROMPT" [--json]', "Say what the judge sees in an asset.")
+    p.add_argument("--json", action="store_true", help="print everything as one JSON object")
+    options, data = p.parse(argv)
+    if len(data) != 2:
+        raise UsageError(
+            'toybox judge takes a file and a prompt: threedistill toybox judge model.glb "a red mushroom"'
+        )
+    from threedistill.evaluation.report import evaluate_asset
+
+    found = evaluate_asset(data[0], data[1])
+    print(json.dumps(found, ensure_ascii=False, default=str) if options.json else found["verdict"])
+    return 0
+
+
+def _train(argv: Sequence[str]) -> int:
+    p = Parser("toybox train", "--out DIR [options]", "Train the embedded prior; continues what is in DIR.")
+    p.add_argument("--out", metavar="DIR", help="checkpoints, log, sample sheets, and the prior in DIR/prior")
+    p.add_argument("--cache", metavar="DIR", help="the rendered world (default: OUT/cache)")
+    p.add_argument(
+        "--images", type=whole_number("--images", 1, 10**10), metavar="N", help="pictures shown in all"
+    )
+    p.add_argument("--batch", type=whole_number("--batch", 1, 65536), metavar="N", help="pictures per step")
+    p.add_argument("--lr", type=number("--lr", 0, 1), metavar="X", help="peak learning rate")
+    p.add_argument("--device", default="cpu", metavar="D", help="cpu | cuda")
+    p.add_argument(
+        "--seed", type=whole_number("--seed", 0, LARGEST_SEED), default=0, metavar="N", help="default 0"
+    )
+    options, data = p.parse(argv)
+    if data or not options.out:
+        raise UsageError("toybox train needs --out DIR and nothing else")
+    from dataclasses import replace
+
+    from threedistill.toybox.train_prior import TrainSettings, train
+
+    settings = TrainSettings(
+        out=options.out,
+        cache=options.cache or f"{options.out}/cache",
+        device=options.device,
+        seed=options.seed,
+    )
+    given = {k: v for k in ("images", "batch", "lr") if (v := getattr(options, k)) is not None}
+    with contextlib.redirect_stdout(sys.stderr):
+        folder = train(replace(settings, **given))
+    print(folder)
+    return 0
