@@ -13,8 +13,14 @@ class Analytic(HashGrid):
 
     def __init__(self, potential, color=lambda p: torch.zeros_like(p), **changes) -> None:
         self.given = (potential, color)
-        super().__init__(**{"levels": 2, "log2_entries": 6, "base_resolution": 4, "finest_resolution": 8, "start_levels": 2,
-                            **changes})  # fmt: skip
+        small = {
+            "levels": 2,
+            "log2_entries": 6,
+            "base_resolution": 4,
+            "finest_resolution": 8,
+            "start_levels": 2,
+        }
+        super().__init__(**{**small, **changes})
         self.progress.fill_(1.0)
         self.occupancy.refresh(self.density)
 
@@ -44,7 +50,7 @@ def test_a_ball_comes_out_with_its_radius_from_hard_to_foggy(slope, cells):
 
 
 def test_the_mesh_is_closed_and_wound_outward():
-    mesh = Analytic(ball(0.5, 100.0)).extract(48)
+    mesh = Analytic(ball(0.5, 1000.0)).extract(48)
     edges = torch.cat([mesh.faces[:, [0, 1]], mesh.faces[:, [1, 2]], mesh.faces[:, [2, 0]]])
     forward = {tuple(e) for e in edges.tolist()}
     assert len(forward) == len(edges) and all((b, a) in forward for a, b in forward)
@@ -56,8 +62,8 @@ def test_the_mesh_is_closed_and_wound_outward():
 def test_faint_fog_around_the_object_does_not_become_surface():
     def hazy(p):
         return torch.maximum(
-            200 * (0.4 - p.norm(dim=-1)), torch.full((len(p),), -4.5)
-        )  # density 0.44 everywhere else
+            200 * (0.4 - p.norm(dim=-1)), torch.full((len(p),), -6.0)
+        )  # density 0.1 elsewhere
 
     mesh = Analytic(hazy).extract(64)
     assert float((mesh.vertices.norm(dim=-1) - 0.4).abs().max()) < 1.5 * 2 / 64
@@ -72,9 +78,9 @@ def test_a_surface_at_the_border_of_the_box_is_capped():
 
 
 def test_empty_and_full_fields_say_what_to_change():
-    with pytest.raises(ThreedistillError, match="the field is empty.*sparsity.*blob_strength"):
+    with pytest.raises(ThreedistillError, match=r"the field is empty.*sparsity.*blob_strength"):
         Analytic(lambda p: torch.full((len(p),), -20.0)).extract(32)
-    with pytest.raises(ThreedistillError, match="the field is full.*sparsity.*background"):
+    with pytest.raises(ThreedistillError, match=r"the field is full.*sparsity.*background"):
         Analytic(lambda p: torch.full((len(p),), 20.0)).extract(32)
 
 

@@ -76,8 +76,7 @@ def distortion(weights: Float[Tensor, "S"], samples: Samples) -> Float[Tensor, "
     t = (samples.start + samples.end) * 0.5
     # Distances from the ray's first sample: differences of running sums lose less than with absolute distances.
     rays = len(samples.offsets) - 1
-    first = samples.offsets[:-1].clamp_max(max(len(t) - 1, 0))
-    t = t - t[first][samples.ray]
+    t = t - t[samples.offsets[:-1][samples.ray]]
 
     def before(values: Tensor) -> Tensor:
         total = torch.cat([values.new_zeros(1, dtype=torch.float64), values.double().cumsum(0)])

@@ -1,12 +1,13 @@
 """Which implementation carries out a field's steps; one rule, decided per tensor's device.
 
-    CPU                                the kernels of ``threedistill.ops`` (native, or their torch twins without a compiler)
+    CPU                                the kernels of ``threedistill.ops`` (native, or their torch twins)
     CUDA, libraries importable         tinycudann encodes, nerfacc marches and composites
     CUDA without them, other devices   the torch twins, which run anywhere
 
-The table has tiny-cuda-nn's layout, so a checkpoint written by one path loads in every other. ``THREEDISTILL_OPS`` set to
-``reference`` or ``native`` keeps the libraries out. The CUDA path has not been measured on a GPU yet: its adapters are checked
-against stand-ins that speak the libraries' interfaces. Both libraries compute in float32; float64 fields take the twins.
+The table has tiny-cuda-nn's layout, so a checkpoint written by one path loads in every other. ``THREEDISTILL_OPS``
+set to ``reference`` or ``native`` keeps the libraries out. The CUDA path has not been measured on a GPU yet: its
+adapters are checked against stand-ins that speak the libraries' interfaces. Both libraries compute in float32;
+float64 fields take the twins.
 """
 
 from __future__ import annotations

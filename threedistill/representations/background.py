@@ -1,4 +1,4 @@
-"""Which plain colour stands behind the object: drawn per view group and step from the law the teacher was trained on."""
+"""Which plain colour stands behind the object: drawn per view group and step, from the teacher's own law."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["BackgroundSampler"]
 
 @dataclass(frozen=True)
 class BackgroundSampler:
-    """White with probability ``white`` (except behind whitish objects), otherwise uniform over the sRGB cube; one colour per view group.
+    """White with probability ``white`` (except behind whitish objects), otherwise uniform over the sRGB cube.
 
-    A random background is what keeps the field from painting fog in the background's colour: whatever is not
-    opaque changes with it.
+    One colour per view group. A random background is what keeps the field from painting fog in the background's
+    colour: whatever is not opaque changes with it.
 
     Arguments:
         white: probability of white, in [0, 1].

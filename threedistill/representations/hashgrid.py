@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -64,7 +65,8 @@ class HashGrid(nn.Module):
     Raises:
         ValueError: a value outside its range.
 
-    Sources: Mueller et al. 2022 (encoding, occupancy), Lin et al. 2023, Magic3D (blob), Verbin et al. 2022 (orientation).
+    Sources: Mueller et al. 2022 (encoding, occupancy), Lin et al. 2023, Magic3D (blob), Verbin et al. 2022
+    (orientation).
     """
 
     def __init__(
@@ -85,9 +87,9 @@ class HashGrid(nn.Module):
         _require(1 <= hidden <= 64, f"hidden={hidden} must lie in [1, 64]")
         _require(hidden_layers >= 1, f"hidden_layers={hidden_layers} must be at least 1")
         for name, value in {
-            "bound": bound, "initial_scale": initial_scale, "density_scale": density_scale, "blob_radius": blob_radius, "steps": steps,
-            "max_samples": max_samples, "occupancy_resolution": occupancy_resolution,
-            "occupancy_every": occupancy_every, "occupancy_alpha": occupancy_alpha,
+            "bound": bound, "initial_scale": initial_scale, "density_scale": density_scale,
+            "blob_radius": blob_radius, "steps": steps, "max_samples": max_samples,
+            "occupancy_resolution": occupancy_resolution, "occupancy_every": occupancy_every, "occupancy_alpha": occupancy_alpha,
         }.items():  # fmt: skip
             _require(value > 0, f"{name}={value} must be positive")
 
@@ -105,7 +107,7 @@ class HashGrid(nn.Module):
         self.table = nn.Parameter((torch.rand(self.layout.entries, features) - 0.5) * 2e-4)
         widths = [self.layout.width, *[hidden] * hidden_layers, 4]
         self.weights = nn.ParameterList()
-        for fan_in, fan_out in zip(widths, widths[1:]):
+        for fan_in, fan_out in pairwise(widths):
             limit = math.sqrt(6 / (fan_in + fan_out))
             weight = (torch.rand(fan_out, fan_in) * 2 - 1) * limit
             self.weights.append(nn.Parameter(weight))
@@ -249,14 +251,14 @@ class HashGrid(nn.Module):
 
     @torch.no_grad()
     def extract(self, resolution: int) -> Mesh:
-        """The surface on a grid of ``resolution`` cells per axis; see :func:`threedistill.representations.surface.extract`."""
+        """The surface, on a grid of ``resolution`` cells per axis (``representations/surface.py`` says which one)."""
         return surface.extract(self, resolution)
 
     @torch.no_grad()
     def surface_color(
         self, points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
     ) -> Float[Tensor, "N 3"]:
-        """(N, 3) sRGB albedo as a viewer in front of the surface sees it; see :func:`threedistill.representations.surface.color`."""
+        """(N, 3) sRGB albedo as a viewer in front of the surface sees it (``representations/surface.py``)."""
         return surface.color(self, points, normals)
 
 

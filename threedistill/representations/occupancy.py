@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from threedistill.render.volume import keep, visible
 from threedistill.ops.march import Samples
+from threedistill.render.volume import keep, visible
 from threedistill.rng import Streams
 
 __all__ = ["OccupancyGrid"]

@@ -1,4 +1,4 @@
-"""From a radiance field to a surface: which level set is the object, the mesh of it, and the colour a viewer sees on it."""
+"""From a radiance field to a surface: which level set is the object, its mesh, and the colour a viewer sees on it."""
 
 from __future__ import annotations
 
