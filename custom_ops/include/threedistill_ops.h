@@ -18,3 +18,29 @@ TD_EXPORT int td_rasterize_f32(
 TD_EXPORT int td_rasterize_f64(
     const double* clip, const int32_t* faces, int64_t images, int64_t vertices, int64_t triangles, int64_t height,
     int64_t width, int32_t* triangle, double* barycentric, double* depth);
+
+// Multiresolution hash encoding. Per level: resolution, scale, first entry (offsets has levels + 1 values), and
+// whether it is hashed (dense otherwise). features is 1, 2, 4 or 8; only the first `active` levels are computed.
+// grad_table must be zero on entry; grad_x or grad_table may be null.
+#define TD_HASH_LEVELS                                                                                                 \
+  int64_t points, int64_t levels, int64_t features, int64_t active, const int64_t *offsets,                            \
+      const int64_t *resolutions, const double *scales
+TD_EXPORT int td_hash_encode_f32(const float* x, const float* table, TD_HASH_LEVELS, float* out);
+TD_EXPORT int td_hash_encode_f64(const double* x, const double* table, TD_HASH_LEVELS, double* out);
+TD_EXPORT int td_hash_encode_backward_f32(
+    const float* grad, const float* x, const float* table, TD_HASH_LEVELS, float* grad_x, float* grad_table);
+TD_EXPORT int td_hash_encode_backward_f64(
+    const double* grad, const double* x, const double* table, TD_HASH_LEVELS, double* grad_x, double* grad_table);
+
+// A multilayer perceptron without biases, ReLU between layers: widths[0..layers] (1..64 each), weights are the
+// (widths[l + 1], widths[l]) matrices one after the other. grad_x or grad_weights (same packing) may be null.
+TD_EXPORT int td_fused_mlp_f32(
+    const float* x, const float* weights, int64_t points, int64_t layers, const int64_t* widths, float* out);
+TD_EXPORT int td_fused_mlp_f64(
+    const double* x, const double* weights, int64_t points, int64_t layers, const int64_t* widths, double* out);
+TD_EXPORT int td_fused_mlp_backward_f32(
+    const float* grad, const float* x, const float* weights, int64_t points, int64_t layers, const int64_t* widths,
+    float* grad_x, float* grad_weights);
+TD_EXPORT int td_fused_mlp_backward_f64(
+    const double* grad, const double* x, const double* weights, int64_t points, int64_t layers, const int64_t* widths,
+    double* grad_x, double* grad_weights);

@@ -1,7 +1,7 @@
 """The native library: finding it, deciding when to use it, calling it safely.
 
-``THREEDISTILL_OPS=reference`` forces the torch twins, ``=native`` makes a missing library an error instead of a
-warning. Kernels exist for float32 and float64 on the CPU; everything else takes the twins.
+``THREEDISTILL_OPS=reference`` forces the torch twins, ``=native`` makes a missing library an error instead of
+a warning. Kernels exist for float32 and float64 on the CPU; everything else takes the twins.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def library_path() -> Path | None:
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The loaded library, or None after one warning that says why and how to build it."""
-    how = "build it with `cmake -S custom_ops -B build/ops && cmake --build build/ops` or reinstall with a compiler"
+    how = "reinstall with a C++ compiler, or `cmake -S custom_ops -B build/ops && cmake --build build/ops`"
     path = library_path()
     reason = "the native kernels are not built"
     if path is not None:

@@ -1,4 +1,4 @@
-"""Triangle rasterisation: which triangle each pixel centre sees, where on it, and how far away (forward only)."""
+"""Triangle rasterisation: the triangle each pixel centre sees, where on it, and how far (forward only)."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ class Fragments(NamedTuple):
 def rasterize(clip: Float[Tensor, "B V 4"], faces: Int[Tensor, "F 3"], height: int, width: int) -> Fragments:
     """Find the nearest triangle at every pixel centre.
 
-    With rows ``(x_i, y_i, w_i)`` of a triangle's clip coordinates, ``e_i(p) = p . (v_j x v_k)`` at ``p = (px, py, 1)``
-    gives the perspective-correct weights ``e_i / sum(e)`` and ``1 / w = sum(e) / det``; a pixel is covered where no
-    ``e_i`` has the other sign. Triangles that pass behind the camera need no clipping. Both sides are seen.
+    With ``v_i = (x_i, y_i, w_i)`` from a triangle's clip coordinates, ``e_i(p) = p . (v_j x v_k)`` at
+    ``p = (px, py, 1)`` gives the perspective-correct weights ``e_i / sum(e)`` and ``1 / w = sum(e) / det``; a
+    pixel is covered where no ``e_i / det`` is negative. Triangles that pass behind the camera need no
+    clipping. Both sides are seen.
 
     Args:
         clip: OpenGL clip coordinates, y up; fragments outside ``-w <= z <= w`` are dropped.
