@@ -67,7 +67,10 @@ def test_the_prompt_is_data(prompt: str, tmp_path: Path) -> None:
 _BASE = compose(prompt="placeholder")
 
 
-@pytest.mark.parametrize("prompt", ['a, "b" = c # d % e @ f | g', "${oc.env:HOME} ${seed}", "línea\nuna 赤いキノコ {x: 1}", "a=b", "~x"])
+@pytest.mark.parametrize(
+    "prompt",
+    ['a, "b" = c # d % e @ f | g', "${oc.env:HOME} ${seed}", "línea\nuna 赤いキノコ {x: 1}", "a=b", "~x"],
+)
 def test_prompts_that_hydra_would_read_pass_through_compose(prompt: str) -> None:
     assert compose(prompt=prompt)["prompt"] == prompt
 
@@ -109,14 +112,19 @@ def test_values_out_of_range_are_refused_before_anything_is_written(override: st
 def test_flag_and_override_that_disagree_are_an_error() -> None:
     with pytest.raises(UsageError, match="disagree"):
         compose(prompt="a red mushroom", prior="oracle", overrides=["prior=toybox"])
-    assert compose(prompt="a red mushroom", prior="oracle", overrides=["prior=oracle"])["prior"]["name"] == "oracle"
+    assert (
+        compose(prompt="a red mushroom", prior="oracle", overrides=["prior=oracle"])["prior"]["name"]
+        == "oracle"
+    )
 
 
 def test_build_refuses_foreign_targets() -> None:
     with pytest.raises(UsageError, match="outside"):
         build({"_target_": "os.system", "command": "true"}, "optim")
     with pytest.raises(UsageError, match="outside"):
-        build({"_target_": "threedistill.schedule.Constant", "value": {"_target_": "subprocess.run"}}, "optim")
+        build(
+            {"_target_": "threedistill.schedule.Constant", "value": {"_target_": "subprocess.run"}}, "optim"
+        )
 
 
 @pytest.mark.parametrize("text", ["", "  \n ", "\ud800"])

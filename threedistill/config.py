@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from threedistill.atomic import write_text
 from threedistill.errors import UsageError, nearest
 from threedistill.resources import configs_dir
 
@@ -245,9 +246,7 @@ def write_config(config: Config, path: Path) -> None:
     """Write ``config.yaml``, readable by people and by :func:`read_config`."""
     import yaml
 
-    from threedistill.training.run_folder import write_text_atomic
-
-    write_text_atomic(path, yaml.safe_dump(config, allow_unicode=True, sort_keys=False, width=110))
+    write_text(path, yaml.safe_dump(config, allow_unicode=True, sort_keys=False, width=110))
 
 
 def read_config(path: Path) -> Config:

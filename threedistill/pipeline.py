@@ -142,21 +142,14 @@ def _execute(config: Config, run: RunFolder, quiet: bool) -> Result:
 
 
 def _export(representation, config: Config, run: RunFolder, licence: str) -> Path:
-    from threedistill.exports.asset import build_asset, write_mesh
-    from threedistill.exports.video import write_sheet, write_turntable
+    from threedistill.exports.asset import build_asset, export_asset
 
     settings = _export_settings(config)
     extras = {
         "prompt": config["prompt"], "seed": config["seed"], "prior": config["prior"]["name"],
         "guidance": config["guidance"]["name"], "prior_licence": licence,
     }  # fmt: skip
-    mesh = build_asset(representation, settings, extras)
-    paths = [run.asset_dir / f"model.{suffix}" for suffix in settings.formats]
-    for path in paths:
-        write_mesh(mesh, path, settings)
-    write_sheet(mesh, run.asset_dir / "sheet.png")
-    write_turntable(mesh, run.asset_dir / "turntable.webp")
-    return paths[0]
+    return export_asset(build_asset(representation, settings, extras), run.asset_dir, settings)[0]
 
 
 def _export_settings(config: Config):

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from threedistill.atomic import os_errors_in_words, write_text
 from threedistill.errors import ThreedistillError, UsageError
-from threedistill.training.run_folder import RunFolder, os_errors_in_words, slug, write_text_atomic
+from threedistill.training.run_folder import RunFolder, slug
 
 
 @given(st.text())
@@ -30,10 +31,10 @@ def test_slug_reads_well() -> None:
 
 def test_a_failed_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run.json"
-    write_text_atomic(path, "old")
+    write_text(path, "old")
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
     with pytest.raises(ThreedistillError, match="disk is full"):
-        write_text_atomic(path, "new")
+        write_text(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
 
@@ -54,8 +55,8 @@ def test_os_errors_become_one_line(number: int, kind: type[Exception], needle: s
 def test_an_existing_run_needs_resume_or_overwrite(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "r")
     run.prepare(overwrite=False)
-    write_text_atomic(run.config, "x")
-    with pytest.raises(UsageError, match="--resume or .* --overwrite"):
+    write_text(run.config, "x")
+    with pytest.raises(UsageError, match=r"--resume or .* --overwrite"):
         run.prepare(overwrite=False)
     run.prepare(overwrite=True)
 
@@ -66,14 +67,14 @@ def test_a_folder_with_other_things_is_never_taken(tmp_path: Path) -> None:
         RunFolder(tmp_path).prepare(overwrite=True)
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(UsageError, match="output folder"):
+    with pytest.raises(UsageError, match="choose another --out"):
         RunFolder(file / "sub").prepare(overwrite=False)
 
 
 def test_clear_removes_only_what_a_run_writes(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     for name in ("config.yaml", "asset/model.glb", "notes.txt"):
-        write_text_atomic(tmp_path / name, "x")
+        write_text(tmp_path / name, "x")
     run.clear()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["notes.txt"]
 

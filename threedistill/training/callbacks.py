@@ -14,10 +14,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from threedistill.atomic import os_errors_in_words, write_bytes, write_text
 from threedistill.cameras import orbit
 from threedistill.protocols import RenderContext
 from threedistill.training.checkpoint import save_stage
-from threedistill.training.run_folder import RunFolder, os_errors_in_words, write_text_atomic
+from threedistill.training.run_folder import RunFolder
 from threedistill.training.system import ScoreDistillation
 
 
@@ -100,7 +101,7 @@ class MetricsFile(pl.Callback):
             writer = csv.DictWriter(text, self._columns)
             writer.writeheader()
             writer.writerows(kept)
-        write_text_atomic(self.path, text.getvalue())
+        write_text(self.path, text.getvalue())
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, ScoreDistillation)
@@ -135,7 +136,7 @@ class Previews(pl.Callback):
     @torch.no_grad()
     def write(self, system: ScoreDistillation, iteration: int) -> None:
         """Render and write one strip."""
-        from threedistill.exports.video import write_image
+        from threedistill.exports.files import png_bytes
 
         cameras = orbit(self.views, size=self.size).to(system.device)
         context = RenderContext(
@@ -144,7 +145,7 @@ class Previews(pl.Callback):
             shading=system.stage.shading,
         )
         rgb = system.representation.render(cameras, context).rgb
-        write_image(torch.cat(list(rgb), 1), self.run.preview(iteration))
+        write_bytes(self.run.preview(iteration), png_bytes(torch.cat(list(rgb), 1)))
 
 
 class ProgressLine(pl.Callback):

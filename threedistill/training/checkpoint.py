@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from threedistill.atomic import write_bytes
 from threedistill.errors import ThreedistillError
-from threedistill.training.run_folder import write_bytes_atomic
 
 FORMAT = "threedistill-stage-1"
 
@@ -43,7 +43,7 @@ def save_stage(
                 else:
                     scalars[name] = value
     header = {"format": FORMAT, "facts": json.dumps(facts), "scalars": json.dumps(scalars)}
-    write_bytes_atomic(path, save(tensors, metadata=header))
+    write_bytes(path, save(tensors, metadata=header))
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -7,18 +7,17 @@ asset/{model.glb, turntable.webp, sheet.png}
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
 import re
-import tempfile
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from threedistill.errors import ThreedistillError, UsageError
+from threedistill.atomic import os_errors_in_words, write_text
+from threedistill.errors import UsageError
 
 RUN_SCHEMA = 1
 Status = Literal["queued", "running", "interrupted", "failed", "done"]
@@ -29,56 +28,6 @@ def slug(text: str, limit: int = 48) -> str:
     ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     name = re.sub(r"[^a-z0-9]+", "-", ascii_text.lower()).strip("-")[:limit].strip("-")
     return name or "prompt"
-
-
-@contextlib.contextmanager
-def os_errors_in_words(path: Path) -> Iterator[None]:
-    """Turn a failed write into one line that names the place and the cure."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise ThreedistillError(
-                f"the disk is full while writing {path}; free some space and use --resume"
-            ) from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise ThreedistillError(
-                f"{path} cannot be written ({error.strerror}); choose another place with --out"
-            ) from None
-        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG):
-            raise UsageError(
-                f"{path} cannot be used as an output folder ({error.strerror}); choose another --out"
-            ) from None
-        raise
-
-
-def write_bytes_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
-    with os_errors_in_words(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
-
-
-def write_text_atomic(path: Path, text: str) -> None:
-    """:func:`write_bytes_atomic` for UTF-8 text."""
-    write_bytes_atomic(path, text.encode("utf-8"))
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 class RunFolder:
@@ -175,5 +124,5 @@ class RunFolder:
     def update_record(self, **changes: Any) -> dict[str, Any]:
         """Merge changes into ``run.json`` and write it."""
         record = {"schema": RUN_SCHEMA, **self.read_record(), **changes}
-        write_text_atomic(self.record_path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        write_text(self.record_path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         return record
