@@ -95,12 +95,6 @@ def test_exceptions_are_still_needed():
         )
 
 
-def test_test_files_have_names_of_their_own():
-    """pytest imports test files by their base names, so two of one name shut each other out."""
-    names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
-    assert len(names) == len(set(names)), sorted(n for n in names if names.count(n) > 1)
-
-
 def test_long_files_say_why():
     for file in FILES:
         text = file.read_text(encoding="utf-8")
