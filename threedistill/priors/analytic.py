@@ -78,7 +78,8 @@ class GaussianPrior:
         kind: PredictionKind = "eps",
         name: str = "gaussian",
     ) -> None:
-        self.space, self.path, self.kind, self.name = space, path, kind, name
+        self.space, self.path, self.name = space, path, name
+        self.kind: PredictionKind = kind
         self.conditions = dict(conditions)
         self.device = torch.device("cpu")
         self._spectra = {
@@ -157,7 +158,8 @@ class GaussianMixturePrior:
         conditions: Mapping[str, Mixture],
         kind: PredictionKind = "eps",
     ) -> None:
-        self.space, self.path, self.kind, self.name = space, path, kind, "gaussian-mixture"
+        self.space, self.path, self.name = space, path, "gaussian-mixture"
+        self.kind: PredictionKind = kind
         self.conditions = dict(conditions)
         self.device = torch.device("cpu")
 

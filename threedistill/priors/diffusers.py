@@ -14,7 +14,7 @@ from threedistill.errors import ThreedistillError
 from threedistill.priors.families import Family
 from threedistill.priors.loading import Source, find
 from threedistill.priors.text_cache import Embedding, TextCache, default_folder, stack
-from threedistill.types import Cameras, Conditioning, NoiseLevel, Prediction
+from threedistill.types import Cameras, Conditioning, NoiseLevel, Prediction, PredictionKind
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -62,7 +62,9 @@ class DiffusersPrior:
         cache: bool = True,
     ) -> None:
         self.name, self.licence, self.family = name, licence, family
-        self._variant, self._dtype_name = variant, dtype
+        self._variant = variant
+        self._dtype_name: DtypeName = dtype
+        self.kind: PredictionKind
         try:
             self.source: Source = find(model, tuple(mirrors), revision)
             self.path, self.kind = family.path(self.source.config("scheduler"))

@@ -57,7 +57,7 @@ class Source:
             dtype: of the weights; None = as stored (and for tokenizers).
             variant: such as ``fp16``, where the pipeline has files of it.
         """
-        library, name = self.index.get(component) or (None, None)
+        library, name = self.index.get(component) or (None, "")
         if library not in LIBRARIES:
             raise UsageError(
                 f"{self.location} has no loadable {component!r} (its model_index.json says {library!r})"
@@ -79,6 +79,16 @@ class Source:
         return {"subfolder": component, **pinned}
 
 
+def quiet() -> None:
+    """No progress bars and no advice from the libraries: what a run prints is its own."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+
+
 def find(model: str, mirrors: tuple[str, ...] = (), revision: str | None = None) -> Source:
     """The first of ``model`` and its mirrors that can be read.
 
@@ -89,6 +99,7 @@ def find(model: str, mirrors: tuple[str, ...] = (), revision: str | None = None)
     Raises:
         ThreedistillError: none could be read; one line says why for each.
     """
+    quiet()
     reasons = []
     for place in (model, *mirrors):
         folder = Path(place).expanduser()

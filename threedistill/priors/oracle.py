@@ -62,7 +62,9 @@ class OraclePrior:
             raise ValueError("OraclePrior: std and null_std must be positive")
         self.space = PixelSpace(size)
         self.path = DiscretePath.from_betas("squaredcos_cap_v2")
-        self.std, self.null_std, self.shading, self.kind = std, null_std, shading, kind
+        self.std, self.null_std = std, null_std
+        self.shading: Shading = shading
+        self.kind: PredictionKind = kind
         self.device = torch.device("cpu")
 
     def to(self, device: torch.device | str) -> OraclePrior:

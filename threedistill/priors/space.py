@@ -44,7 +44,7 @@ class PixelSpace:
         if size < 1:
             raise ValueError(f"PixelSpace: size={size} must be positive")
         self.size = size
-        self.shape = (3, size, size)
+        self.shape: tuple[int, int, int] = (3, size, size)
 
     def encode(self, rgb: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 h w"]:
         """``2 rgb - 1`` at the prior's size."""
@@ -71,7 +71,7 @@ class FoldedPixelSpace:
         if fold < 1 or size % fold:
             raise ValueError(f"FoldedPixelSpace: fold={fold} must divide size={size}")
         self.size, self.fold = size, fold
-        self.shape = (3 * fold * fold, size // fold, size // fold)
+        self.shape: tuple[int, int, int] = (3 * fold * fold, size // fold, size // fold)
 
     def encode(self, rgb: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B C h w"]:
         """Resize, ``2 rgb - 1``, fold."""
@@ -103,7 +103,11 @@ class LatentSpace:
             raise ValueError(f"LatentSpace: size={size} must be a multiple of {self.factor}")
         self.scale = float(getattr(config, "scaling_factor", None) or 1.0)
         self.shift = float(getattr(config, "shift_factor", None) or 0.0)
-        self.shape = (int(config.latent_channels), size // self.factor, size // self.factor)
+        self.shape: tuple[int, int, int] = (
+            int(config.latent_channels),
+            size // self.factor,
+            size // self.factor,
+        )
         if checkpointing:
             self.vae.enable_gradient_checkpointing()
 

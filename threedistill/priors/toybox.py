@@ -12,9 +12,10 @@ from torch import Tensor
 
 from threedistill.errors import UsageError
 from threedistill.priors.families import scheduler_path
+from threedistill.priors.loading import quiet
 from threedistill.priors.space import FoldedPixelSpace
 from threedistill.priors.text_cache import Embedding, TextCache, stack
-from threedistill.types import Cameras, Conditioning, NoiseLevel, Prediction
+from threedistill.types import Cameras, Conditioning, NoiseLevel, Prediction, PredictionKind
 
 
 def wording(text: str) -> str:
@@ -67,10 +68,12 @@ class ToyboxPrior:
 
         if camera not in ("own", "none", None):
             raise UsageError(f"prior.camera={camera!r} must be own or none")
+        quiet()
         # Stored as float16; computed in float32, which a CPU does faster.
         self.pipeline: Any = ToyboxPipeline.load(Path(folder).expanduser() if folder else None, torch.float32)
         self.camera, self.background = camera or "none", background
         self.space = FoldedPixelSpace(IMAGE_SIZE, FOLD)
+        self.kind: PredictionKind
         self.path, self.kind = scheduler_path(self.pipeline.scheduler.config)
         self.texts = TextCache(self._encode, "toybox")
         self.device = torch.device("cpu")

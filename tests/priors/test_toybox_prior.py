@@ -1,0 +1,87 @@
+"""The embedded prior's pipeline through our contract, on fresh random weights (the shipped ones have their own)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from threedistill.cameras import orbit
+from threedistill.errors import UsageError
+from threedistill.guidance.cfg import combine
+from threedistill.prediction import Prediction
+from threedistill.priors.sampling import ddim, spaced
+from threedistill.priors.toybox import ToyboxPrior, wording
+from threedistill.protocols import Prior
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    from threedistill.toybox.model import ModelSettings, ToyboxPipeline
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("toybox")
+    small = ModelSettings(channels=(32, 32, 32), text_width=32, text_layers=1)
+    pipeline = ToyboxPipeline.create(small)
+    for weight in pipeline.unet.class_embedding.parameters():
+        weight.data *= 5  # fresh weights hardly look at their class embedding
+    pipeline.save(path)
+    return path
+
+
+def test_sampler_parity_with_its_own_pipeline(folder):
+    prior = ToyboxPrior(folder=str(folder))
+    assert isinstance(prior, Prior) and prior.kind == "v"
+    from threedistill.toybox.model import ToyboxPipeline
+
+    pipeline = ToyboxPipeline.load(folder)
+    cameras, background = orbit(2), torch.tensor([[1.0, 1.0, 1.0], [0.2, 0.5, 0.1]])
+    noise = torch.randn(2, *prior.space.shape, generator=torch.Generator().manual_seed(1))
+    texts = ["a red mushroom, front view", "a blue car"]
+    theirs = pipeline(
+        texts,
+        cameras=cameras,
+        background=background,
+        guidance_scale=5.0,
+        num_inference_steps=4,
+        latents=noise,
+    )
+    cond = prior.conditioning(texts, cameras, background)
+    null = prior.conditioning(["", ""], cameras, background)
+
+    def denoise(x_t, level):
+        both = [prior.predict(x_t, level, c).value for c in (null, cond)]
+        return Prediction(combine(*both, 5.0), "v", x_t, level)
+
+    x0 = ddim(denoise, prior.path, noise, spaced(4, 1000))
+    torch.testing.assert_close(prior.space.decode(x0), theirs, rtol=0, atol=1e-4)
+
+
+def answer(prior, texts, cameras, background=None):
+    x_t = torch.randn(len(texts), *prior.space.shape, generator=torch.Generator().manual_seed(2))
+    level = prior.path.at(torch.full((len(texts),), 600.0))
+    return prior.predict(x_t, level, prior.conditioning(texts, cameras, background)).value
+
+
+def test_camera_and_background_are_told_only_where_allowed(folder):
+    told, blind = ToyboxPrior(folder=str(folder)), ToyboxPrior(folder=str(folder), camera="none")
+    cameras, texts = orbit(2), ["a red mushroom"] * 2
+    null = answer(told, texts, None)
+    assert float((answer(told, texts, cameras) - null).abs().max()) > 1e-4
+    assert torch.equal(answer(blind, texts, cameras), null)
+    assert float((answer(told, texts, None, torch.zeros(2, 3)) - null).abs().max()) > 1e-6
+    untold = ToyboxPrior(folder=str(folder), background=False)
+    assert torch.equal(answer(untold, texts, None, torch.zeros(2, 3)), null)
+
+
+def test_prompts_are_normalised_and_checked():
+    assert wording("") == ""
+    assert wording("A DSLR photo of two red mushrooms!".replace("two ", "")) == "a red mushroom"
+    assert wording("a red duck, back view") == "a red duck, back view"
+    assert wording("blurry, broken") == "blurry broken"
+    with pytest.raises(UsageError, match="does not know 'dragon'"):
+        wording("a red dragon, front view")
+
+
+def test_wrong_camera_mode_is_named(folder):
+    with pytest.raises(UsageError, match=r"prior\.camera='both' must be own or none"):
+        ToyboxPrior(folder=str(folder), camera="both")  # type: ignore[arg-type]
