@@ -44,3 +44,29 @@ TD_EXPORT int td_fused_mlp_backward_f32(
 TD_EXPORT int td_fused_mlp_backward_f64(
     const double* grad, const double* x, const double* weights, int64_t points, int64_t layers, const int64_t* widths,
     double* grad_x, double* grad_weights);
+
+// Fixed-step ray marching through an occupancy grid of resolution^3 bytes. With offsets null: writes the number of
+// samples of each ray to counts. Otherwise writes sample s of ray r at offsets[r] + s.
+#define TD_MARCH_GRID(T)                                                                                               \
+  const T *origins, const T *directions, const T *jitter, const uint8_t *occupied, int64_t rays, int64_t resolution,   \
+      double bound, double step, double nearest, int64_t max_samples
+TD_EXPORT int td_march_f32(
+    TD_MARCH_GRID(float), int64_t* counts, const int64_t* offsets, int64_t* ray, float* start, float* end);
+TD_EXPORT int td_march_f64(
+    TD_MARCH_GRID(double), int64_t* counts, const int64_t* offsets, int64_t* ray, double* start, double* end);
+
+// Emission-absorption compositing of samples packed along rays (offsets has rays + 1 values).
+TD_EXPORT int td_composite_f32(
+    const float* density, const float* rgb, const float* start, const float* end, const int64_t* offsets, int64_t rays,
+    int64_t samples, float* color, float* opacity, float* depth, float* weights);
+TD_EXPORT int td_composite_f64(
+    const double* density, const double* rgb, const double* start, const double* end, const int64_t* offsets,
+    int64_t rays, int64_t samples, double* color, double* opacity, double* depth, double* weights);
+TD_EXPORT int td_composite_backward_f32(
+    const float* density, const float* rgb, const float* start, const float* end, const int64_t* offsets, int64_t rays,
+    int64_t samples, const float* weights, const float* grad_color, const float* grad_opacity, const float* grad_depth,
+    const float* grad_weights, float* grad_density, float* grad_rgb);
+TD_EXPORT int td_composite_backward_f64(
+    const double* density, const double* rgb, const double* start, const double* end, const int64_t* offsets,
+    int64_t rays, int64_t samples, const double* weights, const double* grad_color, const double* grad_opacity,
+    const double* grad_depth, const double* grad_weights, double* grad_density, double* grad_rgb);

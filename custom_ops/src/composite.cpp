@@ -1,0 +1,173 @@
+// Emission-absorption compositing along packed rays, forward and backward. One ray has one owner, so nothing depends
+// on the number of threads.
+#include "threedistill_ops.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace {
+
+constexpr int64_t kRays = 128; // per task
+
+// exp(x) - 1 without branches, so that loops over it vectorise: x = n ln 2 + r with |r| <= ln 2 / 2, Taylor's series
+// of exp(r) - 1 to the last bit of T, and 2^n built from the bits that rounding leaves in the last place.
+template <typename T>
+struct Exponential;
+template <>
+struct Exponential<float> {
+  using Bits = int32_t;
+  static constexpr int kMantissa = 23, kTerms = 8;
+  static constexpr Bits kOne = 0x3f800000;
+  static constexpr float kRound = 12582912.0f, kHigh = 0.693359375f, kLow = -2.12194440e-4f, kLeast = -87, kMost = 88;
+};
+template <>
+struct Exponential<double> {
+  using Bits = int64_t;
+  static constexpr int kMantissa = 52, kTerms = 14;
+  static constexpr Bits kOne = 0x3ff0000000000000;
+  static constexpr double kRound = 6755399441055744.0, kHigh = 0.693145751953125, kLow = 1.42860682030941723212e-6,
+                          kLeast = -708, kMost = 709;
+};
+
+template <typename T>
+TD_INLINE T expm1(T x) {
+  using E = Exponential<T>;
+  x = x < E::kLeast ? E::kLeast : x; // written so that NaN stays NaN
+  x = x > E::kMost ? E::kMost : x;
+  const T shifted = x * T(1.4426950408889634) + E::kRound;
+  const T n = shifted - E::kRound;
+  const T r = (x - n * E::kHigh) - n * E::kLow;
+  T series = 1;
+  for (int k = E::kTerms; k > 1; --k) series = series * r * (T(1) / T(k)) + 1; // 1 + r/2 (1 + r/3 (1 + ...))
+  typename E::Bits bits;
+  std::memcpy(&bits, &shifted, sizeof bits);
+  bits = typename E::Bits((uint64_t(bits) << E::kMantissa) + uint64_t(E::kOne));
+  T power;
+  std::memcpy(&power, &bits, sizeof power);
+  return power * (r * series) + (power - 1);
+}
+
+// out_i = alpha_i = 1 - exp(-sigma_i dt_i), exact to the last bits where the step is thin.
+template <typename T>
+TD_INLINE void alphas(
+    const T* TD_RESTRICT density, const T* TD_RESTRICT start, const T* TD_RESTRICT end, int64_t count,
+    T* TD_RESTRICT out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = -expm1(-density[i] * (end[i] - start[i]));
+}
+TD_CLONES void run_alphas(const float* density, const float* start, const float* end, int64_t count, float* out) {
+  alphas(density, start, end, count, out);
+}
+TD_CLONES void run_alphas(const double* density, const double* start, const double* end, int64_t count, double* out) {
+  alphas(density, start, end, count, out);
+}
+
+template <typename T>
+void forward_rays(
+    const T* density, const T* rgb, const T* start, const T* end, const int64_t* offsets, int64_t first, int64_t last,
+    T* color, T* opacity, T* depth, T* weights) {
+  const int64_t at = offsets[first];
+  run_alphas(density + at, start + at, end + at, offsets[last] - at, weights + at);
+  for (int64_t r = first; r < last; ++r) {
+    T through = 1, red = 0, green = 0, blue = 0, sum = 0, far = 0;
+    for (int64_t s = offsets[r]; s < offsets[r + 1]; ++s) {
+      const T alpha = weights[s], w = through * alpha;
+      weights[s] = w;
+      red += w * rgb[3 * s], green += w * rgb[3 * s + 1], blue += w * rgb[3 * s + 2];
+      sum += w, far += w * (T(0.5) * (start[s] + end[s]));
+      through *= 1 - alpha;
+    }
+    color[3 * r] = red, color[3 * r + 1] = green, color[3 * r + 2] = blue;
+    opacity[r] = sum, depth[r] = far;
+  }
+}
+
+// With g_i = dL/dw_i and T_{i+1} the light left behind sample i:
+//   dL/dsigma_i = dt_i (T_{i+1} g_i - sum_{j > i} w_j g_j),   dL/drgb_i = w_i dL/dcolor.
+template <typename T>
+void backward_rays(
+    const T* density, const T* rgb, const T* start, const T* end, const int64_t* offsets, int64_t first, int64_t last,
+    const T* weights, const T* grad_color, const T* grad_opacity, const T* grad_depth, const T* grad_weights,
+    T* grad_density, T* grad_rgb) {
+  const int64_t at = offsets[first];
+  run_alphas(density + at, start + at, end + at, offsets[last] - at, grad_density + at);
+  for (int64_t r = first; r < last; ++r) {
+    const T* gc = grad_color + 3 * r;
+    T through = 1;
+    for (int64_t s = offsets[r]; s < offsets[r + 1]; ++s) { // grad_density holds T_{i+1} until the second loop
+      through *= 1 - grad_density[s];
+      grad_density[s] = through;
+    }
+    T behind = 0;
+    for (int64_t s = offsets[r + 1] - 1; s >= offsets[r]; --s) {
+      const T* c = rgb + 3 * s;
+      const T w = weights[s], middle = T(0.5) * (start[s] + end[s]);
+      const T g = gc[0] * c[0] + gc[1] * c[1] + gc[2] * c[2] + grad_opacity[r] + grad_depth[r] * middle +
+                  (grad_weights ? grad_weights[s] : T(0));
+      grad_density[s] = (end[s] - start[s]) * (grad_density[s] * g - behind);
+      behind += w * g;
+      for (int k = 0; k < 3; ++k) grad_rgb[3 * s + k] = w * gc[k];
+    }
+  }
+}
+
+int check(const int64_t* offsets, int64_t rays, int64_t samples) {
+  if (rays < 0 || samples < 0 || offsets[0] != 0 || offsets[rays] != samples) return TD_BAD_INDEX;
+  for (int64_t r = 0; r < rays; ++r)
+    if (offsets[r] > offsets[r + 1]) return TD_BAD_INDEX;
+  return TD_OK;
+}
+
+template <typename T>
+int forward(
+    const T* density, const T* rgb, const T* start, const T* end, const int64_t* offsets, int64_t rays,
+    int64_t samples, T* color, T* opacity, T* depth, T* weights) {
+  if (const int status = check(offsets, rays, samples)) return status;
+#pragma omp parallel for schedule(dynamic, 1) if (samples > 4096)
+  for (int64_t first = 0; first < rays; first += kRays)
+    forward_rays(
+        density, rgb, start, end, offsets, first, std::min(rays, first + kRays), color, opacity, depth, weights);
+  return TD_OK;
+}
+
+template <typename T>
+int backward(
+    const T* density, const T* rgb, const T* start, const T* end, const int64_t* offsets, int64_t rays,
+    int64_t samples, const T* weights, const T* grad_color, const T* grad_opacity, const T* grad_depth,
+    const T* grad_weights, T* grad_density, T* grad_rgb) {
+  if (const int status = check(offsets, rays, samples)) return status;
+#pragma omp parallel for schedule(dynamic, 1) if (samples > 4096)
+  for (int64_t first = 0; first < rays; first += kRays)
+    backward_rays(
+        density, rgb, start, end, offsets, first, std::min(rays, first + kRays), weights, grad_color, grad_opacity,
+        grad_depth, grad_weights, grad_density, grad_rgb);
+  return TD_OK;
+}
+
+} // namespace
+
+int td_composite_f32(
+    const float* density, const float* rgb, const float* start, const float* end, const int64_t* offsets, int64_t rays,
+    int64_t samples, float* color, float* opacity, float* depth, float* weights) {
+  return forward(density, rgb, start, end, offsets, rays, samples, color, opacity, depth, weights);
+}
+int td_composite_f64(
+    const double* density, const double* rgb, const double* start, const double* end, const int64_t* offsets,
+    int64_t rays, int64_t samples, double* color, double* opacity, double* depth, double* weights) {
+  return forward(density, rgb, start, end, offsets, rays, samples, color, opacity, depth, weights);
+}
+int td_composite_backward_f32(
+    const float* density, const float* rgb, const float* start, const float* end, const int64_t* offsets, int64_t rays,
+    int64_t samples, const float* weights, const float* grad_color, const float* grad_opacity, const float* grad_depth,
+    const float* grad_weights, float* grad_density, float* grad_rgb) {
+  return backward(
+      density, rgb, start, end, offsets, rays, samples, weights, grad_color, grad_opacity, grad_depth, grad_weights,
+      grad_density, grad_rgb);
+}
+int td_composite_backward_f64(
+    const double* density, const double* rgb, const double* start, const double* end, const int64_t* offsets,
+    int64_t rays, int64_t samples, const double* weights, const double* grad_color, const double* grad_opacity,
+    const double* grad_depth, const double* grad_weights, double* grad_density, double* grad_rgb) {
+  return backward(
+      density, rgb, start, end, offsets, rays, samples, weights, grad_color, grad_opacity, grad_depth, grad_weights,
+      grad_density, grad_rgb);
+}
