@@ -76,7 +76,7 @@ class DiffusersPrior:
             raise type(error)(
                 f"prior {name}: {error}. Download it where there is a network (`hf download {model}`), give a folder "
                 "with prior.model.model=/path/to/pipeline, or use prior=toybox, which is always there"
-            ) from error
+            ) from None
         self.revision = f"{self.source.location}@{self.source.commit}"
         self._encoders: list[tuple[Any, Any]] | None = None
         folder: Path | None = default_folder() if cache else None

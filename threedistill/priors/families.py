@@ -9,7 +9,7 @@ prediction), write its four methods here and name it in ``configs/prior/``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,7 @@ PREDICTION_TYPES: dict[str, PredictionKind] = {
 }  # fmt: skip
 
 
+@runtime_checkable
 class Family(Protocol):
     """One family's adapter.
 

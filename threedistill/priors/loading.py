@@ -145,7 +145,7 @@ def _guarded(where: str, load: Any) -> Any:
     except ThreedistillError:
         raise
     except (OSError, ValueError, RuntimeError) as error:
-        raise ThreedistillError(f"{where}: {reason(error)}") from error
+        raise ThreedistillError(f"{where}: {reason(error)}") from None
 
 
 def reason(error: BaseException) -> str:

@@ -1,0 +1,64 @@
+"""Every prior's YAML composes, its recommendations build, and impossible requests end in one line."""
+
+from __future__ import annotations
+
+import pytest
+
+from threedistill.config import build, compose, groups
+from threedistill.errors import ThreedistillError, UsageError
+from threedistill.guidance.cfg import ClassifierFree
+from threedistill.guidance.rules import SDS
+
+PRIORS = groups()["prior"]
+
+
+@pytest.mark.parametrize("guidance", groups()["guidance"])
+@pytest.mark.parametrize("prior", PRIORS)
+def test_every_prior_with_every_rule(prior, guidance):
+    config = compose(prompt="a red mushroom", prior=prior, guidance=guidance)
+    recommended = config["prior"]["recommended"][guidance]
+    assert config["prior"]["name"] == prior
+    rule = build(config["guidance"]["rule"], "guidance.rule")
+    weighting = build(config["guidance"]["weighting"], "guidance.weighting")
+    policy = build(config["guidance"]["timesteps"], "guidance.timesteps")
+    assert rule.queries(0.0) and weighting.kind == recommended["weighting"]
+    assert policy.window.min == recommended["window"]["min"]
+    if isinstance(rule, SDS):
+        assert rule.cfg == ClassifierFree(scale=recommended["scale"], x0_clip=recommended["x0_clip"])
+
+
+@pytest.mark.parametrize("prior", ["oracle", "gaussian"])
+def test_priors_without_weights_build(prior):
+    built = build(compose(prompt="a red mushroom", prior=prior)["prior"]["model"], "prior.model")
+    assert built.space.shape == (3, 64, 64) and built.name == prior
+
+
+@pytest.mark.parametrize("prior", ["sd15", "sd21"])
+def test_large_priors_offline_say_so_in_one_line(prior):
+    with pytest.raises(
+        ThreedistillError, match=f"prior {prior}: .*: not in the local cache, and the hub"
+    ) as caught:
+        build(compose(prompt="a red mushroom", prior=prior)["prior"]["model"], "prior.model")
+    assert "\n" not in str(caught.value) and "use prior=toybox" in str(caught.value)
+
+
+def test_values_from_the_command_line():
+    overrides = ["cfg.uncond_camera=null", "guidance.timesteps.window.max=0.5", "cfg.scale=20"]
+    config = compose(prompt="a red mushroom", prior="oracle", overrides=overrides)
+    rule = build(config["guidance"]["rule"], "guidance.rule")
+    assert (rule.cfg.uncond_camera, rule.cfg.scale) == ("null", 20.0)
+    assert build(config["guidance"]["timesteps"], "guidance.timesteps").window.max == 0.5
+
+
+@pytest.mark.parametrize(
+    "override, part, words",
+    [
+        ("guidance.weighting.kind=foo", "weighting", r"guidance\.weighting: kind: .*'uniform', 'sigma2'"),
+        ("guidance.timesteps.window.max=0.001", "timesteps", r"runs backwards"),
+        ("guidance.timesteps.draw=often", "timesteps", r"draw: .*'independent'"),
+    ],
+)
+def test_wrong_values_are_named(override, part, words):
+    config = compose(prompt="a red mushroom", prior="oracle", overrides=[override])
+    with pytest.raises(UsageError, match=words):
+        build(config["guidance"][part], f"guidance.{part}")
