@@ -65,7 +65,7 @@ def render_mesh(
     if mesh.colors is not None:
         albedo = interpolate(mesh.colors)
     elif mesh.texture is not None and mesh.uv is not None:
-        albedo = _sample_texture(mesh.texture, interpolate(mesh.uv))
+        albedo = sample_texture(mesh.texture, interpolate(mesh.uv))
     else:
         albedo = torch.ones(len(index), 3, device=device, dtype=dtype)
     to_camera = cameras.c2w.to(mesh.vertices)[view, :3, 3] - interpolate(mesh.vertices)
@@ -99,7 +99,7 @@ def render_mesh(
     )  # fmt: skip
 
 
-def _sample_texture(texture: Tensor, uv: Tensor) -> Tensor:
+def sample_texture(texture: Tensor, uv: Tensor) -> Tensor:
     """Bilinear lookups; uv origin at the bottom left, texel centres at half integers, clamped at the border."""
     grid = torch.stack([uv[:, 0] * 2 - 1, 1 - uv[:, 1] * 2], -1)[None, None]
     image = texture.to(uv).permute(2, 0, 1)[None]

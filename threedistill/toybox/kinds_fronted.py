@@ -6,6 +6,8 @@ their area is the largest in every kind. Sizes are free: the world centres and s
 
 from __future__ import annotations
 
+import math
+
 from threedistill.toybox.shapes import Builder, rotation
 
 DARK = (0.07, 0.07, 0.08)
@@ -140,15 +142,13 @@ def teddy_bear(b: Builder) -> None:
 
 def house(b: Builder) -> None:
     v = b.vary
-    wide, tall, deep = v(0.9, 1.05), v(0.62, 0.74), v(0.75, 0.9)
+    wide, tall, deep = v(0.95, 1.1), v(0.82, 0.96), v(0.75, 0.9)
     roof = b.against((0.50, 0.16, 0.13), (0.30, 0.32, 0.38))
     b.box((0, 0, 0), (wide, tall, deep), bevel=0.015)
-    peak, over = v(0.38, 0.5), 0.09
+    peak, over = v(0.28, 0.38), 0.05
     gable = [(-wide / 2, 0), (wide / 2, 0), (0, peak)]
     b.extrude(gable, deep * 0.98, center=(0, tall / 2, 0))
     slope = ((wide / 2 + over) ** 2 + (peak + 0.08) ** 2) ** 0.5
-    import math
-
     tilt = math.degrees(math.atan2(peak, wide / 2))
     for side in (-1, 1):
         b.box(

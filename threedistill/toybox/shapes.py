@@ -17,7 +17,7 @@ import torch
 
 from threedistill.types import Mesh
 
-Vec = Sequence[float]
+Vec = Sequence[float] | np.ndarray
 Patch = tuple[np.ndarray, np.ndarray, np.ndarray]  # vertices, normals, faces
 
 
@@ -95,7 +95,7 @@ def _torus_angles(around: int, tube: int) -> tuple[np.ndarray, np.ndarray, np.nd
     u, v = np.meshgrid(
         np.linspace(0, 2 * math.pi, around + 1), np.linspace(0, -2 * math.pi, tube + 1), indexing="ij"
     )
-    return u, v, _grid_faces(around, tube)
+    return u, v, _grid_faces(around, tube)[:, ::-1]
 
 
 @dataclass
@@ -185,8 +185,10 @@ class Builder:
             x /= np.linalg.norm(x)
             frame = np.stack([x, y, np.cross(x, y)], 1)
             v, n = v @ frame.T, n @ frame.T
-        # Rings run bottom to top, which turns the grid's winding inside out.
-        self.add((v + np.asarray(center), n, faces[:, ::-1]), color)
+        corners = v[faces]
+        area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+        # Rings run bottom to top, which turns the grid's winding inside out; rings at the axis leave slivers.
+        self.add((v + np.asarray(center), n, faces[area > 1e-9][:, ::-1]), color)
 
     def cylinder(self, start: Vec, end: Vec, radius: float, end_radius: float | None = None,
                  color: Vec | None = None, sides: int = 14) -> None:  # fmt: skip

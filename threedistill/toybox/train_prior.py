@@ -47,7 +47,7 @@ class TrainSettings:
         ema: decay of the weights' moving average, ramped as ``min(ema, (1 + step) / (10 + step))``.
         time_power: p in ``t = T u^p``.
         seed: of everything.
-        log_every, sheet_every, save_every: steps.
+        log_every, sheet_every, save_every: steps (``sheet_every=0``: no sample sheets).
         device: "cpu", "cuda" ...
     """
 
@@ -191,13 +191,12 @@ class Trainer:
                 p.copy_(file.get_tensor(f"weights/{name}"))
                 a.copy_(file.get_tensor(f"average/{name}"))
                 if f"exp_avg/{name}" in keys:
-                    self.optimizer.state[p] = {
-                        "step": torch.tensor(float(self.step)),
-                        "exp_avg": file.get_tensor(f"exp_avg/{name}")
-                        .to(p.device)
-                        .clone(memory_format=torch.preserve_format),
-                        "exp_avg_sq": file.get_tensor(f"exp_avg_sq/{name}").to(p.device),
+                    # In the parameter's own memory layout: fused AdamW walks the memory, not the indices.
+                    moments = {
+                        key: torch.empty_like(p).copy_(file.get_tensor(f"{key}/{name}"))
+                        for key in ("exp_avg", "exp_avg_sq")
                     }
+                    self.optimizer.state[p] = {"step": torch.tensor(float(self.step)), **moments}
         return True
 
     def export(self, folder: Path) -> None:
@@ -280,7 +279,7 @@ def train(settings: TrainSettings) -> Path:
                 held, mark, marked = [], time.time(), step
             if step % settings.save_every == 0 or step == settings.steps:
                 trainer.save(out)
-            if step % settings.sheet_every == 0 or step == settings.steps:
+            if settings.sheet_every and (step % settings.sheet_every == 0 or step == settings.steps):
                 trainer.sheet(out / f"sheet-{step:06d}.png")
     trainer.export(out / "prior")
     return out / "prior"

@@ -1,0 +1,125 @@
+"""The prior's network and its training: layout on disk, resuming, conditioning."""
+
+import json
+import math
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+
+from threedistill.toybox.conditioning import camera_vector, camera_vectors, fold, unfold
+from threedistill.toybox.dataset import RenderedWorld, WorldSettings
+from threedistill.toybox.grammar import words
+from threedistill.toybox.model import MAX_WORDS, ModelSettings, ToyboxPipeline, build_tokenizer, camera
+from threedistill.toybox.train_prior import Trainer, TrainSettings, train
+
+TINY = ModelSettings(channels=(32, 32, 32), heads=2, text_width=32, text_layers=1)
+WORLD = WorldSettings(images=40)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    RenderedWorld(folder, WORLD)
+    return str(folder)
+
+
+def settings(out, cache, images):
+    return TrainSettings(
+        out=str(out), cache=cache, images=images, batch=4, warmup=2, log_every=2, sheet_every=0, save_every=3,
+        model=TINY, world=WORLD,
+    )  # fmt: skip
+
+
+def test_resuming_repeats_an_uninterrupted_run(tmp_path, cache):
+    whole = Trainer(settings(tmp_path / "a", cache, 64), RenderedWorld(cache, WORLD))
+    losses = [whole.advance()[0] for _ in range(6)]
+    first = Trainer(settings(tmp_path / "b", cache, 64), RenderedWorld(cache, WORLD))
+    assert [first.advance()[0] for _ in range(3)] == losses[:3]
+    first.save(tmp_path / "b")
+    torch.manual_seed(99)
+    second = Trainer(settings(tmp_path / "b", cache, 64), RenderedWorld(cache, WORLD))
+    assert second.restore(tmp_path / "b") and second.step == 3
+    assert [second.advance()[0] for _ in range(3)] == losses[3:]
+    for a, b in zip(whole.average, second.average):
+        assert torch.equal(a, b)
+
+
+def test_a_run_leaves_a_loadable_pipeline_and_a_log(tmp_path, cache):
+    folder = train(settings(tmp_path / "run", cache, 16))
+    index = json.loads((folder / "model_index.json").read_text())
+    assert index["_class_name"] == "ToyboxPipeline" and index["unet"] == ["diffusers", "UNet2DConditionModel"]
+    assert (folder / "unet" / "diffusion_pytorch_model.safetensors").exists()
+    assert (tmp_path / "run" / "log.csv").read_text().count("\n") == 3
+    images = ToyboxPipeline.load(folder)(["a red duck"], camera([0.0]), num_inference_steps=2)
+    assert images.shape == (1, 64, 64, 3) and torch.isfinite(images).all()
+
+
+def test_saved_and_loaded_pipelines_agree(tmp_path):
+    torch.manual_seed(0)
+    pipeline = ToyboxPipeline.create(TINY)
+    before = pipeline.unet.conv_in.weight.clone()
+    pipeline.save(tmp_path, dtype=torch.float32)
+    assert torch.equal(before, pipeline.unet.conv_in.weight)
+    loaded = ToyboxPipeline.load(tmp_path)
+    for p in (pipeline.unet, pipeline.text_encoder, pipeline.camera_tokens):
+        p.eval()
+    arguments = (["a red duck", "a blue car, side view"], camera([0.0, 90.0]), torch.ones(2, 3))
+    one, two = (
+        p(*arguments, num_inference_steps=3, generator=torch.Generator().manual_seed(1))
+        for p in (pipeline, loaded)
+    )
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
+    half = tmp_path / "half"
+    pipeline.save(half)
+    assert torch.equal(before, pipeline.unet.conv_in.weight)
+    three = ToyboxPipeline.load(half)(
+        *arguments, num_inference_steps=3, generator=torch.Generator().manual_seed(1)
+    )
+    torch.testing.assert_close(one, three, rtol=0, atol=2e-2)
+
+
+def test_conditioning_reaches_the_output(tmp_path):
+    torch.manual_seed(0)
+    pipeline = ToyboxPipeline.create(TINY)
+    noise = torch.randn(1, 48, 16, 16)
+
+    def sample(text="a red duck", cameras=None, background=None):
+        return pipeline([text], cameras, background, num_inference_steps=2, latents=noise)
+
+    base = sample()
+    assert torch.equal(base, sample())
+    for other in (sample("a blue car"), sample(cameras=camera([90.0])), sample(background=torch.zeros(1, 3))):
+        assert not torch.equal(base, other)
+
+
+def test_tokenizer_knows_every_word_of_the_grammar():
+    tokenizer = build_tokenizer()
+    for word in words():
+        ids = tokenizer(word).input_ids
+        assert len(ids) == 3 and tokenizer.unk_token_id not in ids, word
+    assert tokenizer("A Red duck, front view!").input_ids == tokenizer("a red duck front view").input_ids
+    assert tokenizer("dragon").input_ids[1] == tokenizer.unk_token_id
+    padded = tokenizer("a", padding="max_length", max_length=MAX_WORDS).input_ids
+    assert len(padded) == MAX_WORDS and padded[-1] == tokenizer.pad_token_id
+
+
+def test_camera_vectors_by_hand():
+    v = camera_vectors(camera([90.0], elevation=30.0, distance=2.0, fov_y=60.0), 1)[0]
+    expected = [1, 0, 0, -1, -1, 0, 0, 1, 0.5, math.cos(math.pi / 6), math.sin(math.pi / 3), 0.5]
+    expected += [(2 * math.tan(math.pi / 6) - 1.17) / 0.2, 1]
+    torch.testing.assert_close(v, torch.tensor(expected), atol=1e-6, rtol=0)
+    assert not camera_vectors(None, 2).any()
+    full = camera_vector(*(torch.tensor([x]) for x in (0.3 + 2 * math.pi, 0.2, 2.9, 0.8)))
+    same = camera_vector(*(torch.tensor([x]) for x in (0.3, 0.2, 2.9, 0.8)))
+    torch.testing.assert_close(full, same, atol=1e-5, rtol=0)
+
+
+def test_folding_is_exactly_invertible_and_local():
+    x = torch.rand(2, 3, 64, 64)
+    assert torch.equal(unfold(fold(x)), x)
+    dot = torch.zeros(1, 3, 64, 64)
+    dot[0, 1, 9, 22] = 1
+    channel, row, column = fold(dot)[0].nonzero()[0].tolist()
+    assert (row, column) == (9 // 4, 22 // 4) and channel == 1 * 16 + (9 % 4) * 4 + 22 % 4
