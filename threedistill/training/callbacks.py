@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import signal
@@ -41,42 +42,40 @@ class Checkpoints(pl.Callback):
         self._last = time.monotonic()
 
 
-class StopOnSignal(pl.Callback):
-    """Turns the first Ctrl-C or SIGTERM into a stop after the current step; the second acts at once."""
+class StopOnInterrupt(pl.Callback):
+    """Turns the first Ctrl-C into a stop after the current step; the second acts at once.
+
+    (SIGTERM needs no help: Lightning itself finishes the step and raises ``SIGTERMException``.)
+    """
 
     def __init__(self) -> None:
-        self.requested: int | None = None
-        self._previous: dict[int, Any] = {}
+        self.requested = False
+        self._previous: Any = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._previous[number] = signal.signal(number, self._handle)
-            except ValueError:  # not in the main thread: the caller owns signals
-                return
+        # Outside the main thread Python delivers no signals: there the caller owns them.
+        with contextlib.suppress(ValueError):
+            self._previous = signal.signal(signal.SIGINT, self._handle)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.restore()
+        self._restore()
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        self.restore()
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._restore()
 
-    def restore(self) -> None:
-        """Give the signals back to whoever had them."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
+    def _restore(self) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+            self._previous = None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested is not None:
-            self.restore()
+        if self.requested:
+            self._restore()
             raise KeyboardInterrupt
-        self.requested = number
+        self.requested = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        if self.requested is not None:
+        if self.requested:
             trainer.should_stop = True
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import signal
 import warnings
 from dataclasses import dataclass
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from threedistill.training.callbacks import Checkpoints, MetricsFile, Previews, ProgressLine, StopOnSignal
+from threedistill.training.callbacks import Checkpoints, MetricsFile, Previews, ProgressLine, StopOnInterrupt
 from threedistill.training.checkpoint import StageState
 from threedistill.training.run_folder import RunFolder
 from threedistill.training.system import ScoreDistillation
@@ -72,7 +73,7 @@ def run_stage(
         return
 
     checkpoints = Checkpoints(path, settings.checkpoint_every, settings.checkpoint_seconds)
-    stop = StopOnSignal()
+    stop = StopOnInterrupt()
     progress = ProgressLine(quiet)
     callbacks: list[pl.Callback] = [
         _Restore(state), stop, progress,
@@ -87,13 +88,12 @@ def run_stage(
             logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
             callbacks=callbacks, default_root_dir=str(run.path),
         )  # fmt: skip
-        trainer.fit(system)
+        # A SIGTERM ends the step it came in like any other; what is left is to save.
+        with contextlib.suppress(SIGTERMException):
+            trainer.fit(system)
     checkpoints.save(trainer, system)
-    if stop.requested is not None and int(system.iteration) < system.stage.iterations:
-        interrupted = Interrupted(str(run.path))
-        if stop.requested == signal.SIGTERM:
-            interrupted.add_note("SIGTERM") if hasattr(interrupted, "add_note") else None
-        raise interrupted
+    if int(system.iteration) < system.stage.iterations:
+        raise Interrupted(str(run.path))
     system.to(device)
 
 
