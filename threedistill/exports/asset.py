@@ -188,10 +188,19 @@ def write_mesh(mesh: Mesh, path: Path | str, settings: ExportSettings | None = N
     elif suffix == "obj":
         write_obj(surface.placed(mesh, settings.up), path, settings.unlit, settings.up)
     elif suffix == "ply":
-        write_ply(surface.placed(surface.welded(mesh), settings.up), path, settings.up)
+        write_ply(surface.placed(surface.welded(_with_vertex_colors(mesh)), settings.up), path, settings.up)
     else:
         longest = float((mesh.vertices.amax(0) - mesh.vertices.amin(0)).max())
         write_stl(surface.placed(mesh, settings.up, settings.stl_size / longest), path, settings.up)
+
+
+def _with_vertex_colors(mesh: Mesh) -> Mesh:
+    """The mesh with its texture's colours at its vertices where it has no others."""
+    from threedistill.render.mesh import sample_texture
+
+    if mesh.colors is not None or mesh.texture is None or mesh.uv is None:
+        return mesh
+    return replace(mesh, colors=sample_texture(mesh.texture, mesh.uv))
 
 
 def export_asset(

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from threedistill.exports.files import png_bytes, write_bytes
+from threedistill.atomic import write_bytes
+from threedistill.exports.files import png_bytes
 from threedistill.types import Mesh
 
 __all__ = ["glb_bytes", "write_glb"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from threedistill.exports.files import png_bytes, write_bytes
+from threedistill.atomic import write_bytes
+from threedistill.exports.files import png_bytes
 from threedistill.exports.glb import generator
 from threedistill.types import Mesh
 
@@ -13,7 +14,7 @@ __all__ = ["write_obj"]
 
 
 def write_obj(mesh: Mesh, path: Path, unlit: bool = True, up: str = "y") -> None:
-    """Write ``name.obj``, ``name.mtl`` and, for a textured mesh, ``name.png``.
+    """Write ``name.obj`` and, for a textured mesh, ``name.mtl`` and ``name.png``.
 
     Texture coordinates have their origin at the bottom left, as ours. Without a texture, vertex colours follow
     the positions (``v x y z r g b``, sRGB), an extension that Blender and MeshLab read. ``illum 0`` says that the
@@ -25,7 +26,8 @@ def write_obj(mesh: Mesh, path: Path, unlit: bool = True, up: str = "y") -> None
 
     lines = [f"# {generator()}", f"# metres, +{up.upper()} up, sRGB colours"]
     lines += [f"# {key}: {_one_line(value)}" for key, value in mesh.extras.items()]
-    lines += [f"mtllib {material.name}", f"o {stem}"]
+    # Readers that find a material look for colours there only, so vertex colours go without one.
+    lines += [f"mtllib {material.name}", f"o {stem}", f"usemtl {stem}"] if textured else [f"o {stem}"]
     points = mesh.vertices.tolist()
     if mesh.colors is not None and not textured:
         rows = zip(points, mesh.colors.clamp(0, 1).tolist())
@@ -36,19 +38,18 @@ def write_obj(mesh: Mesh, path: Path, unlit: bool = True, up: str = "y") -> None
         lines += [f"vt {u:.7g} {v:.7g}" for u, v in mesh.uv.tolist()]
     if mesh.normals is not None:
         lines += [f"vn {x:.5g} {y:.5g} {z:.5g}" for x, y, z in mesh.normals.tolist()]
-    lines += [f"usemtl {stem}", "s 1"]
+    lines.append("s 1")
     # Every attribute has one entry per vertex, so one index serves all of them.
     corner = {(0, 0): "{0}", (1, 0): "{0}/{0}", (0, 1): "{0}//{0}", (1, 1): "{0}/{0}/{0}"}
     form = corner[int(textured), int(mesh.normals is not None)]
     names = [form.format(i + 1) for i in range(len(mesh.vertices))]
     lines += [f"f {names[a]} {names[b]} {names[c]}" for a, b, c in mesh.faces.tolist()]
 
-    describe = [f"# {generator()}", f"newmtl {stem}", "Kd 1 1 1", "Ka 0 0 0", "Ks 0 0 0", "d 1"]
-    describe += [f"illum {0 if unlit else 1}"]
     if textured and mesh.texture is not None:
-        describe.append(f"map_Kd {picture.name}")
+        describe = [f"# {generator()}", f"newmtl {stem}", "Kd 1 1 1", "Ka 0 0 0", "Ks 0 0 0", "d 1"]
+        describe += [f"illum {0 if unlit else 1}", f"map_Kd {picture.name}"]
         write_bytes(picture, png_bytes(mesh.texture))
-    write_bytes(material, ("\n".join(describe) + "\n").encode())
+        write_bytes(material, ("\n".join(describe) + "\n").encode())
     write_bytes(path, ("\n".join(lines) + "\n").encode())  # last: an OBJ that exists has all it names
 
 

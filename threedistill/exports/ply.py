@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from threedistill.exports.files import to_bytes, write_bytes
+from threedistill.atomic import write_bytes
+from threedistill.exports.files import to_bytes
 from threedistill.exports.glb import generator
 from threedistill.types import Mesh
 

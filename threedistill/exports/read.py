@@ -120,18 +120,15 @@ def _base_color(material: Any) -> tuple[Tensor | None, Tensor]:
 
 def _joined(parts: list[Mesh]) -> Mesh:
     """Several meshes as one, with vertex colours (a picture is sampled at the vertices)."""
+    from threedistill.render.mesh import sample_texture
+
     start, vertices, faces, colors = 0, [], [], []
     for part in parts:
         vertices.append(part.vertices)
         faces.append(part.faces + start)
         start += len(part.vertices)
         if part.texture is not None and part.uv is not None:
-            grid = torch.stack([part.uv[:, 0] * 2 - 1, 1 - part.uv[:, 1] * 2], 1)[None, None]
-            picture = part.texture.permute(2, 0, 1)[None]
-            sampled = torch.nn.functional.grid_sample(
-                picture, grid, padding_mode="border", align_corners=False
-            )
-            colors.append(sampled[0, :, 0].T)
+            colors.append(sample_texture(part.texture, part.uv))
         else:
             colors.append(part.colors if part.colors is not None else torch.full_like(part.vertices, 0.7))
     return Mesh(torch.cat(vertices), torch.cat(faces), colors=torch.cat(colors))

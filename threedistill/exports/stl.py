@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from threedistill.exports.files import write_bytes
+from threedistill.atomic import write_bytes
 from threedistill.exports.glb import generator
 from threedistill.types import Mesh
 

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from threedistill.atomic import replacing, write_bytes
 from threedistill.cameras import orbit
 from threedistill.errors import ThreedistillError, UsageError
-from threedistill.exports.files import png_bytes, replacing, to_bytes, write_bytes
+from threedistill.exports.files import png_bytes, to_bytes
 from threedistill.types import Mesh, Shading
 
 __all__ = ["render_orbit", "write_sheet", "write_turntable"]

@@ -1,0 +1,118 @@
+"""Settings, the order of the steps, and the pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.exports.objects import SIDES, Solid, box, cube, letter_f
+from threedistill.errors import ThreedistillError, UsageError
+from threedistill.exports.asset import ExportSettings, build_asset
+from threedistill.exports.surface import is_watertight, welded
+from threedistill.exports.video import write_sheet, write_turntable
+from threedistill.types import Mesh
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"texture_size": 500}, "export.texture_size=500 must be a power of two"),
+        ({"faces": 4}, r"export.faces=4 must lie in \[12, "),
+        ({"unit_size": 0.0}, "export.unit_size=0"),
+        ({"keep_fraction": 1.5}, "export.keep_fraction=1.5"),
+        ({"formats": ()}, "export.formats is empty"),
+        ({"formats": ("fbx",)}, "no format 'fbx'"),
+        ({"up": "x"}, "export.up='x' must be y or z"),
+        ({"origin": "top"}, "export.origin='top'"),
+    ],
+)
+def test_settings_are_checked(change: dict, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        ExportSettings(**change)
+
+
+def test_an_asset_has_everything_within_budget(f_asset: Mesh) -> None:
+    assert len(f_asset.faces) <= 1200 and is_watertight(welded(f_asset).faces)
+    assert f_asset.texture is not None and f_asset.texture.shape == (256, 256, 3)
+    assert f_asset.normals is not None and f_asset.normals.norm(dim=1) == pytest.approx(1.0, abs=1e-5)
+    extent = f_asset.vertices.amax(0) - f_asset.vertices.amin(0)
+    assert extent.max() == pytest.approx(1.0) and extent.argmax() == 1
+    assert str(f_asset.extras["texture layout"]).startswith("xatlas")
+
+
+def test_without_texture_there_are_vertex_colours_only() -> None:
+    asset = build_asset(
+        cube(), ExportSettings(resolution=24, faces=500, texture_size=0, origin="base", unit_size=3)
+    )
+    assert asset.texture is None and asset.uv is None and asset.colors is not None
+    assert asset.vertices[:, 1].min() == pytest.approx(0, abs=1e-6)
+    assert (asset.vertices.amax(0) - asset.vertices.amin(0)).max() == pytest.approx(3, abs=1e-5)
+    assert set(map(tuple, asset.colors.tolist())) <= set(map(tuple, SIDES.tolist()))
+
+
+def test_colours_are_asked_in_the_fields_own_frame() -> None:
+    """A small box far from the origin: the field must be asked there, not at the normalised place."""
+    asked: list[torch.Tensor] = []
+
+    def color(points: torch.Tensor, normals: torch.Tensor) -> torch.Tensor:
+        asked.append(points)
+        assert (normals.norm(dim=1) - 1).abs().max() < 1e-4
+        return torch.full_like(points, 0.5)
+
+    solid = Solid(lambda p: box(p, (0.6, 0.5, -0.5), (0.1, 0.2, 0.1)), color)
+    build_asset(solid, ExportSettings(resolution=64, faces=500, texture_size=64))
+    points = torch.cat(asked)
+    assert solid.distance(points).abs().max() < 0.03
+
+
+def test_torn_decimations_fall_back_to_a_coarser_extraction(monkeypatch: pytest.MonkeyPatch) -> None:
+    import fast_simplification
+
+    def tearing(points, faces, target_count, agg):
+        return points, faces[:target_count]
+
+    monkeypatch.setattr(fast_simplification, "simplify", tearing)
+    solid = letter_f()
+    asset = build_asset(solid, ExportSettings(resolution=64, faces=1000, texture_size=0))
+    assert len(solid.extractions) > 1 and solid.extractions == sorted(solid.extractions, reverse=True)
+    assert len(asset.faces) <= 1000 and is_watertight(asset.faces)
+
+
+def test_nothing_to_extract_is_an_error() -> None:
+    with pytest.raises(ThreedistillError, match="extraction: the mesh is empty"):
+        build_asset(Solid(lambda p: torch.ones(p.shape[:-1]), lambda p, n: p), ExportSettings(resolution=8))
+
+
+def test_turntable_and_sheet_show_the_object(cube_asset: Mesh, tmp_path: Path) -> None:
+    write_turntable(cube_asset, tmp_path / "t.webp", frames=8, size=48, fps=10)
+    with Image.open(tmp_path / "t.webp") as film:
+        assert film.n_frames == 8 and film.size == (48, 48)  # pyright: ignore[reportAttributeAccessIssue]
+        assert film.info["loop"] == 0
+    write_sheet(cube_asset, tmp_path / "s.png", views=4, size=48)
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.size == (4 * 48, 2 * 48)
+        pixels = torch.tensor(list(sheet.convert("RGB").getdata())).view(96, 192, 3) / 255  # type: ignore[arg-type]
+    for column, side in enumerate((4, 0, 5, 1)):  # front +z, then round by +x
+        middle = pixels[28, column * 48 + 24]
+        assert (middle - SIDES[side]).abs().max() < 0.02
+        normal = pixels[48 + 28, column * 48 + 24] * 2 - 1
+        expected = torch.zeros(3)
+        expected[side // 2] = 1 - 2 * (side % 2)
+        assert (normal - expected).abs().max() < 0.05
+    assert (pixels[0, 0] == 1).all()
+
+
+def test_turntables_have_two_suffixes(cube_asset: Mesh, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"a turntable is \.webp or \.mp4"):
+        write_turntable(cube_asset, tmp_path / "t.gif")
+    try:
+        import av  # noqa: F401
+    except ImportError:
+        with pytest.raises(UsageError, match=r"pip install 'threedistill\[video\]'"):
+            write_turntable(cube_asset, tmp_path / "t.mp4")
+    else:
+        write_turntable(cube_asset, tmp_path / "t.mp4", frames=4, size=48)
+        assert (tmp_path / "t.mp4").stat().st_size > 500
