@@ -5,14 +5,16 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 pytest.importorskip("diffusers")
 
+from threedistill.errors import UsageError
 from threedistill.toybox.conditioning import camera_vector, camera_vectors, fold, unfold
 from threedistill.toybox.dataset import RenderedWorld, WorldSettings
 from threedistill.toybox.grammar import words
 from threedistill.toybox.model import MAX_WORDS, ModelSettings, ToyboxPipeline, build_tokenizer, camera
-from threedistill.toybox.train_prior import Trainer, TrainSettings, train
+from threedistill.toybox.train_prior import Trainer, TrainSettings, export_checkpoint, train
 
 TINY = ModelSettings(channels=(32, 32, 32), heads=2, text_width=32, text_layers=1)
 WORLD = WorldSettings(images=40)
@@ -46,12 +48,27 @@ def test_resuming_repeats_an_uninterrupted_run(tmp_path, cache):
         assert torch.equal(a, b)
 
 
+def test_a_run_is_not_continued_under_other_settings(tmp_path, cache):
+    world = RenderedWorld(cache, WORLD)
+    Trainer(settings(tmp_path, cache, 64), world).save(tmp_path)
+    with pytest.raises(UsageError, match="images=64: continue with the same settings"):
+        Trainer(settings(tmp_path, cache, 128), world).restore(tmp_path)
+
+
 def test_a_run_leaves_a_loadable_pipeline_and_a_log(tmp_path, cache):
     folder = train(settings(tmp_path / "run", cache, 16))
     index = json.loads((folder / "model_index.json").read_text())
     assert index["_class_name"] == "ToyboxPipeline" and index["unet"] == ["diffusers", "UNet2DConditionModel"]
     assert (folder / "unet" / "diffusion_pytorch_model.safetensors").exists()
     assert (tmp_path / "run" / "log.csv").read_text().count("\n") == 3
+    assert export_checkpoint(tmp_path / "run", tmp_path / "again") == 4
+    for part in (
+        "unet/diffusion_pytorch_model",
+        "text_encoder/model",
+        "camera_tokens/diffusion_pytorch_model",
+    ):
+        one, two = (load_file(f / f"{part}.safetensors") for f in (folder, tmp_path / "again"))
+        assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
     images = ToyboxPipeline.load(folder)(["a red duck"], camera([0.0]), num_inference_steps=2)
     assert images.shape == (1, 64, 64, 3) and torch.isfinite(images).all()
 

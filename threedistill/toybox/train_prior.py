@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from threedistill.errors import UsageError
 from threedistill.toybox.conditioning import background_vectors, camera_vector, fold
 from threedistill.toybox.dataset import DrawSettings, RenderedWorld, WorldSettings
 from threedistill.toybox.model import ModelSettings, ToyboxPipeline, camera
@@ -185,6 +186,7 @@ class Trainer:
         if not path.exists():
             return False
         with safe_open(path, "pt") as file, torch.no_grad():
+            self._must_match(json.loads(file.metadata()["settings"]), path)
             self.step = int(file.metadata()["step"])
             keys = set(file.keys())
             for name, p, a in zip(self.names, self.parameters, self.average):
@@ -198,6 +200,17 @@ class Trainer:
                     }
                     self.optimizer.state[p] = {"step": torch.tensor(float(self.step)), **moments}
         return True
+
+    def _must_match(self, stored: dict, path: Path) -> None:
+        """Refuse to continue a run under settings that would change what it computes."""
+        free = {"out", "cache", "device", "log_every", "sheet_every", "save_every"}
+        mine = json.loads(json.dumps(asdict(self.settings)))
+        changed = [k for k in mine if k not in free and stored.get(k) != mine[k]]
+        if changed:
+            was = ", ".join(f"{k}={stored.get(k)}" for k in changed)
+            raise UsageError(
+                f"{path} was made with {was}: continue with the same settings, or train into another folder"
+            )
 
     def export(self, folder: Path) -> None:
         """Write the averaged weights as a fp16 pipeline."""
@@ -283,6 +296,22 @@ def train(settings: TrainSettings) -> Path:
                 trainer.sheet(out / f"sheet-{step:06d}.png")
     trainer.export(out / "prior")
     return out / "prior"
+
+
+def export_checkpoint(run: str | Path, out: str | Path) -> int:
+    """Write the averaged weights of a (running or stopped) training run as a pipeline; returns its step."""
+    from safetensors import safe_open
+
+    with safe_open(Path(run) / "last.safetensors", "pt") as file:
+        stored = json.loads(file.metadata()["settings"])["model"]
+        pipeline = ToyboxPipeline.create(ModelSettings(**{**stored, "channels": tuple(stored["channels"])}))
+        for part in ("unet", "text_encoder", "camera_tokens"):
+            module = getattr(pipeline, part)
+            module.load_state_dict(
+                {k: file.get_tensor(f"average/{part}.{k}") for k, _ in module.named_parameters()}
+            )
+        pipeline.save(out)
+        return int(file.metadata()["step"])
 
 
 def main() -> None:
