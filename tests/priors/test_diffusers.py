@@ -135,6 +135,23 @@ def test_a_missing_folder_and_an_offline_hub_are_one_true_line(tmp_path):
     assert "prior=toybox" in message
 
 
+def test_the_local_cache_is_enough(pipelines, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--tiny--sd"
+    shutil.copytree(pipelines["eps"][0], repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    prior = load("nobody/nothing", mirrors=("tiny/sd",))
+    assert (prior.source.location, prior.source.commit) == ("tiny/sd", commit)
+    told = prior.conditioning(["a duck"], None, None)["encoder_hidden_states"]
+    assert torch.equal(
+        told, load(pipelines["eps"][0]).conditioning(["a duck"], None, None)["encoder_hidden_states"]
+    )
+
+
 def test_mirrors_are_tried_in_order(pipelines, tmp_path):
     folder = pipelines["eps"][0]
     prior = load(tmp_path / "gone", mirrors=(str(folder),))

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ LIBRARIES = ("diffusers", "transformers")
 UNREACHABLE = frozenset(
     ["OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectError", "ConnectTimeout", "ConnectionError"]
 )
+UNREACHABLE_LINE = "not in the local cache, and the hub cannot be reached"
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,7 @@ class Source:
         """A component's configuration as a dictionary (for schedulers, which have no weights)."""
         from diffusers import DDPMScheduler  # any scheduler class reads any scheduler's file
 
-        where = f"{self.location}/{component}"
-        return dict(
-            _guarded(where, lambda: DDPMScheduler.load_config(self.location, **self._where(component)))
-        )
+        return dict(self._fetch(component, DDPMScheduler.load_config, {}))
 
     def load(self, component: str, dtype: torch.dtype | None = None, variant: str | None = None) -> Any:
         """An instance of a component; weights from safetensors only.
@@ -62,7 +62,7 @@ class Source:
             raise UsageError(
                 f"{self.location} has no loadable {component!r} (its model_index.json says {library!r})"
             )
-        options: dict[str, Any] = self._where(component)
+        options: dict[str, Any] = {}
         if not name.startswith("PreTrainedTokenizer") and "Tokenizer" not in name:
             options["use_safetensors"] = True
             if dtype is not None:
@@ -70,27 +70,58 @@ class Source:
             if variant is not None:
                 options["variant"] = variant
         kind = getattr(importlib.import_module(library), name)
-        return _guarded(
-            f"{self.location}/{component}", lambda: kind.from_pretrained(self.location, **options)
-        )
+        return self._fetch(component, kind.from_pretrained, options)
 
-    def _where(self, component: str) -> dict[str, Any]:
-        pinned = {} if Path(self.location).is_dir() else {"revision": self.revision}
-        return {"subfolder": component, **pinned}
+    def _fetch(self, component: str, call: Callable[..., Any], options: dict[str, Any]) -> Any:
+        """``call`` on a component: folder or cache first; the network only for what the cache lacks."""
+        where = f"{self.location}/{component}"
+        options = {"subfolder": component, **options}
+        if Path(self.location).is_dir():
+            return _guarded(where, lambda: call(self.location, **options))
+        options["revision"] = self.revision
+        try:
+            return _guarded(where, lambda: call(self.location, local_files_only=True, **options))
+        except ThreedistillError:
+            if not hub_reachable():
+                raise ThreedistillError(f"{where}: {UNREACHABLE_LINE}") from None
+        return _guarded(where, lambda: call(self.location, **options))
 
 
 def quiet() -> None:
     """No progress bars and no advice from the libraries: what a run prints is its own."""
     import diffusers.utils.logging
+    import huggingface_hub.utils.logging
     import transformers.utils.logging
 
+    huggingface_hub.utils.logging.set_verbosity_error()
     for library in (diffusers.utils.logging, transformers.utils.logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
 
 
+def hub_reachable(timeout: float = 5.0) -> bool:
+    """Whether the hub answers at all, asked once: the library's own retries would take half a minute to
+    say no.
+    """
+    import urllib.error
+    import urllib.request
+
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=timeout)
+    except urllib.error.HTTPError:
+        return True  # it answered
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def find(model: str, mirrors: tuple[str, ...] = (), revision: str | None = None) -> Source:
-    """The first of ``model`` and its mirrors that can be read.
+    """The first of ``model`` and its mirrors that can be read: folders and the local cache before the
+    network.
 
     Arguments:
         model, mirrors: folders or hub ids, tried in this order.
@@ -100,19 +131,28 @@ def find(model: str, mirrors: tuple[str, ...] = (), revision: str | None = None)
         ThreedistillError: none could be read; one line says why for each.
     """
     quiet()
-    reasons = []
+    reasons: dict[str, str] = {}
+    remote: list[str] = []
     for place in (model, *mirrors):
         folder = Path(place).expanduser()
         if folder.is_dir():
             return _folder(folder)
         if place.startswith((".", "/", "~")) or place.count("/") != 1:
-            reasons.append(f"{place}: no such folder")
+            reasons[place] = "no such folder"
             continue
         try:
-            return _hub(place, revision)
-        except ThreedistillError as error:
-            reasons.append(str(error))
-    raise ThreedistillError("; ".join(reasons))
+            return _hub(place, revision, cached=True)
+        except ThreedistillError:
+            remote.append(place)
+    online = bool(remote) and hub_reachable()
+    for place in remote:
+        reasons[place] = UNREACHABLE_LINE
+        if online:
+            try:
+                return _hub(place, revision, cached=False)
+            except ThreedistillError as error:
+                reasons[place] = str(error).split(": ", 1)[1]
+    raise ThreedistillError("; ".join(f"{p}: {reasons[p]}" for p in (model, *mirrors)))
 
 
 def _folder(folder: Path) -> Source:
@@ -127,21 +167,26 @@ def _folder(folder: Path) -> Source:
     return Source(str(folder), None, commit, json.loads(index.read_text()))
 
 
-def _hub(place: str, revision: str | None) -> Source:
+def _hub(place: str, revision: str | None, cached: bool) -> Source:
     from diffusers import DiffusionPipeline
 
     def load() -> tuple[dict[str, Any], str | None]:
-        loaded: Any = DiffusionPipeline.load_config(place, revision=revision, return_commit_hash=True)
+        loaded: Any = DiffusionPipeline.load_config(
+            place, revision=revision, local_files_only=cached, return_commit_hash=True
+        )
         return loaded
 
     index, commit = _guarded(place, load)
-    return Source(place, revision, str(commit or revision or "main"), dict(index))
+    # From here on by commit, so that all components are of one version.
+    return Source(place, commit or revision, str(commit or revision or "main"), dict(index))
 
 
 def _guarded(where: str, load: Any) -> Any:
     """What ``load`` returns, or its failure in one line."""
     try:
-        return load()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"huggingface_hub\..*")
+            return load()
     except ThreedistillError:
         raise
     except (OSError, ValueError, RuntimeError) as error:
@@ -166,6 +211,6 @@ def reason(error: BaseException) -> str:
     if "safetensors" in text and ("no file named" in text or "does not appear to have" in text):
         return "has no safetensors weights (other formats can run code and are not loaded)"
     if names & UNREACHABLE or "couldn't connect" in text.lower() or "offline" in text.lower():
-        return "not in the local cache, and the hub cannot be reached"
+        return UNREACHABLE_LINE
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return first[:200]
