@@ -20,6 +20,7 @@ from threedistill.cameras import CameraSampler
 from threedistill.ops.mlp import fused_mlp
 from threedistill.protocols import RenderContext
 from threedistill.representations.backends import composite, encode
+from threedistill.representations.background import BackgroundSampler
 from threedistill.representations.hashgrid import HashGrid
 from threedistill.rng import Streams
 from threedistill.types import Cameras
@@ -72,7 +73,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--steps", type=int, default=30, help="repeats of each measurement")
-    parser.add_argument("--warmup", type=int, default=150, help="steps of fitting before measuring")
+    parser.add_argument("--warmup", type=int, default=200, help="steps of fitting before measuring")
     parser.add_argument("--no-teacher", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -87,7 +88,7 @@ def main() -> None:
     def step(index: int, progress: float) -> torch.Tensor:
         rng = streams.at(index)
         cameras = sampler.sample(rng, arguments.size)
-        background = torch.ones(arguments.views, 3)
+        background = BackgroundSampler().sample(rng, arguments.views)
         out = field.render(cameras, RenderContext(progress, background, rng))
         loss = (out.rgb - _ball(cameras, background)).square().mean()
         optimizer.zero_grad(set_to_none=True)

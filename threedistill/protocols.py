@@ -63,7 +63,7 @@ class Representation(Protocol):
         ...
 
     def extract(self, resolution: int) -> Mesh:
-        """The surface, untextured, largest components only, consistently wound; raises ThreedistillError if empty."""
+        """The surface, untextured, all components, wound outward; raises ThreedistillError if empty or full."""
         ...
 
     def surface_color(

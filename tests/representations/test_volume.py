@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from threedistill.ops.march import Samples
-from threedistill.render.volume import distortion, field_normals, keep, midpoints, over, ray_max, visible
+from threedistill.render.volume import distortion, field_normals, midpoints, over, ray_max, select, visible
 
 
 def packed(counts: list[int], seed: int) -> Samples:
@@ -42,10 +42,10 @@ def test_visible_is_the_transmittance_test_ray_by_ray(counts, seed):
 
 @settings(max_examples=25, deadline=None)
 @given(COUNTS, st.integers(0, 99))
-def test_keep_recounts_the_offsets(counts, seed):
+def test_select_recounts_the_offsets(counts, seed):
     samples = packed(counts, seed)
     mask = torch.rand(sum(counts), generator=torch.Generator().manual_seed(seed)) > 0.4
-    kept = keep(samples, mask)
+    kept = select(samples, mask.nonzero()[:, 0])
     for r in range(len(counts)):
         expected = samples.start[(samples.ray == r) & mask]
         assert torch.equal(kept.start[kept.offsets[r] : kept.offsets[r + 1]], expected)

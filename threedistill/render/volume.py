@@ -9,12 +9,12 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from threedistill.ops.march import Samples
 
-__all__ = ["distortion", "field_normals", "keep", "midpoints", "over", "ray_max", "visible"]
+__all__ = ["distortion", "field_normals", "midpoints", "over", "ray_max", "select", "visible"]
 
 #: Vertices of a regular tetrahedron: four taps give a gradient without the axis bias of one-sided differences.
 _TETRAHEDRON = ((1.0, 1.0, 1.0), (1.0, -1.0, -1.0), (-1.0, 1.0, -1.0), (-1.0, -1.0, 1.0))
@@ -31,14 +31,15 @@ def midpoints(
         samples: the packed segments.
     """
     t = ((samples.start + samples.end) * 0.5)[:, None]
-    return torch.addcmul(origins[samples.ray], directions[samples.ray], t)
+    # index_select copies rows; advanced indexing takes four times as long on a CPU.
+    points = directions.index_select(0, samples.ray).mul_(t)
+    return points.add_(origins.index_select(0, samples.ray))
 
 
-def keep(samples: Samples, mask: Bool[Tensor, "S"]) -> Samples:
-    """The samples where ``mask`` holds, still sorted by ray, with the offsets recounted."""
-    kept = torch.cat([mask.new_zeros(1, dtype=torch.long), mask.cumsum(0)])
-    index = mask.nonzero()[:, 0]
-    return Samples(samples.ray[index], samples.start[index], samples.end[index], kept[samples.offsets])
+def select(samples: Samples, index: Int[Tensor, "M"]) -> Samples:
+    """The samples at ascending indices, with the offsets recounted."""
+    ray, start, end = (part.index_select(0, index) for part in samples[:3])
+    return Samples(ray, start, end, torch.searchsorted(index, samples.offsets))
 
 
 def visible(samples: Samples, density: Float[Tensor, "S"], transmittance: float = 1e-4) -> Bool[Tensor, "S"]:
@@ -52,7 +53,7 @@ def visible(samples: Samples, density: Float[Tensor, "S"], transmittance: float 
     # Double precision: one running sum serves all rays, and differences of it must not lose the ray's own part.
     thickness = torch.zeros(len(density) + 1, dtype=torch.float64, device=density.device)
     torch.cumsum(density * (samples.end - samples.start), 0, out=thickness[1:])
-    before = thickness[:-1] - thickness[samples.offsets[:-1]][samples.ray]
+    before = thickness[:-1] - thickness[samples.offsets[:-1]].index_select(0, samples.ray)
     return before < -math.log(transmittance)
 
 

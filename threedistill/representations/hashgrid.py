@@ -73,7 +73,7 @@ class HashGrid(nn.Module):
         self, *, levels: int = 8, features: int = 2, log2_entries: int = 15, base_resolution: int = 8,
         finest_resolution: int = 128, hidden: int = 32, hidden_layers: int = 2, bound: float = 1.0,
         initial_scale: float = 5.0, density_scale: float = 40.0, blob_strength: float = 5.0, blob_radius: float = 0.5,
-        start_levels: int = 4, coarse_until: float = 0.5, steps: int = 144, max_samples: int = 300_000,
+        start_levels: int = 4, coarse_until: float = 0.5, steps: int = 144, max_samples: int = 400_000,
         occupancy_resolution: int = 64, occupancy_every: int = 16, occupancy_alpha: float = 0.01,
         normals: Literal["when_shaded", "always"] = "when_shaded", distortion: bool = False,
     ) -> None:  # fmt: skip
@@ -89,7 +89,8 @@ class HashGrid(nn.Module):
         for name, value in {
             "bound": bound, "initial_scale": initial_scale, "density_scale": density_scale,
             "blob_radius": blob_radius, "steps": steps, "max_samples": max_samples,
-            "occupancy_resolution": occupancy_resolution, "occupancy_every": occupancy_every, "occupancy_alpha": occupancy_alpha,
+            "occupancy_resolution": occupancy_resolution, "occupancy_every": occupancy_every,
+            "occupancy_alpha": occupancy_alpha,
         }.items():  # fmt: skip
             _require(value > 0, f"{name}={value} must be positive")
 
@@ -200,7 +201,9 @@ class HashGrid(nn.Module):
         progress = context.progress
 
         with torch.no_grad():
-            samples, points = self.march(origins, directions, jitter, self.march_step(progress))
+            # Without jitter the samples of neighbouring rays line up into visible slices; half the step hides them.
+            step = self.march_step(progress) * (0.5 if jitter is None else 1.0)
+            samples, points = self.march(origins, directions, jitter, step)
         potential, logits = self.raw(points, progress)
         density = self.activate(potential, progress)
         out = composite(density, logits.sigmoid(), samples)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from threedistill.ops.march import Samples
-from threedistill.render.volume import keep, visible
+from threedistill.render.volume import select, visible
 from threedistill.rng import Streams
 
 __all__ = ["OccupancyGrid"]
@@ -76,7 +76,7 @@ class OccupancyGrid(nn.Module):
     def cells_at(self, points: Float[Tensor, "N 3"]) -> Tensor:
         """(N,) flat indices of the cells that hold the points (clamped to the box)."""
         size = self.resolution
-        ijk = ((points + self.bound) * (size / (2 * self.bound))).long().clamp_(0, size - 1)
+        ijk = ((points + self.bound) * (size / (2 * self.bound))).int().clamp_(0, size - 1)
         return (ijk[:, 0] * size + ijk[:, 1]) * size + ijk[:, 2]
 
     def contains(self, points: Float[Tensor, "N 3"]) -> Bool[Tensor, "N"]:
@@ -100,10 +100,11 @@ class OccupancyGrid(nn.Module):
         """
         if not len(points):
             return samples, points
-        mask = visible(samples, self.floor.view(-1)[self.cells_at(points)], transmittance)
-        if bool(mask.all()):
+        floor = self.floor.view(-1).index_select(0, self.cells_at(points))
+        index = visible(samples, floor, transmittance).nonzero()[:, 0]
+        if len(index) == len(points):
             return samples, points
-        return keep(samples, mask), points[mask]
+        return select(samples, index), points.index_select(0, index)
 
 
 def _max_pool(volume: Float[Tensor, "G G G"]) -> Float[Tensor, "G G G"]:
