@@ -76,6 +76,36 @@ def test_an_f_keeps_its_hand_its_up_and_its_size(suffix: str, f_asset: Mesh, tmp
         assert trimesh.load_mesh(path).is_watertight  # seams are closed where the format has no texture
 
 
+@pytest.mark.parametrize("suffix", COLORED)
+def test_normals_come_back_so_that_seams_stay_smooth(suffix: str, f_asset: Mesh, tmp_path: Path) -> None:
+    write_mesh(f_asset, tmp_path / f"model.{suffix}")
+    mesh = read_mesh(tmp_path / f"model.{suffix}")
+    assert mesh.normals is not None and f_asset.normals is not None
+    distance, nearest = torch.cdist(mesh.vertices.double(), f_asset.vertices.double()).min(1)
+    assert distance.max() < 1e-6
+    assert (mesh.normals * f_asset.normals[nearest]).sum(1).min() > 1 - 1e-6
+
+
+def test_placed_and_mirrored_parts_keep_their_outside(tmp_path: Path) -> None:
+    ball = trimesh.creation.icosphere(subdivisions=2)
+    assert ball.vertex_normals is not None  # exported with them
+    scene = trimesh.Scene()
+    scene.add_geometry(
+        ball, transform=np.diag([-2.0, 1.0, 1.0, 1.0]) + np.array([[0, 0, 0, 5]] + [[0] * 4] * 3)
+    )
+    scene.export(tmp_path / "ball.glb", include_normals=True)
+    mesh = read_mesh(tmp_path / "ball.glb")
+    back = trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), process=False)
+    assert back.volume == pytest.approx(2 * ball.volume, rel=1e-4)  # positive: the faces were turned with it
+    assert np.allclose(back.bounds, [[3, -1, -1], [7, 1, 1]], atol=1e-5)
+    assert mesh.normals is not None
+    inward = mesh.vertices - torch.tensor([5.0, 0, 0])
+    gradient = torch.nn.functional.normalize(
+        inward / torch.tensor([4.0, 1, 1]), dim=1
+    )  # of x^2/4 + y^2 + z^2
+    assert (mesh.normals * gradient).sum(1).min() > 0.99
+
+
 @pytest.mark.parametrize("suffix", ["obj", "ply", "stl"])
 def test_z_up_files_stand_on_their_feet(suffix: str, f_asset: Mesh, tmp_path: Path) -> None:
     path = tmp_path / f"model.{suffix}"

@@ -43,8 +43,12 @@ def read_mesh(path: Path | str) -> Mesh:
         raise ThreedistillError(f"cannot read {path}: the file is empty")
     try:
         scene = trimesh.load_scene(path, process=False, maintain_order=True)
-        geometries = [g for g in scene.dump() if isinstance(g, trimesh.Trimesh) and len(g.faces)]
-        parts = [_part(g, gltf=suffix in (".glb", ".gltf")) for g in geometries]
+        placed = [scene.graph[node] for node in scene.graph.nodes_geometry]
+        parts = [
+            _part(scene.geometry[name], transform, gltf=suffix in (".glb", ".gltf"))
+            for transform, name in placed
+            if isinstance(scene.geometry[name], trimesh.Trimesh) and len(scene.geometry[name].faces)
+        ]
     except MemoryError as error:
         raise ThreedistillError(f"cannot read {path}: it claims more data than fits in memory") from error
     except Exception as error:  # trimesh's parsers fail in as many ways as files can be damaged
@@ -68,16 +72,24 @@ def read_mesh(path: Path | str) -> Mesh:
     return mesh
 
 
-def _part(geometry: Any, gltf: bool) -> Mesh:
-    """One trimesh geometry as our type."""
+def _part(geometry: Any, transform: np.ndarray, gltf: bool) -> Mesh:
+    """One trimesh geometry as our type, brought to its place in the scene by a 4 x 4 matrix."""
     from trimesh.visual import ColorVisuals, TextureVisuals
 
     def floats(values: object) -> Tensor:
         return torch.from_numpy(np.array(values, dtype=np.float32))
 
-    mesh = Mesh(floats(geometry.vertices), torch.from_numpy(np.array(geometry.faces, dtype=np.int64)))
-    if "vertex_normals" in geometry._cache:  # the file's own, not computed ones
-        mesh.normals = floats(geometry.vertex_normals)
+    linear = transform[:3, :3]
+    mesh = Mesh(
+        floats(geometry.vertices @ linear.T + transform[:3, 3]),
+        torch.from_numpy(np.array(geometry.faces, dtype=np.int64)),
+    )
+    mirrored = np.linalg.det(linear) < 0
+    if mirrored:
+        mesh.faces = mesh.faces.flip(1)
+    if "vertex_normals" in geometry._cache:  # the file's own: trimesh would compute others when asked
+        normals = geometry.vertex_normals @ np.linalg.inv(linear)  # the inverse transpose, on rows
+        mesh.normals = torch.nn.functional.normalize(floats(normals), dim=1)
     visual = geometry.visual
     if isinstance(visual, TextureVisuals):
         image, factor = _base_color(visual.material)
@@ -123,6 +135,7 @@ def _joined(parts: list[Mesh]) -> Mesh:
     from threedistill.render.mesh import sample_texture
 
     start, vertices, faces, colors = 0, [], [], []
+    normals = [part.normals for part in parts if part.normals is not None]
     for part in parts:
         vertices.append(part.vertices)
         faces.append(part.faces + start)
@@ -131,7 +144,8 @@ def _joined(parts: list[Mesh]) -> Mesh:
             colors.append(sample_texture(part.texture, part.uv))
         else:
             colors.append(part.colors if part.colors is not None else torch.full_like(part.vertices, 0.7))
-    return Mesh(torch.cat(vertices), torch.cat(faces), colors=torch.cat(colors))
+    joined = torch.cat(normals) if len(normals) == len(parts) else None
+    return Mesh(torch.cat(vertices), torch.cat(faces), normals=joined, colors=torch.cat(colors))
 
 
 def _glb_chunks(path: Path) -> tuple[dict[str, Any], bytes]:
