@@ -90,6 +90,27 @@ def composite_reference(
     return Composited(summed[:, :3], summed[:, 3], summed[:, 4], weights)
 
 
+def _reference_backward(
+    density: Tensor, rgb: Tensor, start: Tensor, end: Tensor, offsets: Tensor, weights: Tensor,
+    grad_color: Tensor, grad_opacity: Tensor, grad_depth: Tensor, grad_weights: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """With ``g_i = dL/dw_i``: ``dL/dsigma_i = dt_i (T_{i+1} g_i - sum_{j > i} w_j g_j)``."""
+    counts = offsets.diff()
+    ray = torch.repeat_interleave(torch.arange(len(counts), device=density.device), counts)
+    g = (
+        (rgb * grad_color[ray]).sum(1)
+        + grad_opacity[ray]
+        + grad_depth[ray] * (0.5 * (start + end))
+        + grad_weights
+    )
+    depths = (density * (end - start)).double().cumsum(0)
+    before = torch.nn.functional.pad(depths, (1, 0))[offsets[ray]]
+    shares = torch.nn.functional.pad((weights * g).double().cumsum(0), (1, 0))
+    behind = shares[offsets[ray + 1]] - shares[1:]
+    grad_density = (end - start) * (torch.exp(before - depths) * g - behind)
+    return grad_density.to(density.dtype), weights[:, None] * grad_color[ray]
+
+
 def _samples(start: Tensor, end: Tensor, offsets: Tensor) -> Samples:
     return Samples(offsets, start, end, offsets)  # the twin does not read the ray index
 
@@ -127,10 +148,7 @@ def _(density, rgb, start, end, offsets):
 )  # fmt: skip
 def _composite_backward(density, rgb, start, end, offsets, weights, *grads):
     if not use_native(density, rgb, start, offsets):
-        with torch.enable_grad():
-            density, rgb = density.detach().requires_grad_(), rgb.detach().requires_grad_()
-            out = composite_reference(density, rgb, _samples(start, end, offsets))
-        return torch.autograd.grad(out, (density, rgb), grads)
+        return _reference_backward(density, rgb, start, end, offsets, weights, *grads)
     grad_density = torch.empty_like(density, memory_format=torch.contiguous_format)
     grad_rgb = torch.empty_like(rgb, memory_format=torch.contiguous_format)
     _backward_kernel(
