@@ -1,0 +1,121 @@
+"""The command line end to end, with the oracle prior and a budget of seconds: files, exports, interruption, resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+SMALL = ["--prior", "oracle", "--preset", "draft", "budget.iterations=12", "budget.grid=40", "export.faces=400",
+         "export.texture_size=64", "trainer.preview_every=0"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A finished run, made by the command line in a fresh folder."""
+    from threedistill.cli import main
+
+    home = tmp_path_factory.mktemp("cli")
+    before = Path.cwd()
+    os.chdir(home)
+    try:
+        assert main(["generate", "A red, shiny mushroom!", *SMALL, "--quiet"]) == 0
+    finally:
+        os.chdir(before)
+    yield home / "runs" / "a-red-shiny-mushroom-s0"
+
+
+def test_a_run_leaves_what_the_quickstart_says(finished):
+    assert (finished / "asset" / "model.glb").read_bytes()[:4] == b"glTF"
+    for name in (
+        "config.yaml",
+        "run.json",
+        "metrics.csv",
+        "checkpoints",
+        "asset/turntable.webp",
+        "asset/sheet.png",
+    ):
+        assert (finished / name).exists(), name
+    record = json.loads((finished / "run.json").read_text())
+    assert (record["status"], record["prompt"], record["seed"]) == ("done", "A red, shiny mushroom!", 0)
+
+
+def test_other_formats_hold_the_same_surface(command, finished, workspace):
+    from threedistill.exports.read import read_mesh
+
+    done = command("export", str(finished), "--format", "obj,ply,stl", "--out", "more")
+    assert (done.status, done.out.split()) == (0, ["more/model.obj", "more/model.ply", "more/model.stl"]), (
+        done.err
+    )
+    glb = read_mesh(finished / "asset" / "model.glb")
+    for path in done.out.split():
+        mesh = read_mesh(path)
+        assert len(mesh.faces) == len(glb.faces)
+        scale = 0.1 if path.endswith(".stl") else 1.0  # for printing: the longest side is 100 mm
+        for mine, theirs in (
+            (mesh.vertices.amin(0), glb.vertices.amin(0)),
+            (mesh.vertices.amax(0), glb.vertices.amax(0)),
+        ):
+            torch.testing.assert_close(mine, theirs * scale, rtol=0, atol=1e-4)
+    assert command("export", str(finished), "--format", "obj", "--out", "more").status == 2
+    assert command("export", str(finished), "--format", "obj", "--out", "more", "--overwrite").status == 0
+
+
+def test_export_settings_mesh_the_field_anew(command, finished, workspace):
+    from threedistill.exports.read import read_mesh
+
+    done = command("export", str(finished), "--out", "small", "export.faces=120", "export.unit_size=2")
+    assert done.status == 0, done.err
+    mesh = read_mesh("small/model.glb")
+    assert len(mesh.faces) <= 120
+    size = mesh.vertices.amax(0) - mesh.vertices.amin(0)
+    torch.testing.assert_close(size.max(), torch.tensor(2.0), rtol=1e-3, atol=0)
+    assert (
+        "did you mean export.unit_size"
+        in command("export", str(finished), "--out", "x", "export.unitsize=2").err
+    )
+
+
+def test_resuming_a_finished_run_repeats_nothing(command, finished):
+    rows = (finished / "metrics.csv").read_text()
+    answer = json.loads(command("resume", str(finished), "--json", "--quiet").out)
+    assert answer["asset"] == str(finished / "asset" / "model.glb")
+    assert (finished / "metrics.csv").read_text() == rows
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_ends_as_if_nothing_had_been(finished, workspace):
+    import threedistill
+
+    environment = {**os.environ, "PYTHONPATH": str(Path(threedistill.__file__).parent.parent)}
+    environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())
+    program = [sys.executable, "-m", "threedistill"]
+    words = ["generate", "A red, shiny mushroom!", *SMALL, "--out", "run"]
+    process = subprocess.Popen(
+        [*program, *words], env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stderr and process.stdout
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if "/12" in line or "estimated" in line:  # the first steps are done
+            process.send_signal(signal.SIGINT)
+            break
+    out, rest = process.communicate(timeout=300)
+    said.append(rest)
+    assert process.returncode == 130, "".join(said)
+    assert rest.splitlines()[-1] == "threedistill: interrupted; continue with: threedistill resume run"
+    assert out == ""
+    assert json.loads(Path("run/run.json").read_text())["status"] == "interrupted"
+
+    done = subprocess.run(
+        [*program, "resume", "run", "--quiet"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "run/asset/model.glb\n"), done.stderr
+    assert Path("run/asset/model.glb").read_bytes() == (finished / "asset" / "model.glb").read_bytes()
