@@ -52,7 +52,7 @@ def main() -> None:
                 )  # fmt: skip
                 record = RunFolder(folder).read_record()
             found = evaluate_asset(folder / "asset" / "model.glb", prompt)
-            rows.append({"prompt": prompt, "seconds": sum(record["seconds"].values()), **found})
+            rows.append({**found, "seconds": sum(record["seconds"].values())})
             print(f"  {setting or '(default)':40} {prompt:20} {found['verdict']}", flush=True)
         results[setting or "(default)"] = summary = _summary(rows)
         print(
@@ -66,13 +66,13 @@ def main() -> None:
 
 
 def _summary(rows: list[dict]) -> dict[str, float]:
-    janus = [r["janus"] for r in rows if r.get("janus") is not None]
+    janus = [r["judge"]["janus"]["share"] for r in rows if r["judge"]["janus"]]
     return {
-        "kind_and_color": statistics.fmean(bool(r["kind_right"] and r["color_right"]) for r in rows),
-        "first": statistics.fmean(r["rank"] == 1 for r in rows),
-        "iou": statistics.median(r["iou"] for r in rows),
+        "kind_and_color": statistics.fmean(r["requirements"]["kind_and_color"] for r in rows),
+        "first": statistics.fmean(r["judge"]["rank"] == 1 for r in rows),
+        "iou": statistics.median(r["shape"]["silhouette_iou"] for r in rows),
         "janus": statistics.fmean(janus) if janus else float("nan"),
-        "clean": statistics.fmean(r["clean"] for r in rows),
+        "clean": statistics.fmean(r["judge"]["clean"] for r in rows),
         "seconds": statistics.fmean(r["seconds"] for r in rows),
     }
 
