@@ -110,6 +110,10 @@ def test_damaged_checkpoints(command, snapshot, workspace, started):
 
     save_file({"weight": torch.zeros(2)}, path)
     parts.append(transcript(command, ["export run export.faces=100"]))
-    save_stage(path, torch.nn.Linear(2, 2), [], {})
-    parts.append(transcript(command, ["export run export.faces=100"]))
     snapshot("errors-checkpoints", "\n".join(parts))
+
+    save_stage(path, torch.nn.Linear(2, 2), [], {})
+    done = command("export", "run", "export.faces=100")
+    assert done.status == 1
+    assert "last.safetensors does not fit this configuration: " in done.err
+    assert done.err.count("\n") == 1
