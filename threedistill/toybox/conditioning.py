@@ -7,7 +7,7 @@ Camera vector, 14 numbers for azimuth a, elevation e, and apparent width z = dis
     sin a, cos a, ..., sin 4a, cos 4a, sin e, cos e, sin 2e, cos 2e, (z - 1.17) / 0.2, 1
 
 The null camera is all zeros (its flag, the last number, is 0). Background vector: r, g, b, 1, or zeros. The prior's
-class embedding takes both, 18 numbers; its camera tokens take the camera's 14.
+class embedding takes both, 18 numbers, and a summary of the text; its camera tokens take the camera's 14.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     python -m threedistill.toybox.train_prior --out runs/toybox --images 300000
 
-One loss: ``|v_net(x_t, t, text, camera, background) - v|^2`` with ``v = alpha eps - sigma x0``; times are drawn as
-``t = T u^p`` with p < 1, a little more often from the noisy end, where kind, colour and pose are decided. Every step's
+One loss: ``w(t) |x0_net(x_t, t, text, camera, background) - x0|^2`` with ``w = min(1 / sigma^2, 5)``, the error in v
+(``1 / sigma^2``) kept bounded near t = 0; times are drawn as ``t = T u^p`` with p < 1, a little more often from the
+noisy end, where kind, colour and pose are decided. Every step's
 randomness is a function of (seed, step), so a resumed run repeats an uninterrupted one. Checkpoints are safetensors
 and JSON; nothing is unpickled.
 """
@@ -28,6 +29,7 @@ from threedistill.toybox.conditioning import background_vectors, camera_vector, 
 from threedistill.toybox.dataset import DrawSettings, RenderedWorld, WorldSettings
 from threedistill.toybox.model import ModelSettings, ToyboxPipeline, camera
 
+MAX_WEIGHT = 5.0
 SHEET_PROMPTS = (
     "a yellow duck", "a blue car", "an orange robot", "a red mushroom", "a brown teddy bear", "a green house",
     "a purple chair", "a red duck", "a white owl", "a pink cat", "a green rocket", "a black mug",
@@ -54,10 +56,10 @@ class TrainSettings:
 
     out: str
     cache: str
-    images: int = 300_000
+    images: int = 220_000
     batch: int = 32
-    lr: float = 8e-4
-    warmup: int = 300
+    lr: float = 1e-3
+    warmup: int = 200
     weight_decay: float = 0.01
     ema: float = 0.999
     time_power: float = 0.75
@@ -130,7 +132,8 @@ class Trainer:
             self.pipeline.encode_text(batch.captions), cameras.to(device), backgrounds.to(device)
         )
         prediction = self.pipeline.unet(x_t, t.to(device), **inputs).sample
-        each = F.mse_loss(prediction, alpha * noise - sigma * x0, reduction="none").mean((1, 2, 3))
+        weight = (1 / sigma.square()).clamp(max=MAX_WEIGHT).view(-1)
+        each = F.mse_loss(prediction, x0, reduction="none").mean((1, 2, 3)) * weight
         return each.mean(), each.detach().cpu(), t
 
     def advance(self) -> tuple[float, Tensor, Tensor, float]:
