@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threedistill.cameras import orbit
+from threedistill.cameras import place
 from threedistill.errors import ThreedistillError
 from threedistill.ops.march import Samples
 from threedistill.ops.marching_cubes import marching_cubes
 from threedistill.render.volume import ray_max
 from threedistill.representations.backends import composite
-from threedistill.types import Mesh
+from threedistill.representations.pits import seal_pits
+from threedistill.types import Cameras, Mesh
 
 if TYPE_CHECKING:
     from threedistill.representations.hashgrid import HashGrid
@@ -26,6 +27,9 @@ _CHUNK = 1 << 18
 
 #: The volume is clipped this far around the level (in potential): farther values only matter by their sign.
 _CLIP = 8.0
+
+#: Pits up to twice this wide are sealed, metres: two pixels of a 64-pixel view.
+_PIT = 0.04
 
 
 def silhouette_level(
@@ -71,21 +75,32 @@ def silhouette_level(
     return level, float(agreement[min(int((ranked > level).sum()), len(ranked)) - 1])
 
 
-def _probe(field: HashGrid, views: int = 6, size: int = 64) -> tuple[Tensor, Tensor, float]:
-    """Per ray of two rings of views: the largest density and the opacity; and where rays typically end."""
+class _Probe(NamedTuple):
+    """What two rings of views show: their opacity, and per ray the largest density and where it typically ends."""
+
+    cameras: Cameras
+    opacity: Tensor  # (B, H, W)
+    peak: Tensor  # (B H W,)
+    end: float
+
+
+def _probe(field: HashGrid, views: int = 8, size: int = 96) -> _Probe:
+    azimuth = torch.arange(2 * views) * (2 * math.pi / views)
+    ones = torch.ones(2 * views)
+    elevation = torch.deg2rad(torch.tensor([5.0, 40.0])).repeat_interleave(views)
+    cameras = place(azimuth, elevation, 2.9 * ones, math.radians(44.0) * ones, size, size)
     peaks, opacities, ends = [], [], []
-    for elevation in (5.0, 40.0):
-        rays = orbit(views, elevation=elevation, size=size).rays()
-        origins, directions = (r.reshape(-1, 3).to(field.table) for r in rays)
+    for view in range(2 * views):
+        origins, directions = (r.reshape(-1, 3).to(field.table) for r in cameras[[view]].rays())
         samples, points = field.march(origins, directions)
-        density = torch.cat([field.density(p) for p in points.split(_CHUNK)]) if len(points) else points[:, 0]
+        density = field.density(points)
         out = composite(density, density[:, None].expand(-1, 3).contiguous(), samples)
         solid = out.opacity > 0.5
         peaks.append(ray_max(density, samples))
-        opacities.append(out.opacity)
+        opacities.append(out.opacity.view(size, size))
         ends.append(out.rgb[solid, 0] / out.opacity[solid])  # the density, weighted like a colour
     end = torch.cat(ends)
-    return torch.cat(peaks), torch.cat(opacities), float(end.median()) if len(end) else 0.0
+    return _Probe(cameras, torch.stack(opacities), torch.cat(peaks), float(end.median()) if len(end) else 0.0)
 
 
 def extract(field: HashGrid, resolution: int) -> Mesh:
@@ -93,7 +108,8 @@ def extract(field: HashGrid, resolution: int) -> Mesh:
 
     The level comes from :func:`silhouette_level` with half of the density at which rays typically end. Marching
     cubes runs on the potential rather than on the density: it is close to linear within a cell, where the density
-    bends by orders of magnitude, so the crossings are placed better. Space outside the occupancy grid is empty.
+    bends by orders of magnitude, so the crossings are placed better. Space outside the occupancy grid is empty;
+    holes that no view shows are sealed (``representations/pits.py``).
 
     Arguments:
         resolution: cells per axis over the field's box.
@@ -104,8 +120,8 @@ def extract(field: HashGrid, resolution: int) -> Mesh:
     Raises:
         ThreedistillError: the field is empty, or fills its box.
     """
-    peak, opacity, end = _probe(field)
-    level, _ = silhouette_level(peak, opacity, 0.5 * end)
+    probe = _probe(field)
+    level, _ = silhouette_level(probe.peak, probe.opacity.flatten(), 0.5 * probe.end)
     threshold = field.potential_of(level)
 
     occupied = field.occupancy.occupied.nonzero()
@@ -138,6 +154,7 @@ def extract(field: HashGrid, resolution: int) -> Mesh:
             f"the field is full: {filled:.0%} of its box lies inside the surface; raise the sparsity weight, lower "
             "representation.blob_strength, or draw random backgrounds (background.white below 1)"
         )
+    volume = seal_pits(volume, threshold, axes, max(1, round(_PIT / spacing)), probe.cameras, probe.opacity)
     vertices, faces = marching_cubes(volume, threshold, [float(a[0]) for a in axes], spacing)
     if not len(faces):
         raise ThreedistillError(
