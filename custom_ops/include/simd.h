@@ -1,5 +1,6 @@
-// Small fixed-size vectors. With gcc and clang they are the compilers' own vector types, which map to registers
-// whatever the target; the loop vectoriser leaves loops over them alone. Elsewhere a plain struct does.
+// Small fixed-size vectors. With gcc and clang they are the compilers' own vector types, which map to
+// registers whatever the target; the loop vectoriser leaves loops over them alone. Elsewhere a plain struct
+// does.
 #pragma once
 
 #include <cstring>
@@ -7,12 +8,10 @@
 #include "common.h"
 
 #if defined(__GNUC__) || defined(__clang__)
-template <typename T, int N>
-struct Pack {
+template <typename T, int N> struct Pack {
   typedef T type __attribute__((vector_size(N * sizeof(T))));
 };
-template <typename T>
-struct Pack<T, 1> {
+template <typename T> struct Pack<T, 1> {
   struct type {
     T v;
     TD_INLINE T& operator[](int) { return v; }
@@ -22,8 +21,7 @@ struct Pack<T, 1> {
   };
 };
 #else
-template <typename T, int N>
-struct Pack {
+template <typename T, int N> struct Pack {
   struct type {
     T v[N];
     TD_INLINE T& operator[](int i) { return v[i]; }
@@ -44,17 +42,14 @@ struct Pack {
 };
 #endif
 
-template <typename T, int N>
-using pack = typename Pack<T, N>::type;
+template <typename T, int N> using pack = typename Pack<T, N>::type;
 
 // Unaligned load and store.
-template <typename T, int N>
-TD_INLINE pack<T, N> load(const T* from) {
+template <typename T, int N> TD_INLINE pack<T, N> load(const T* from) {
   pack<T, N> r;
   std::memcpy(&r, from, sizeof r);
   return r;
 }
-template <typename T, int N>
-TD_INLINE void store(T* to, pack<T, N> value) {
+template <typename T, int N> TD_INLINE void store(T* to, pack<T, N> value) {
   std::memcpy(to, &value, sizeof value);
 }

@@ -1,8 +1,8 @@
 // The C ABI of the native kernels: plain pointers and sizes, row-major contiguous arrays, no torch.
 //
-// Every function returns a td_status. The suffix names the scalar type: _f32 float, _f64 double. The Python side
-// (threedistill/ops/*.py) checks shapes, types and devices; the kernels check what only a pass over the data can
-// tell (indices). No kernel keeps state between calls.
+// Every function returns a td_status. The suffix names the scalar type: _f32 float, _f64 double. The Python
+// side (threedistill/ops/*.py) checks shapes, types and devices; the kernels check what only a pass over the
+// data can tell (indices). No kernel keeps state between calls.
 #pragma once
 
 #include "common.h"
@@ -13,43 +13,46 @@ TD_EXPORT int td_abi_version();
 
 // Triangle id, perspective-correct barycentrics and clip w of the nearest triangle at each pixel centre.
 TD_EXPORT int td_rasterize_f32(
-    const float* clip, const int32_t* faces, int64_t images, int64_t vertices, int64_t triangles, int64_t height,
-    int64_t width, int32_t* triangle, float* barycentric, float* depth);
+    const float* clip, const int32_t* faces, int64_t images, int64_t vertices, int64_t triangles,
+    int64_t height, int64_t width, int32_t* triangle, float* barycentric, float* depth);
 TD_EXPORT int td_rasterize_f64(
-    const double* clip, const int32_t* faces, int64_t images, int64_t vertices, int64_t triangles, int64_t height,
-    int64_t width, int32_t* triangle, double* barycentric, double* depth);
+    const double* clip, const int32_t* faces, int64_t images, int64_t vertices, int64_t triangles,
+    int64_t height, int64_t width, int32_t* triangle, double* barycentric, double* depth);
 
-// Multiresolution hash encoding. Per level: resolution, scale, first entry (offsets has levels + 1 values), and
-// whether it is hashed (dense otherwise). features is 1, 2, 4 or 8; only the first `active` levels are computed.
-// grad_table must be zero on entry; grad_x or grad_table may be null.
-#define TD_HASH_LEVELS                                                                                                 \
-  int64_t points, int64_t levels, int64_t features, int64_t active, const int64_t *offsets,                            \
+// Multiresolution hash encoding. Per level: resolution, scale, first entry (offsets has levels + 1 values),
+// and whether it is hashed (dense otherwise). features is 1, 2, 4 or 8; only the first `active` levels are
+// computed. grad_table must be zero on entry; grad_x or grad_table may be null.
+#define TD_HASH_LEVELS                                                                                       \
+  int64_t points, int64_t levels, int64_t features, int64_t active, const int64_t *offsets,                  \
       const int64_t *resolutions, const double *scales
 TD_EXPORT int td_hash_encode_f32(const float* x, const float* table, TD_HASH_LEVELS, float* out);
 TD_EXPORT int td_hash_encode_f64(const double* x, const double* table, TD_HASH_LEVELS, double* out);
 TD_EXPORT int td_hash_encode_backward_f32(
     const float* grad, const float* x, const float* table, TD_HASH_LEVELS, float* grad_x, float* grad_table);
 TD_EXPORT int td_hash_encode_backward_f64(
-    const double* grad, const double* x, const double* table, TD_HASH_LEVELS, double* grad_x, double* grad_table);
+    const double* grad, const double* x, const double* table, TD_HASH_LEVELS, double* grad_x,
+    double* grad_table);
 
-// A multilayer perceptron without biases, ReLU between layers: widths[0..layers] (1..64 each), weights are the
-// (widths[l + 1], widths[l]) matrices one after the other. grad_x or grad_weights (same packing) may be null.
+// A multilayer perceptron without biases, ReLU between layers: widths[0..layers] (1..64 each), weights are
+// the (widths[l + 1], widths[l]) matrices one after the other. grad_x or grad_weights (same packing) may be
+// null.
 TD_EXPORT int td_fused_mlp_f32(
     const float* x, const float* weights, int64_t points, int64_t layers, const int64_t* widths, float* out);
 TD_EXPORT int td_fused_mlp_f64(
-    const double* x, const double* weights, int64_t points, int64_t layers, const int64_t* widths, double* out);
+    const double* x, const double* weights, int64_t points, int64_t layers, const int64_t* widths,
+    double* out);
 TD_EXPORT int td_fused_mlp_backward_f32(
-    const float* grad, const float* x, const float* weights, int64_t points, int64_t layers, const int64_t* widths,
-    float* grad_x, float* grad_weights);
+    const float* grad, const float* x, const float* weights, int64_t points, int64_t layers,
+    const int64_t* widths, float* grad_x, float* grad_weights);
 TD_EXPORT int td_fused_mlp_backward_f64(
-    const double* grad, const double* x, const double* weights, int64_t points, int64_t layers, const int64_t* widths,
-    double* grad_x, double* grad_weights);
+    const double* grad, const double* x, const double* weights, int64_t points, int64_t layers,
+    const int64_t* widths, double* grad_x, double* grad_weights);
 
-// Fixed-step ray marching through an occupancy grid of resolution^3 bytes. With offsets null: writes the number of
-// samples of each ray to counts. Otherwise writes sample s of ray r at offsets[r] + s.
-#define TD_MARCH_GRID(T)                                                                                               \
-  const T *origins, const T *directions, const T *jitter, const uint8_t *occupied, int64_t rays, int64_t resolution,   \
-      double bound, double step, double nearest, int64_t max_samples
+// Fixed-step ray marching through an occupancy grid of resolution^3 bytes. With offsets null: writes the
+// number of samples of each ray to counts. Otherwise writes sample s of ray r at offsets[r] + s.
+#define TD_MARCH_GRID(T)                                                                                     \
+  const T *origins, const T *directions, const T *jitter, const uint8_t *occupied, int64_t rays,             \
+      int64_t resolution, double bound, double step, double nearest, int64_t max_samples
 TD_EXPORT int td_march_f32(
     TD_MARCH_GRID(float), int64_t* counts, const int64_t* offsets, int64_t* ray, float* start, float* end);
 TD_EXPORT int td_march_f64(
@@ -57,16 +60,17 @@ TD_EXPORT int td_march_f64(
 
 // Emission-absorption compositing of samples packed along rays (offsets has rays + 1 values).
 TD_EXPORT int td_composite_f32(
-    const float* density, const float* rgb, const float* start, const float* end, const int64_t* offsets, int64_t rays,
-    int64_t samples, float* color, float* opacity, float* depth, float* weights);
+    const float* density, const float* rgb, const float* start, const float* end, const int64_t* offsets,
+    int64_t rays, int64_t samples, float* color, float* opacity, float* depth, float* weights);
 TD_EXPORT int td_composite_f64(
     const double* density, const double* rgb, const double* start, const double* end, const int64_t* offsets,
     int64_t rays, int64_t samples, double* color, double* opacity, double* depth, double* weights);
 TD_EXPORT int td_composite_backward_f32(
-    const float* density, const float* rgb, const float* start, const float* end, const int64_t* offsets, int64_t rays,
-    int64_t samples, const float* weights, const float* grad_color, const float* grad_opacity, const float* grad_depth,
-    const float* grad_weights, float* grad_density, float* grad_rgb);
+    const float* density, const float* rgb, const float* start, const float* end, const int64_t* offsets,
+    int64_t rays, int64_t samples, const float* weights, const float* grad_color, const float* grad_opacity,
+    const float* grad_depth, const float* grad_weights, float* grad_density, float* grad_rgb);
 TD_EXPORT int td_composite_backward_f64(
     const double* density, const double* rgb, const double* start, const double* end, const int64_t* offsets,
-    int64_t rays, int64_t samples, const double* weights, const double* grad_color, const double* grad_opacity,
-    const double* grad_depth, const double* grad_weights, double* grad_density, double* grad_rgb);
+    int64_t rays, int64_t samples, const double* weights, const double* grad_color,
+    const double* grad_opacity, const double* grad_depth, const double* grad_weights, double* grad_density,
+    double* grad_rgb);

@@ -1,5 +1,5 @@
-// Emission-absorption compositing along packed rays, forward and backward. One ray has one owner, so nothing depends
-// on the number of threads.
+// Emission-absorption compositing along packed rays, forward and backward. One ray has one owner, so nothing
+// depends on the number of threads.
 #include "threedistill_ops.h"
 
 #include <algorithm>
@@ -9,28 +9,26 @@ namespace {
 
 constexpr int64_t kRays = 128; // per task
 
-// exp(x) - 1 without branches, so that loops over it vectorise: x = n ln 2 + r with |r| <= ln 2 / 2, Taylor's series
-// of exp(r) - 1 to the last bit of T, and 2^n built from the bits that rounding leaves in the last place.
-template <typename T>
-struct Exponential;
-template <>
-struct Exponential<float> {
+// exp(x) - 1 without branches, so that loops over it vectorise: x = n ln 2 + r with |r| <= ln 2 / 2, Taylor's
+// series of exp(r) - 1 to the last bit of T, and 2^n built from the bits that rounding leaves in the last
+// place.
+template <typename T> struct Exponential;
+template <> struct Exponential<float> {
   using Bits = int32_t;
   static constexpr int kMantissa = 23, kTerms = 8;
   static constexpr Bits kOne = 0x3f800000;
-  static constexpr float kRound = 12582912.0f, kHigh = 0.693359375f, kLow = -2.12194440e-4f, kLeast = -87, kMost = 88;
+  static constexpr float kRound = 12582912.0f, kHigh = 0.693359375f, kLow = -2.12194440e-4f, kLeast = -87,
+                         kMost = 88;
 };
-template <>
-struct Exponential<double> {
+template <> struct Exponential<double> {
   using Bits = int64_t;
   static constexpr int kMantissa = 52, kTerms = 14;
   static constexpr Bits kOne = 0x3ff0000000000000;
-  static constexpr double kRound = 6755399441055744.0, kHigh = 0.693145751953125, kLow = 1.42860682030941723212e-6,
-                          kLeast = -708, kMost = 709;
+  static constexpr double kRound = 6755399441055744.0, kHigh = 0.693145751953125,
+                          kLow = 1.42860682030941723212e-6, kLeast = -708, kMost = 709;
 };
 
-template <typename T>
-TD_INLINE T expm1(T x) {
+template <typename T> TD_INLINE T expm1(T x) {
   using E = Exponential<T>;
   x = x < E::kLeast ? E::kLeast : x; // written so that NaN stays NaN
   x = x > E::kMost ? E::kMost : x;
@@ -54,17 +52,19 @@ TD_INLINE void alphas(
     T* TD_RESTRICT out) {
   for (int64_t i = 0; i < count; ++i) out[i] = -expm1(-density[i] * (end[i] - start[i]));
 }
-TD_CLONES void run_alphas(const float* density, const float* start, const float* end, int64_t count, float* out) {
+TD_CLONES void
+run_alphas(const float* density, const float* start, const float* end, int64_t count, float* out) {
   alphas(density, start, end, count, out);
 }
-TD_CLONES void run_alphas(const double* density, const double* start, const double* end, int64_t count, double* out) {
+TD_CLONES void
+run_alphas(const double* density, const double* start, const double* end, int64_t count, double* out) {
   alphas(density, start, end, count, out);
 }
 
 template <typename T>
 void forward_rays(
-    const T* density, const T* rgb, const T* start, const T* end, const int64_t* offsets, int64_t first, int64_t last,
-    T* color, T* opacity, T* depth, T* weights) {
+    const T* density, const T* rgb, const T* start, const T* end, const int64_t* offsets, int64_t first,
+    int64_t last, T* color, T* opacity, T* depth, T* weights) {
   const int64_t at = offsets[first];
   run_alphas(density + at, start + at, end + at, offsets[last] - at, weights + at);
   for (int64_t r = first; r < last; ++r) {
@@ -85,15 +85,16 @@ void forward_rays(
 //   dL/dsigma_i = dt_i (T_{i+1} g_i - sum_{j > i} w_j g_j),   dL/drgb_i = w_i dL/dcolor.
 template <typename T>
 void backward_rays(
-    const T* density, const T* rgb, const T* start, const T* end, const int64_t* offsets, int64_t first, int64_t last,
-    const T* weights, const T* grad_color, const T* grad_opacity, const T* grad_depth, const T* grad_weights,
-    T* grad_density, T* grad_rgb) {
+    const T* density, const T* rgb, const T* start, const T* end, const int64_t* offsets, int64_t first,
+    int64_t last, const T* weights, const T* grad_color, const T* grad_opacity, const T* grad_depth,
+    const T* grad_weights, T* grad_density, T* grad_rgb) {
   const int64_t at = offsets[first];
   run_alphas(density + at, start + at, end + at, offsets[last] - at, grad_density + at);
   for (int64_t r = first; r < last; ++r) {
     const T* gc = grad_color + 3 * r;
     T through = 1;
-    for (int64_t s = offsets[r]; s < offsets[r + 1]; ++s) { // grad_density holds T_{i+1} until the second loop
+    for (int64_t s = offsets[r]; s < offsets[r + 1];
+         ++s) { // grad_density holds T_{i+1} until the second loop
       through *= 1 - grad_density[s];
       grad_density[s] = through;
     }
@@ -125,7 +126,8 @@ int forward(
 #pragma omp parallel for schedule(dynamic, 1) if (samples > 4096)
   for (int64_t first = 0; first < rays; first += kRays)
     forward_rays(
-        density, rgb, start, end, offsets, first, std::min(rays, first + kRays), color, opacity, depth, weights);
+        density, rgb, start, end, offsets, first, std::min(rays, first + kRays), color, opacity, depth,
+        weights);
   return TD_OK;
 }
 
@@ -138,16 +140,16 @@ int backward(
 #pragma omp parallel for schedule(dynamic, 1) if (samples > 4096)
   for (int64_t first = 0; first < rays; first += kRays)
     backward_rays(
-        density, rgb, start, end, offsets, first, std::min(rays, first + kRays), weights, grad_color, grad_opacity,
-        grad_depth, grad_weights, grad_density, grad_rgb);
+        density, rgb, start, end, offsets, first, std::min(rays, first + kRays), weights, grad_color,
+        grad_opacity, grad_depth, grad_weights, grad_density, grad_rgb);
   return TD_OK;
 }
 
 } // namespace
 
 int td_composite_f32(
-    const float* density, const float* rgb, const float* start, const float* end, const int64_t* offsets, int64_t rays,
-    int64_t samples, float* color, float* opacity, float* depth, float* weights) {
+    const float* density, const float* rgb, const float* start, const float* end, const int64_t* offsets,
+    int64_t rays, int64_t samples, float* color, float* opacity, float* depth, float* weights) {
   return forward(density, rgb, start, end, offsets, rays, samples, color, opacity, depth, weights);
 }
 int td_composite_f64(
@@ -156,18 +158,19 @@ int td_composite_f64(
   return forward(density, rgb, start, end, offsets, rays, samples, color, opacity, depth, weights);
 }
 int td_composite_backward_f32(
-    const float* density, const float* rgb, const float* start, const float* end, const int64_t* offsets, int64_t rays,
-    int64_t samples, const float* weights, const float* grad_color, const float* grad_opacity, const float* grad_depth,
-    const float* grad_weights, float* grad_density, float* grad_rgb) {
+    const float* density, const float* rgb, const float* start, const float* end, const int64_t* offsets,
+    int64_t rays, int64_t samples, const float* weights, const float* grad_color, const float* grad_opacity,
+    const float* grad_depth, const float* grad_weights, float* grad_density, float* grad_rgb) {
   return backward(
-      density, rgb, start, end, offsets, rays, samples, weights, grad_color, grad_opacity, grad_depth, grad_weights,
-      grad_density, grad_rgb);
+      density, rgb, start, end, offsets, rays, samples, weights, grad_color, grad_opacity, grad_depth,
+      grad_weights, grad_density, grad_rgb);
 }
 int td_composite_backward_f64(
     const double* density, const double* rgb, const double* start, const double* end, const int64_t* offsets,
-    int64_t rays, int64_t samples, const double* weights, const double* grad_color, const double* grad_opacity,
-    const double* grad_depth, const double* grad_weights, double* grad_density, double* grad_rgb) {
+    int64_t rays, int64_t samples, const double* weights, const double* grad_color,
+    const double* grad_opacity, const double* grad_depth, const double* grad_weights, double* grad_density,
+    double* grad_rgb) {
   return backward(
-      density, rgb, start, end, offsets, rays, samples, weights, grad_color, grad_opacity, grad_depth, grad_weights,
-      grad_density, grad_rgb);
+      density, rgb, start, end, offsets, rays, samples, weights, grad_color, grad_opacity, grad_depth,
+      grad_weights, grad_density, grad_rgb);
 }

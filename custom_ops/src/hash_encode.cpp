@@ -1,9 +1,9 @@
 // Multiresolution hash encoding: forward, gradient to the table, gradient to the points.
 //
-// Each level is worked through in tiles of points: the first loops of a tile find cells, corner entries and weights
-// and vectorise; the second gather or scatter. Forward and grad_x are parallel over blocks of points with the level
-// loop inside, grad_table over groups of levels: every output element has one owner, so there are no atomics and the
-// result does not depend on the number of threads.
+// Each level is worked through in tiles of points: the first loops of a tile find cells, corner entries and
+// weights and vectorise; the second gather or scatter. Forward and grad_x are parallel over blocks of points
+// with the level loop inside, grad_table over groups of levels: every output element has one owner, so there
+// are no atomics and the result does not depend on the number of threads.
 #include "simd.h"
 #include "threedistill_ops.h"
 
@@ -16,15 +16,13 @@ constexpr int64_t kBlock = 2048; // points per task: their features stay in L2 w
 constexpr int kTile = 64;        // points per tile: corners and weights stay in L1
 constexpr uint32_t kPrimeY = 2654435761u, kPrimeZ = 805459861u;
 
-template <typename T>
-struct Level {
+template <typename T> struct Level {
   T scale;
   uint32_t resolution, size; // entries; a power of two where hashed
   bool hashed;
 };
 
-template <typename T>
-struct Tile {
+template <typename T> struct Tile {
   uint32_t entry[8][kTile];
   T weight[8][kTile];
   T fraction[3][kTile];
@@ -68,24 +66,25 @@ TD_INLINE void locate(const T* TD_RESTRICT x, int count, const Level<T>& level, 
   }
 }
 
-template <typename T>
-TD_INLINE void locate(const T* x, int count, const Level<T>& level, Tile<T>& tile) {
-  if (level.hashed) locate<T, true>(x, count, level, tile);
-  else locate<T, false>(x, count, level, tile);
+template <typename T> TD_INLINE void locate(const T* x, int count, const Level<T>& level, Tile<T>& tile) {
+  if (level.hashed)
+    locate<T, true>(x, count, level, tile);
+  else
+    locate<T, false>(x, count, level, tile);
 }
 
 // out[i * stride + f] = sum_c weight_c table[entry_c][f]
 template <typename T, int F>
 TD_INLINE void forward_level(
-    const T* x, int64_t count, const Level<T>& level, const T* TD_RESTRICT table, T* TD_RESTRICT out, int64_t stride) {
+    const T* x, int64_t count, const Level<T>& level, const T* TD_RESTRICT table, T* TD_RESTRICT out,
+    int64_t stride) {
   Tile<T> tile;
   for (int64_t begin = 0; begin < count; begin += kTile) {
     const int n = int(std::min<int64_t>(kTile, count - begin));
     locate(x + 3 * begin, n, level, tile);
     for (int i = 0; i < n; ++i) {
       pack<T, F> sum{};
-      for (int c = 0; c < 8; ++c)
-        sum += load<T, F>(table + size_t(tile.entry[c][i]) * F) * tile.weight[c][i];
+      for (int c = 0; c < 8; ++c) sum += load<T, F>(table + size_t(tile.entry[c][i]) * F) * tile.weight[c][i];
       store<T, F>(out + (begin + i) * stride, sum);
     }
   }
@@ -150,34 +149,48 @@ TD_INLINE void points_level(
 }
 
 // The cloned entry points: plain functions, one per scalar type, switching on the feature count.
-#define TD_HASH_CLONES(T)                                                                                              \
-  TD_CLONES void run_forward(                                                                                          \
-      int features, const T* x, int64_t count, const Level<T>& level, const T* table, T* out, int64_t stride) {        \
-    switch (features) {                                                                                                \
-    case 1: return forward_level<T, 1>(x, count, level, table, out, stride);                                           \
-    case 2: return forward_level<T, 2>(x, count, level, table, out, stride);                                           \
-    case 4: return forward_level<T, 4>(x, count, level, table, out, stride);                                           \
-    default: return forward_level<T, 8>(x, count, level, table, out, stride);                                          \
-    }                                                                                                                  \
-  }                                                                                                                    \
-  TD_CLONES void run_table(                                                                                            \
-      int features, const T* x, int64_t count, const Level<T>& level, const T* grad, int64_t stride, T* out) {         \
-    switch (features) {                                                                                                \
-    case 1: return table_level<T, 1>(x, count, level, grad, stride, out);                                              \
-    case 2: return table_level<T, 2>(x, count, level, grad, stride, out);                                              \
-    case 4: return table_level<T, 4>(x, count, level, grad, stride, out);                                              \
-    default: return table_level<T, 8>(x, count, level, grad, stride, out);                                             \
-    }                                                                                                                  \
-  }                                                                                                                    \
-  TD_CLONES void run_points(                                                                                           \
-      int features, const T* x, int64_t count, const Level<T>& level, const T* table, const T* grad, int64_t stride,   \
-      T* out) {                                                                                                        \
-    switch (features) {                                                                                                \
-    case 1: return points_level<T, 1>(x, count, level, table, grad, stride, out);                                      \
-    case 2: return points_level<T, 2>(x, count, level, table, grad, stride, out);                                      \
-    case 4: return points_level<T, 4>(x, count, level, table, grad, stride, out);                                      \
-    default: return points_level<T, 8>(x, count, level, table, grad, stride, out);                                     \
-    }                                                                                                                  \
+#define TD_HASH_CLONES(T)                                                                                    \
+  TD_CLONES void run_forward(                                                                                \
+      int features, const T* x, int64_t count, const Level<T>& level, const T* table, T* out,                \
+      int64_t stride) {                                                                                      \
+    switch (features) {                                                                                      \
+    case 1:                                                                                                  \
+      return forward_level<T, 1>(x, count, level, table, out, stride);                                       \
+    case 2:                                                                                                  \
+      return forward_level<T, 2>(x, count, level, table, out, stride);                                       \
+    case 4:                                                                                                  \
+      return forward_level<T, 4>(x, count, level, table, out, stride);                                       \
+    default:                                                                                                 \
+      return forward_level<T, 8>(x, count, level, table, out, stride);                                       \
+    }                                                                                                        \
+  }                                                                                                          \
+  TD_CLONES void run_table(                                                                                  \
+      int features, const T* x, int64_t count, const Level<T>& level, const T* grad, int64_t stride,         \
+      T* out) {                                                                                              \
+    switch (features) {                                                                                      \
+    case 1:                                                                                                  \
+      return table_level<T, 1>(x, count, level, grad, stride, out);                                          \
+    case 2:                                                                                                  \
+      return table_level<T, 2>(x, count, level, grad, stride, out);                                          \
+    case 4:                                                                                                  \
+      return table_level<T, 4>(x, count, level, grad, stride, out);                                          \
+    default:                                                                                                 \
+      return table_level<T, 8>(x, count, level, grad, stride, out);                                          \
+    }                                                                                                        \
+  }                                                                                                          \
+  TD_CLONES void run_points(                                                                                 \
+      int features, const T* x, int64_t count, const Level<T>& level, const T* table, const T* grad,         \
+      int64_t stride, T* out) {                                                                              \
+    switch (features) {                                                                                      \
+    case 1:                                                                                                  \
+      return points_level<T, 1>(x, count, level, table, grad, stride, out);                                  \
+    case 2:                                                                                                  \
+      return points_level<T, 2>(x, count, level, table, grad, stride, out);                                  \
+    case 4:                                                                                                  \
+      return points_level<T, 4>(x, count, level, table, grad, stride, out);                                  \
+    default:                                                                                                 \
+      return points_level<T, 8>(x, count, level, table, grad, stride, out);                                  \
+    }                                                                                                        \
   }
 TD_HASH_CLONES(float)
 TD_HASH_CLONES(double)
@@ -200,8 +213,7 @@ int check(TD_HASH_LEVELS) {
   return TD_OK;
 }
 
-template <typename T>
-int forward(const T* x, const T* table, TD_HASH_LEVELS, T* out) {
+template <typename T> int forward(const T* x, const T* table, TD_HASH_LEVELS, T* out) {
   const int status = check(points, levels, features, active, offsets, resolutions, scales);
   if (status) return status;
   const int64_t stride = levels * features, blocks = (points + kBlock - 1) / kBlock;
@@ -214,7 +226,8 @@ int forward(const T* x, const T* table, TD_HASH_LEVELS, T* out) {
           int(features), x + 3 * begin, count, level_at<T>(l, offsets, resolutions, scales),
           table + offsets[l] * features, to + l * features, stride);
     if (active < levels)
-      for (int64_t i = 0; i < count; ++i) std::fill(to + i * stride + active * features, to + (i + 1) * stride, T(0));
+      for (int64_t i = 0; i < count; ++i)
+        std::fill(to + i * stride + active * features, to + (i + 1) * stride, T(0));
   }
   return TD_OK;
 }
@@ -265,7 +278,8 @@ int td_hash_encode_backward_f32(
       grad, x, table, points, levels, features, active, offsets, resolutions, scales, grad_x, grad_table);
 }
 int td_hash_encode_backward_f64(
-    const double* grad, const double* x, const double* table, TD_HASH_LEVELS, double* grad_x, double* grad_table) {
+    const double* grad, const double* x, const double* table, TD_HASH_LEVELS, double* grad_x,
+    double* grad_table) {
   return backward(
       grad, x, table, points, levels, features, active, offsets, resolutions, scales, grad_x, grad_table);
 }

@@ -1,12 +1,13 @@
-// A small multilayer perceptron, forward and backward, over blocks of points whose activations never leave the cache.
+// A small multilayer perceptron, forward and backward, over blocks of points whose activations never leave
+// the cache.
 //
 // Matrices are padded to multiples of kLane columns, so that one small product serves all three uses:
 //   forward   H_l  = H_{l-1} W^T      rows = points
 //   to inputs dH_{l-1} = dH_l W       rows = points
 //   to weights dW += dH_l^T H_{l-1}   rows = outputs
-// The backward pass recomputes the activations: for these widths that is cheaper than storing and reading them.
-// grad_weights is summed per chunk of points; chunks depend on the number of points only and are added in order, so
-// the result does not depend on the number of threads.
+// The backward pass recomputes the activations: for these widths that is cheaper than storing and reading
+// them. grad_weights is summed per chunk of points; chunks depend on the number of points only and are added
+// in order, so the result does not depend on the number of threads.
 #include "simd.h"
 #include "threedistill_ops.h"
 
@@ -17,16 +18,16 @@
 namespace {
 
 constexpr int kMaxLayers = 8, kMaxWidth = 64;
-constexpr int kLane = 8;          // padding of widths
-constexpr int64_t kBlock = 64;    // points whose activations are in cache together
-constexpr int64_t kChunk = 4096;  // points per partial sum of grad_weights, at least
-constexpr int64_t kChunks = 256;  // partial sums, at most
+constexpr int kLane = 8;         // padding of widths
+constexpr int64_t kBlock = 64;   // points whose activations are in cache together
+constexpr int64_t kChunk = 4096; // points per partial sum of grad_weights, at least
+constexpr int64_t kChunks = 256; // partial sums, at most
 
 // C[m][n] (+)= sum_k A[m * rows + k * columns] B[k][n]: a tile of R rows by V vectors stays in registers.
 template <typename T, int R, int V, int N>
 TD_INLINE void tile(
-    int depth, const T* TD_RESTRICT a, int rows, int columns, const T* TD_RESTRICT b, int ldb, T* TD_RESTRICT c,
-    int ldc, bool add) {
+    int depth, const T* TD_RESTRICT a, int rows, int columns, const T* TD_RESTRICT b, int ldb,
+    T* TD_RESTRICT c, int ldc, bool add) {
   pack<T, N> sum[R][V] = {};
   if (add)
     for (int i = 0; i < R; ++i)
@@ -46,7 +47,8 @@ TD_INLINE void tile(
 // height and width are multiples of kLane; N values make one 32-byte vector.
 template <typename T>
 TD_INLINE void product(
-    int height, int width, int depth, const T* a, int rows, int columns, const T* b, int ldb, T* c, int ldc, bool add) {
+    int height, int width, int depth, const T* a, int rows, int columns, const T* b, int ldb, T* c, int ldc,
+    bool add) {
   constexpr int N = 32 / sizeof(T);
   int n = 0;
   for (; n + 2 * N <= width; n += 2 * N)
@@ -58,17 +60,17 @@ TD_INLINE void product(
 }
 
 // The plain functions that are compiled for each instruction set.
-#define TD_MLP_CLONES(T)                                                                                               \
-  TD_CLONES void run_product(                                                                                          \
-      int height, int width, int depth, const T* a, int rows, int columns, const T* b, int ldb, T* c, int ldc,         \
-      bool add) {                                                                                                      \
-    product<T>(height, width, depth, a, rows, columns, b, ldb, c, ldc, add);                                           \
-  }                                                                                                                    \
-  TD_CLONES void run_relu(T* values, int64_t count) {                                                                  \
-    for (int64_t i = 0; i < count; ++i) values[i] = values[i] < 0 ? T(0) : values[i]; /* NaN passes */                 \
-  }                                                                                                                    \
-  TD_CLONES void run_mask(T* grad, const T* values, int64_t count) {                                                   \
-    for (int64_t i = 0; i < count; ++i) grad[i] = values[i] > 0 ? grad[i] : T(0);                                      \
+#define TD_MLP_CLONES(T)                                                                                     \
+  TD_CLONES void run_product(                                                                                \
+      int height, int width, int depth, const T* a, int rows, int columns, const T* b, int ldb, T* c,        \
+      int ldc, bool add) {                                                                                   \
+    product<T>(height, width, depth, a, rows, columns, b, ldb, c, ldc, add);                                 \
+  }                                                                                                          \
+  TD_CLONES void run_relu(T* values, int64_t count) {                                                        \
+    for (int64_t i = 0; i < count; ++i) values[i] = values[i] < 0 ? T(0) : values[i]; /* NaN passes */       \
+  }                                                                                                          \
+  TD_CLONES void run_mask(T* grad, const T* values, int64_t count) {                                         \
+    for (int64_t i = 0; i < count; ++i) grad[i] = values[i] > 0 ? grad[i] : T(0);                            \
   }
 TD_MLP_CLONES(float)
 TD_MLP_CLONES(double)
@@ -78,8 +80,7 @@ inline int padded(int64_t width) {
 }
 
 // Weights padded with zeros, once as given (outputs x inputs) and once transposed.
-template <typename T>
-struct Network {
+template <typename T> struct Network {
   int layers;
   int width[kMaxLayers + 1], pad[kMaxLayers + 1];
   int64_t start[kMaxLayers + 1]; // of each padded matrix
@@ -89,7 +90,8 @@ struct Network {
   bool build(const T* weights, int64_t count, const int64_t* widths) {
     layers = int(count);
     start[0] = 0, columns = 0;
-    for (int l = 0; l <= layers; ++l) width[l] = int(widths[l]), pad[l] = padded(widths[l]), columns += pad[l];
+    for (int l = 0; l <= layers; ++l)
+      width[l] = int(widths[l]), pad[l] = padded(widths[l]), columns += pad[l];
     for (int l = 0; l < layers; ++l) start[l + 1] = start[l] + int64_t(pad[l]) * pad[l + 1];
     straight.reset(new (std::nothrow) T[start[layers]]());
     transposed.reset(new (std::nothrow) T[start[layers]]());
@@ -105,8 +107,7 @@ struct Network {
 };
 
 // Rows of `width` values into rows of `pad`, zeros between and after, up to kBlock rows.
-template <typename T>
-void spread(const T* from, int64_t count, int width, int pad, T* to) {
+template <typename T> void spread(const T* from, int64_t count, int width, int pad, T* to) {
   if (width == pad) {
     std::memcpy(to, from, sizeof(T) * count * width);
   } else {
@@ -118,9 +119,9 @@ void spread(const T* from, int64_t count, int width, int pad, T* to) {
   std::fill(to + count * pad, to + kBlock * pad, T(0));
 }
 
-template <typename T>
-void gather(const T* from, int64_t count, int width, int pad, T* to) {
-  if (width == pad) std::memcpy(to, from, sizeof(T) * count * width);
+template <typename T> void gather(const T* from, int64_t count, int width, int pad, T* to) {
+  if (width == pad)
+    std::memcpy(to, from, sizeof(T) * count * width);
   else
     for (int64_t i = 0; i < count; ++i)
       for (int j = 0; j < width; ++j) to[i * width + j] = from[i * pad + j];
@@ -132,8 +133,8 @@ void activate(const Network<T>& net, const T* x, int64_t count, int last, T* con
   spread(x, count, net.width[0], net.pad[0], where[0]);
   for (int l = 0; l < last; ++l) {
     run_product(
-        int(kBlock), net.pad[l + 1], net.width[l], where[l], net.pad[l], 1, net.transposed.get() + net.start[l],
-        net.pad[l + 1], where[l + 1], net.pad[l + 1], false);
+        int(kBlock), net.pad[l + 1], net.width[l], where[l], net.pad[l], 1,
+        net.transposed.get() + net.start[l], net.pad[l + 1], where[l + 1], net.pad[l + 1], false);
     if (l + 1 < net.layers) run_relu(where[l + 1], kBlock * net.pad[l + 1]);
   }
 }
@@ -175,15 +176,16 @@ int forward(const T* x, const T* weights, int64_t points, int64_t layers, const 
 
 template <typename T>
 int backward(
-    const T* grad, const T* x, const T* weights, int64_t points, int64_t layers, const int64_t* widths, T* grad_x,
-    T* grad_weights) {
+    const T* grad, const T* x, const T* weights, int64_t points, int64_t layers, const int64_t* widths,
+    T* grad_x, T* grad_weights) {
   if (const int status = check(points, layers, widths)) return status;
   Network<T> net;
   if (!net.build(weights, layers, widths)) return TD_NO_MEMORY;
   const int64_t least = (points + kChunks - 1) / kChunks;
   const int64_t chunk = std::max(kChunk, (least + kBlock - 1) / kBlock * kBlock);
   const int64_t tasks = (points + chunk - 1) / chunk, size = net.start[net.layers];
-  std::unique_ptr<T[]> partial(grad_weights ? new (std::nothrow) T[std::max<int64_t>(tasks, 1) * size]() : nullptr);
+  std::unique_ptr<T[]> partial(
+      grad_weights ? new (std::nothrow) T[std::max<int64_t>(tasks, 1) * size]() : nullptr);
   if (grad_weights && !partial) return TD_NO_MEMORY;
   int status = TD_OK;
 #pragma omp parallel for schedule(dynamic, 1) if (tasks > 1)
@@ -211,8 +213,8 @@ int backward(
               partial.get() + task * size + net.start[l], inputs, true);
         if (l == 0 && !grad_x) break;
         run_product(
-            int(kBlock), inputs, net.width[l + 1], above, outputs, 1, net.straight.get() + net.start[l], inputs, below,
-            inputs, false);
+            int(kBlock), inputs, net.width[l + 1], above, outputs, 1, net.straight.get() + net.start[l],
+            inputs, below, inputs, false);
         if (l > 0) run_mask(below, where[l], kBlock * inputs);
         std::swap(above, below);
       }
@@ -235,16 +237,17 @@ int td_fused_mlp_f32(
   return forward(x, weights, points, layers, widths, out);
 }
 int td_fused_mlp_f64(
-    const double* x, const double* weights, int64_t points, int64_t layers, const int64_t* widths, double* out) {
+    const double* x, const double* weights, int64_t points, int64_t layers, const int64_t* widths,
+    double* out) {
   return forward(x, weights, points, layers, widths, out);
 }
 int td_fused_mlp_backward_f32(
-    const float* grad, const float* x, const float* weights, int64_t points, int64_t layers, const int64_t* widths,
-    float* grad_x, float* grad_weights) {
+    const float* grad, const float* x, const float* weights, int64_t points, int64_t layers,
+    const int64_t* widths, float* grad_x, float* grad_weights) {
   return backward(grad, x, weights, points, layers, widths, grad_x, grad_weights);
 }
 int td_fused_mlp_backward_f64(
-    const double* grad, const double* x, const double* weights, int64_t points, int64_t layers, const int64_t* widths,
-    double* grad_x, double* grad_weights) {
+    const double* grad, const double* x, const double* weights, int64_t points, int64_t layers,
+    const int64_t* widths, double* grad_x, double* grad_weights) {
   return backward(grad, x, weights, points, layers, widths, grad_x, grad_weights);
 }

@@ -1,7 +1,8 @@
-// Triangle rasterisation in homogeneous coordinates (Olano and Greer, "Triangle scan conversion using 2D homogeneous
-// coordinates", 1997): edge functions come from (x, y, w) directly, so a triangle that passes behind the camera needs
-// no clipping. All arithmetic is double for both scalar types and this file is compiled without contraction to FMA:
-// the edge function of a shared edge is then exactly opposite in both triangles, and no pixel falls between them.
+// Triangle rasterisation in homogeneous coordinates (Olano and Greer, "Triangle scan conversion using 2D
+// homogeneous coordinates", 1997): edge functions come from (x, y, w) directly, so a triangle that passes
+// behind the camera needs no clipping. All arithmetic is double for both scalar types and this file is
+// compiled without contraction to FMA: the edge function of a shared edge is then exactly opposite in both
+// triangles, and no pixel falls between them.
 #include "threedistill_ops.h"
 
 #include <algorithm>
@@ -11,15 +12,15 @@
 
 namespace {
 
-// e_i(x, y) = a x + b y + c >= 0 inside; z is NDC depth, affine on the screen; area = |det| of the (x, y, w) rows.
+// e_i(x, y) = a x + b y + c >= 0 inside; z is NDC depth, affine on the screen; area = |det| of the (x, y, w)
+// rows.
 struct Triangle {
   double a[3], b[3], c[3];
   double za, zb, zc, area;
 };
 
 // False where the triangle shows nothing: zero area, behind the camera, or not finite.
-template <typename T>
-TD_INLINE bool setup(const T* clip, const int32_t* face, Triangle& t) {
+template <typename T> TD_INLINE bool setup(const T* clip, const int32_t* face, Triangle& t) {
   double x[3], y[3], z[3], w[3];
   for (int i = 0; i < 3; ++i) {
     const T* v = clip + 4 * int64_t(face[i]);
@@ -50,8 +51,8 @@ TD_INLINE int64_t pixel(double value, int64_t low, int64_t high) {
 // One image, rows [top, bottom). The z-buffer keeps the lowest face index among equal depths.
 template <typename T>
 void band(
-    const T* clip, const int32_t* faces, int64_t triangles, int64_t height, int64_t width, int64_t top, int64_t bottom,
-    double* zbuffer, int32_t* triangle, T* barycentric, T* depth) {
+    const T* clip, const int32_t* faces, int64_t triangles, int64_t height, int64_t width, int64_t top,
+    int64_t bottom, double* zbuffer, int32_t* triangle, T* barycentric, T* depth) {
   std::fill(zbuffer, zbuffer + (bottom - top) * width, std::numeric_limits<double>::infinity());
   std::fill(triangle + top * width, triangle + bottom * width, -1);
   Triangle t{};
@@ -63,12 +64,14 @@ void band(
     double cw[3];
     bool front = true;
     for (int i = 0; i < 3; ++i) cw[i] = clip[4 * int64_t(face[i]) + 3], front = front && cw[i] > 0;
-    if (front) { // a bounding box, one pixel wider than needed; without it the row intervals below do the work
+    if (front) { // a bounding box, one pixel wider than needed; without it the row intervals below do the
+                 // work
       double left = 1e30, right = -1e30, high = -1e30, low = 1e30;
       for (int i = 0; i < 3; ++i) {
         const T* v = clip + 4 * int64_t(face[i]);
         const double x = v[0] / cw[i], y = v[1] / cw[i];
-        left = std::min(left, x), right = std::max(right, x), low = std::min(low, y), high = std::max(high, y);
+        left = std::min(left, x), right = std::max(right, x), low = std::min(low, y),
+        high = std::max(high, y);
       }
       x0 = pixel((left + 1) * 0.5 * width - 1.5, 0, width);
       x1 = pixel((right + 1) * 0.5 * width + 0.5, -1, width - 1);
@@ -85,9 +88,12 @@ void band(
         base[i] = t.b[i] * py + t.c[i];
         // a px + base >= 0 narrows the row; the interval is widened by a pixel and each pixel tested exactly.
         const double root = (-base[i] / t.a[i] + 1) * 0.5 * width - 0.5;
-        if (t.a[i] > 0) from = std::max(from, root - 1);
-        else if (t.a[i] < 0) to = std::min(to, root + 1);
-        else if (base[i] < 0) to = -1;
+        if (t.a[i] > 0)
+          from = std::max(from, root - 1);
+        else if (t.a[i] < 0)
+          to = std::min(to, root + 1);
+        else if (base[i] < 0)
+          to = -1;
       }
       if (!(from <= to)) continue;
       const int64_t first = pixel(from, x0, x1 + 1), last = pixel(to, x0 - 1, x1);
@@ -163,13 +169,13 @@ int rasterize(
 } // namespace
 
 int td_rasterize_f32(
-    const float* clip, const int32_t* faces, int64_t images, int64_t vertices, int64_t triangles, int64_t height,
-    int64_t width, int32_t* triangle, float* barycentric, float* depth) {
+    const float* clip, const int32_t* faces, int64_t images, int64_t vertices, int64_t triangles,
+    int64_t height, int64_t width, int32_t* triangle, float* barycentric, float* depth) {
   return rasterize(clip, faces, images, vertices, triangles, height, width, triangle, barycentric, depth);
 }
 
 int td_rasterize_f64(
-    const double* clip, const int32_t* faces, int64_t images, int64_t vertices, int64_t triangles, int64_t height,
-    int64_t width, int32_t* triangle, double* barycentric, double* depth) {
+    const double* clip, const int32_t* faces, int64_t images, int64_t vertices, int64_t triangles,
+    int64_t height, int64_t width, int32_t* triangle, double* barycentric, double* depth) {
   return rasterize(clip, faces, images, vertices, triangles, height, width, triangle, barycentric, depth);
 }

@@ -57,22 +57,27 @@ def rasterize(clip: Float[Tensor, "B V 4"], faces: Int[Tensor, "F 3"], height: i
         raise shape_error("rasterize", "faces", "(F, 3) integers", faces)
     if height < 1 or width < 1:
         raise ValueError(f"rasterize: height and width must be at least 1, got {height} x {width}")
-    return Fragments(*_rasterize(clip.detach(), faces.to(torch.int32), height, width))
+    # Outside of compilation the operator adds nothing here but the import of torch._dynamo (about a second).
+    run = _rasterize if torch.compiler.is_compiling() else _run
+    return Fragments(*run(clip.detach(), faces.to(torch.int32), height, width))
 
 
-@torch.library.custom_op(
-    "threedistill::rasterize", mutates_args=(),
-    schema="(Tensor clip, Tensor faces, int height, int width) -> (Tensor, Tensor, Tensor)",
-)  # fmt: skip
-def _rasterize(clip, faces, height, width):
+def _run(clip: Tensor, faces: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     if not use_native(clip, faces):
-        return tuple(rasterize_reference(clip, faces, height, width))
+        seen = rasterize_reference(clip, faces, height, width)
+        return seen.triangle, seen.barycentric, seen.depth
     triangle, barycentric, depth = _empty(clip, height, width)
     _kernel(
         clip.dtype, clip.contiguous(), faces.contiguous(), clip.shape[0], clip.shape[1], faces.shape[0],
         height, width, triangle, barycentric, depth,
     )  # fmt: skip
     return triangle, barycentric, depth
+
+
+_rasterize = torch.library.custom_op(
+    "threedistill::rasterize", _run, mutates_args=(),
+    schema="(Tensor clip, Tensor faces, int height, int width) -> (Tensor, Tensor, Tensor)",
+)  # fmt: skip
 
 
 @_rasterize.register_fake
