@@ -13,14 +13,9 @@ class Analytic(HashGrid):
 
     def __init__(self, potential, color=lambda p: torch.zeros_like(p), **changes) -> None:
         self.given = (potential, color)
-        small = {
-            "levels": 2,
-            "log2_entries": 6,
-            "base_resolution": 4,
-            "finest_resolution": 8,
-            "start_levels": 2,
-        }
-        super().__init__(**{**small, **changes})
+        # The finest resolution decides how finely rays are marched.
+        small = {"levels": 2, "log2_entries": 6, "base_resolution": 4, "finest_resolution": 128}
+        super().__init__(**{**small, "start_levels": 2, **changes})
         self.progress.fill_(1.0)
         self.occupancy.refresh(self.density)
 
