@@ -52,21 +52,12 @@ TD_INLINE void alphas(
     T* TD_RESTRICT out) {
   for (int64_t i = 0; i < count; ++i) out[i] = -expm1(-density[i] * (end[i] - start[i]));
 }
-TD_CLONES void
-run_alphas(const float* density, const float* start, const float* end, int64_t count, float* out) {
-  alphas(density, start, end, count, out);
-}
-TD_CLONES void
-run_alphas(const double* density, const double* start, const double* end, int64_t count, double* out) {
-  alphas(density, start, end, count, out);
-}
-
 template <typename T>
-void forward_rays(
+TD_INLINE void forward_rays(
     const T* density, const T* rgb, const T* start, const T* end, const int64_t* offsets, int64_t first,
     int64_t last, T* color, T* opacity, T* depth, T* weights) {
   const int64_t at = offsets[first];
-  run_alphas(density + at, start + at, end + at, offsets[last] - at, weights + at);
+  alphas(density + at, start + at, end + at, offsets[last] - at, weights + at);
   for (int64_t r = first; r < last; ++r) {
     T through = 1, red = 0, green = 0, blue = 0, sum = 0, far = 0;
     for (int64_t s = offsets[r]; s < offsets[r + 1]; ++s) {
@@ -84,32 +75,50 @@ void forward_rays(
 // With g_i = dL/dw_i and T_{i+1} the light left behind sample i:
 //   dL/dsigma_i = dt_i (T_{i+1} g_i - sum_{j > i} w_j g_j),   dL/drgb_i = w_i dL/dcolor.
 template <typename T>
-void backward_rays(
+TD_INLINE void backward_rays(
     const T* density, const T* rgb, const T* start, const T* end, const int64_t* offsets, int64_t first,
     int64_t last, const T* weights, const T* grad_color, const T* grad_opacity, const T* grad_depth,
     const T* grad_weights, T* grad_density, T* grad_rgb) {
   const int64_t at = offsets[first];
-  run_alphas(density + at, start + at, end + at, offsets[last] - at, grad_density + at);
+  alphas(density + at, start + at, end + at, offsets[last] - at, grad_density + at);
   for (int64_t r = first; r < last; ++r) {
     const T* gc = grad_color + 3 * r;
     T through = 1;
-    for (int64_t s = offsets[r]; s < offsets[r + 1];
-         ++s) { // grad_density holds T_{i+1} until the second loop
+    // grad_density holds alpha_i, then T_{i+1} until the second loop.
+    for (int64_t s = offsets[r]; s < offsets[r + 1]; ++s) {
       through *= 1 - grad_density[s];
       grad_density[s] = through;
     }
+    const T red = gc[0], green = gc[1], blue = gc[2], solid = grad_opacity[r], far = T(0.5) * grad_depth[r];
     T behind = 0;
     for (int64_t s = offsets[r + 1] - 1; s >= offsets[r]; --s) {
-      const T* c = rgb + 3 * s;
-      const T w = weights[s], middle = T(0.5) * (start[s] + end[s]);
-      const T g = gc[0] * c[0] + gc[1] * c[1] + gc[2] * c[2] + grad_opacity[r] + grad_depth[r] * middle +
-                  (grad_weights ? grad_weights[s] : T(0));
+      const T *c = rgb + 3 * s, w = weights[s];
+      T g = red * c[0] + green * c[1] + blue * c[2] + (solid + far * (start[s] + end[s]));
+      if (grad_weights) g += grad_weights[s];
       grad_density[s] = (end[s] - start[s]) * (grad_density[s] * g - behind);
       behind += w * g;
-      for (int k = 0; k < 3; ++k) grad_rgb[3 * s + k] = w * gc[k];
+      grad_rgb[3 * s] = w * red, grad_rgb[3 * s + 1] = w * green, grad_rgb[3 * s + 2] = w * blue;
     }
   }
 }
+
+// The plain functions that are compiled for each instruction set.
+#define TD_COMPOSITE_CLONES(T)                                                                               \
+  TD_CLONES void run_forward(                                                                                \
+      const T* density, const T* rgb, const T* start, const T* end, const int64_t* offsets, int64_t first,   \
+      int64_t last, T* color, T* opacity, T* depth, T* weights) {                                            \
+    forward_rays(density, rgb, start, end, offsets, first, last, color, opacity, depth, weights);            \
+  }                                                                                                          \
+  TD_CLONES void run_backward(                                                                               \
+      const T* density, const T* rgb, const T* start, const T* end, const int64_t* offsets, int64_t first,   \
+      int64_t last, const T* weights, const T* grad_color, const T* grad_opacity, const T* grad_depth,       \
+      const T* grad_weights, T* grad_density, T* grad_rgb) {                                                 \
+    backward_rays(                                                                                           \
+        density, rgb, start, end, offsets, first, last, weights, grad_color, grad_opacity, grad_depth,       \
+        grad_weights, grad_density, grad_rgb);                                                               \
+  }
+TD_COMPOSITE_CLONES(float)
+TD_COMPOSITE_CLONES(double)
 
 int check(const int64_t* offsets, int64_t rays, int64_t samples) {
   if (rays < 0 || samples < 0 || offsets[0] != 0 || offsets[rays] != samples) return TD_BAD_INDEX;
@@ -125,7 +134,7 @@ int forward(
   if (const int status = check(offsets, rays, samples)) return status;
 #pragma omp parallel for schedule(dynamic, 1) if (samples > 4096)
   for (int64_t first = 0; first < rays; first += kRays)
-    forward_rays(
+    run_forward(
         density, rgb, start, end, offsets, first, std::min(rays, first + kRays), color, opacity, depth,
         weights);
   return TD_OK;
@@ -139,7 +148,7 @@ int backward(
   if (const int status = check(offsets, rays, samples)) return status;
 #pragma omp parallel for schedule(dynamic, 1) if (samples > 4096)
   for (int64_t first = 0; first < rays; first += kRays)
-    backward_rays(
+    run_backward(
         density, rgb, start, end, offsets, first, std::min(rays, first + kRays), weights, grad_color,
         grad_opacity, grad_depth, grad_weights, grad_density, grad_rgb);
   return TD_OK;
