@@ -326,3 +326,34 @@ def toybox_sampler(folder: str | Path | None = None, guidance: float = 3.0, step
         )  # fmt: skip
 
     return sample
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """``python -m threedistill.evaluation.prior_figures``: judge the shipped prior's samples, print JSON."""
+    import argparse
+    import json
+    import sys
+
+    parser = argparse.ArgumentParser(prog="python -m threedistill.evaluation.prior_figures", description=__doc__)
+    parser.add_argument("--prior", type=Path, help="a saved pipeline (default: the shipped one)")
+    parser.add_argument("--truth", action="store_true", help="judge ground truth in place of samples")
+    parser.add_argument("--seeds", type=int, default=8, help="pictures per caption and mode")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--modes", nargs="+", default=["camera", "words", "bare"])
+    parser.add_argument("--sheet", help="file stem of contact sheets")
+    given = parser.parse_args(arguments)
+    if given.truth:
+        sampler = ground_truth_sampler()
+    else:
+        sampler = toybox_sampler(given.prior, given.guidance, given.steps)
+    found = judge_samples(
+        sampler, seeds=given.seeds, seed=given.seed, modes=given.modes, sheet=given.sheet,
+        progress=lambda line: print(line, file=sys.stderr, flush=True),
+    )  # fmt: skip
+    print(json.dumps({**found, "guidance": given.guidance, "steps": given.steps}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -146,10 +146,10 @@ def chamfer_distance(a: Mesh, b: Mesh, count: int = 4096) -> float:
 
     Two samplings of one surface are about ``0.5 sqrt(area / count)`` apart, so that is the floor of the figure.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     p, q = sample_surface(a, count).cpu().numpy(), sample_surface(b, count, seed=1).cpu().numpy()
-    return float((cKDTree(q).query(p)[0].mean() + cKDTree(p).query(q)[0].mean()) / 2)
+    return float((KDTree(q).query(p)[0].mean() + KDTree(p).query(q)[0].mean()) / 2)
 
 
 def occupancy(mesh: Mesh, resolution: int = 48, bound: float = 1.1) -> Tensor:

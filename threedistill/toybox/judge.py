@@ -130,7 +130,7 @@ class _Residual(nn.Module):
 class JudgeNetwork(nn.Module):
     """(B, 3, 64, 64) pictures in [-1, 1] to one logit vector per head, and an azimuth direction ``pose`` (B, 2)."""
 
-    def __init__(self, heads: dict[str, int], widths: tuple[int, int, int, int] = (24, 48, 96, 160)) -> None:
+    def __init__(self, heads: dict[str, int], widths: tuple[int, int, int, int] = (16, 32, 64, 128)) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 4, stride=2, padding=1, bias=False)]
         layers += [nn.BatchNorm2d(widths[0]), nn.ReLU()]
@@ -142,12 +142,14 @@ class JudgeNetwork(nn.Module):
             ]
             layers += [_Residual(after) for _ in range(blocks)]
         self.trunk = nn.Sequential(*layers)
-        self.heads = nn.ModuleDict({name: nn.Linear(2 * widths[-1], n) for name, n in heads.items()})
-        self.pose = nn.Linear(2 * widths[-1], 2)
+        # What is where tells views apart; what is anywhere tells kinds and colours.
+        self.where = nn.Linear(16 * widths[-1], widths[-1])
+        self.heads = nn.ModuleDict({name: nn.Linear(3 * widths[-1], n) for name, n in heads.items()})
+        self.pose = nn.Linear(3 * widths[-1], 2)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         h = self.trunk(x)
-        h = torch.cat([h.mean((2, 3)), h.amax((2, 3))], 1)
+        h = torch.cat([h.mean((2, 3)), h.amax((2, 3)), F.relu(self.where(h.flatten(1)))], 1)
         return {**{name: head(h) for name, head in self.heads.items()}, "pose": self.pose(h)}
 
 

@@ -44,8 +44,12 @@ class Pool:
     def __len__(self) -> int:
         return len(self.rgba)
 
+    def __getitem__(self, rows: Tensor) -> Pool:
+        return Pool(self.rgba[rows], {k: v[rows] for k, v in self.labels.items()}, self.pose[rows])
+
     @staticmethod
     def concatenated(pools: list[Pool]) -> Pool:
+        """Pools one after the other."""
         labels = {k: torch.cat([p.labels[k] for p in pools]) for k in LABELS}
         return Pool(torch.cat([p.rgba for p in pools]), labels, torch.cat([p.pose for p in pools]))
 
@@ -203,9 +207,9 @@ def load_or_render(path: Path, make: Callable[[], Pool]) -> Pool:
 
 
 def backgrounds(count: int, rng: torch.Generator) -> Tensor:
-    """(count, 3): white half of the time, else any plain colour."""
+    """(count, 3): white three times in four (assets and samples are judged on white), else any plain colour."""
     color = torch.rand(count, 3, generator=rng)
-    return torch.where(torch.rand(count, 1, generator=rng) < 0.5, torch.ones(count, 3), color)
+    return torch.where(torch.rand(count, 1, generator=rng) < 0.75, torch.ones(count, 3), color)
 
 
 def composite(rgba: Tensor, background: Tensor) -> Tensor:
@@ -228,7 +232,14 @@ def _smooth_noise(count: int, channels: int, cells: int, rng: torch.Generator) -
     return F.interpolate(field, (SIZE, SIZE), mode="bicubic", align_corners=False)
 
 
-def augment(rgba: Tensor, rng: torch.Generator) -> Tensor:
+def augment(rgba: Tensor, rng: torch.Generator, plain: float = 0.5) -> Tensor:
+    """(B, 3, 64, 64) pictures in [0, 1]: the first share ``plain`` as they are, the others :func:`distorted`."""
+    kept = int(plain * len(rgba))
+    clear = composite(rgba[:kept], backgrounds(kept, rng))
+    return torch.cat([clear, distorted(rgba[kept:], rng)]) if kept < len(rgba) else clear
+
+
+def distorted(rgba: Tensor, rng: torch.Generator) -> Tensor:
     """(B, 3, 64, 64) pictures in [0, 1] as samples and assets would show the same thing.
 
     Small moves and sizes, wobbly outlines (reconstructed surfaces are never quite smooth), saturation and contrast
@@ -236,8 +247,8 @@ def augment(rgba: Tensor, rng: torch.Generator) -> Tensor:
     """
     count = len(rgba)
     u = torch.rand(count, 8, generator=rng)
-    scale = 1.25 ** (2 * u[:, 0] - 1)
-    shift = (u[:, 1:3] - 0.5) * 0.24
+    scale = 1.18 ** (2 * u[:, 0] - 1)
+    shift = (u[:, 1:3] - 0.5) * 0.16
     base = torch.zeros(count, 2, 3)
     base[:, 0, 0] = base[:, 1, 1] = scale
     base[:, :, 2] = shift
@@ -253,12 +264,12 @@ def augment(rgba: Tensor, rng: torch.Generator) -> Tensor:
     color = torch.minimum(color, alpha)
     x = color + (1 - alpha) * backgrounds(count, rng)[:, :, None, None]
     # One kernel per quarter of the batch: four widths of blur at once cost four convolutions, not one per picture.
-    for part, sigma in zip(x.chunk(4), torch.rand(4, generator=rng) * 1.2 + 0.2):
+    for part, sigma in zip(x.chunk(4), torch.rand(4, generator=rng) * 1.1 + 0.2):
         mixed = _blurred(part, float(sigma))
         part.copy_(
             torch.where((torch.rand(len(part), generator=rng) < 0.5)[:, None, None, None], mixed, part)
         )
-    x = x + torch.randn(x.shape, generator=rng) * (u[:, 6] ** 3 * 0.06)[:, None, None, None]
+    x = x + torch.randn(x.shape, generator=rng) * (u[:, 6] ** 3 * 0.05)[:, None, None, None]
     return x.clamp(0, 1)
 
 
@@ -276,7 +287,9 @@ def spoil(clean: Tensor, sort: int, rng: torch.Generator) -> Tensor:
     if sort == 2:  # fog
         return plain + (clean - plain) * (0.05 + 0.25 * strength)
     if sort == 3:  # half made: soft holes
-        hole = (_smooth_noise(count, 1, 5, rng) * 3).sigmoid()
+        r = torch.linspace(-1, 1, SIZE)
+        middle = 1.2 - 2.4 * (r[:, None] ** 2 + r[None] ** 2)  # holes beside the object would spoil nothing
+        hole = (_smooth_noise(count, 1, 6, rng) * 3 + middle).sigmoid()
         return torch.where(hole > 0.45, _blurred(plain + 0 * clean, 1.0) * hole + clean * (1 - hole), clean)
     if sort == 4:  # scrambled patches
         size = 16 if float(strength[0]) < 0.5 else 8
