@@ -8,6 +8,7 @@ import torch
 from tests.representations.balls import iou
 from threedistill.cameras import CameraSampler, orbit
 from threedistill.protocols import RenderContext, Representation
+from threedistill.representations import hashgrid
 from threedistill.representations.hashgrid import HashGrid
 from threedistill.rng import Streams
 
@@ -184,6 +185,22 @@ def test_too_many_samples_lengthen_the_step_for_all_views():
     limited = field.render(orbit(3, size=16), context(3))
     assert float(limited.stats["samples"]) <= field.max_samples
     assert float((full.rgb - limited.rgb).abs().mean(dim=(1, 2, 3)).max()) < 0.05
+
+
+def test_pictures_without_gradients_go_through_in_pieces(monkeypatch):
+    field = make(normals="always")
+    ask = context(
+        2, shading="lambertian", light=torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]), rng=Streams(0)
+    )
+    whole = field.render(orbit(2, size=20), ask)
+    monkeypatch.setattr(hashgrid, "_RAYS_AT_ONCE", 130)
+    with torch.no_grad():
+        pieces = field.render(orbit(2, size=20), ask)
+    assert whole.normal is not None and pieces.normal is not None
+    for a, b in ((whole.rgb, pieces.rgb), (whole.depth, pieces.depth), (whole.normal, pieces.normal)):
+        assert torch.allclose(a, b, atol=1e-6)
+    for name, value in whole.stats.items():
+        assert float(pieces.stats[name]) == pytest.approx(float(value), rel=1e-4), name
 
 
 def test_checkpoint_restores_the_picture_and_what_comes_after():

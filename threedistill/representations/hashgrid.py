@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -27,6 +27,19 @@ __all__ = ["HashGrid"]
 
 #: Rays whose opacity stays below this have no surface to speak of: no normal, no shading.
 _FAINT = 0.05
+
+#: Rays per piece of a render without gradients: four views of 64 x 64.
+_RAYS_AT_ONCE = 1 << 14
+
+
+class _Traced(NamedTuple):
+    """What rays see: premultiplied colour, opacity, expected distance, normals if asked for, sums for the stats."""
+
+    rgb: Tensor
+    opacity: Tensor
+    distance: Tensor
+    normal: Tensor | None
+    sums: dict[str, Tensor]
 
 
 class HashGrid(nn.Module):
@@ -55,7 +68,8 @@ class HashGrid(nn.Module):
         coarse_until: fraction of the stage after which all levels are active and the density is hard, in [0, 1].
         steps: samples along the box's diagonal; the march's step is ``2 sqrt(3) bound / steps``, but no less than
             3/4 of a cell of the finest active level, since there is nothing finer to see.
-        max_samples: most samples of one render; beyond it, the step is lengthened.
+        max_samples: most samples at once (of a step, or of a piece of a larger picture); beyond it, the step is
+            lengthened.
         occupancy_resolution: cells per axis of the occupancy grid.
         occupancy_every: iterations between its refreshes.
         occupancy_alpha: opacity per step from which space counts as occupied.
@@ -192,14 +206,56 @@ class HashGrid(nn.Module):
         ray).
         """
         views, height, width = len(cameras), cameras.height, cameras.width
-        dtype, device = self.table.dtype, self.table.device
-        rays = cameras.to(device).rays()
-        origins, directions = (r.reshape(-1, 3).to(dtype) for r in rays)
-        jitter = None
+        rays = cameras.to(self.table.device).rays()
+        origins, directions = (r.reshape(-1, 3).to(self.table.dtype) for r in rays)
+        jitter = light = None
         if context.rng is not None:
             jitter = context.rng.uniform_per_view("march", views, height * width).reshape(-1).to(origins)
-        progress = context.progress
+        if context.light is not None:
+            light = context.light.to(origins).repeat_interleave(height * width, 0)
+        # With gradients, all samples are needed at once; without, large pictures go through in pieces.
+        piece = len(origins) if torch.is_grad_enabled() else _RAYS_AT_ONCE
+        traced = []
+        for first in range(0, len(origins), piece):
+            rows = slice(first, first + piece)
+            own_jitter, own_light = (None if x is None else x[rows] for x in (jitter, light))
+            traced.append(self._trace(origins[rows], directions[rows], own_jitter, own_light, context))
 
+        def joined(parts: list[Tensor]) -> Tensor:
+            whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+            return whole.view(views, height, width, -1)
+
+        sums = {name: sum(t.sums[name] for t in traced) for name in traced[0].sums}
+        samples = float(sums.pop("samples"))
+        stats = {
+            "samples": torch.tensor(samples),
+            "samples_per_ray": torch.tensor(samples / len(origins)),
+            "occupied": self.occupancy.fraction(),
+            "mean_density": torch.as_tensor(sums.pop("density")) / max(samples, 1.0),
+            **{name: torch.as_tensor(total) / len(origins) for name, total in sums.items()},
+        }
+        opacity, background = joined([t.opacity for t in traced]), context.background.to(origins)
+        stats["mean_opacity"] = opacity.mean()
+        normals = [t.normal for t in traced if t.normal is not None]
+        return Rendering(
+            rgb=over(joined([t.rgb for t in traced]), opacity, background),
+            opacity=opacity,
+            depth=joined([t.distance for t in traced]),
+            background=background,
+            normal=joined(normals) if normals else None,
+            stats=stats,
+        )
+
+    def _trace(
+        self,
+        origins: Tensor,
+        directions: Tensor,
+        jitter: Tensor | None,
+        light: Tensor | None,
+        context: RenderContext,
+    ) -> _Traced:
+        """What ``R`` rays see, before any background."""
+        progress = context.progress
         with torch.no_grad():
             # Without jitter the samples of neighbouring rays line up into visible slices; half the step hides them.
             step = self.march_step(progress) * (0.5 if jitter is None else 1.0)
@@ -207,39 +263,26 @@ class HashGrid(nn.Module):
         potential, logits = self.raw(points, progress)
         density = self.activate(potential, progress)
         out = composite(density, logits.sigmoid(), samples)
-        opacity = out.opacity.clamp(0.0, 1.0)
+        rgb, opacity, normal = out.rgb, out.opacity.clamp(0.0, 1.0), None
         distance = torch.where(
             opacity > _FAINT, out.depth / opacity.clamp_min(_FAINT), torch.zeros_like(opacity)
         )
-
-        rgb, normal = out.rgb, None
-        stats = {
-            "samples": torch.tensor(float(len(points))),
-            "samples_per_ray": torch.tensor(len(points) / max(len(origins), 1)),
-            "occupied": self.occupancy.fraction(),
-            "mean_density": density.mean() if len(points) else density.sum(),
-            "mean_opacity": opacity.mean(),
-        }
+        sums = {"samples": torch.tensor(float(len(points))), "density": density.sum()}
         if self.distortion:
-            stats["distortion"] = ray_distortion(out.weights, samples).mean()
+            sums["distortion"] = ray_distortion(out.weights, samples).sum()
         if context.shading != "none" or self.normals == "always":
             hit = (opacity.detach() > _FAINT).nonzero()[:, 0]
             where = origins[hit] + directions[hit] * distance.detach()[hit, None]
             normals = field_normals(lambda x: self.raw(x, progress)[0], where, self.cell(progress))
-            stats["orientation"] = _orientation(normals, directions[hit], opacity[hit], len(origins))
+            away = (normals * directions[hit]).sum(-1).clamp_min(0)
+            sums["orientation"] = (opacity.detach()[hit] * away**2).sum()
             if context.shading != "none":
-                light = None
-                if context.light is not None:
-                    light = context.light.to(origins)[torch.div(hit, height * width, rounding_mode="floor")]
                 albedo = rgb[hit] / opacity[hit, None]
-                shaded = shade(albedo, normals, -directions[hit], context.shading, light)
+                towards = None if light is None else light[hit]
+                shaded = shade(albedo, normals, -directions[hit], context.shading, towards)
                 rgb = torch.zeros_like(rgb).index_copy(0, hit, shaded * opacity[hit, None])
-            normal = torch.zeros_like(origins).index_copy(0, hit, normals).view(views, height, width, 3)
-
-        background = context.background.to(origins)
-        opacity = opacity.view(views, height, width, 1)
-        image = over(rgb.view(views, height, width, 3), opacity, background)
-        return Rendering(image, opacity, distance.view(views, height, width, 1), background, normal, stats)
+            normal = torch.zeros_like(origins).index_copy(0, hit, normals)
+        return _Traced(rgb, opacity, distance, normal, sums)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """``table`` (hash entries, large rates) and ``mlp`` (weights, small rates)."""
@@ -268,9 +311,3 @@ class HashGrid(nn.Module):
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(f"hashgrid: {message}")
-
-
-def _orientation(normals: Tensor, directions: Tensor, opacity: Tensor, rays: int) -> Tensor:
-    """Normals that face away from the viewer, weighted by how visible they are, averaged over all rays."""
-    away = (normals * directions).sum(-1).clamp_min(0)
-    return (opacity.detach() * away**2).sum() / max(rays, 1)
