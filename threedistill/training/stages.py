@@ -92,6 +92,8 @@ def run_stage(
         with contextlib.suppress(SIGTERMException):
             trainer.fit(system)
     checkpoints.save(trainer, system)
+    if system.warned:
+        run.update_record(warnings=[*run.read_record().get("warnings", []), *system.warned])
     if int(system.iteration) < system.stage.iterations:
         raise Interrupted(str(run.path))
     system.to(device)

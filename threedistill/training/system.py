@@ -130,7 +130,9 @@ class ScoreDistillation(pl.LightningModule):
         self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))
         self.register_buffer("mean_color", torch.full((3,), 0.5))
         self.metrics: dict[str, float] = {}
+        #: The watchdog's warnings: those of the last step, and all of this process.
         self.warnings: list[str] = []
+        self.warned: list[str] = []
 
     @property
     def prior(self) -> Prior:
@@ -181,6 +183,7 @@ class ScoreDistillation(pl.LightningModule):
             "seconds_update": time.perf_counter() - asked,
         }
         self.warnings = self.watchdog.check(_vital(out, progress, nonfinite))
+        self.warned += self.warnings
 
     def _optimizer(self) -> torch.optim.Optimizer:
         optimizers = self.optimizers(use_pl_optimizer=False)
