@@ -26,6 +26,9 @@ from torch import Tensor
 
 PredictionKind = Literal["eps", "x0", "v", "flow"]
 
+#: What picks samples out of a batch.
+Rows = slice | list[int] | Tensor
+
 
 @dataclass(frozen=True)
 class NoiseLevel:
@@ -54,14 +57,13 @@ class NoiseLevel:
         """(B,) ``sigma / alpha``, the variance-exploding (EDM) noise level."""
         return self.sigma / self.alpha
 
-    def __getitem__(self, rows) -> NoiseLevel:
+    def __getitem__(self, rows: Rows) -> NoiseLevel:
         return NoiseLevel(self.alpha[rows], self.sigma[rows], self.index[rows])
 
-    def to(self, *args, **kwargs) -> NoiseLevel:
-        """As ``Tensor.to``, on all three tensors."""
-        return NoiseLevel(
-            self.alpha.to(*args, **kwargs), self.sigma.to(*args, **kwargs), self.index.to(*args, **kwargs)
-        )
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> NoiseLevel:
+        """The same levels on another device or in another precision."""
+        alpha, sigma, index = (v.to(device=device, dtype=dtype) for v in (self.alpha, self.sigma, self.index))
+        return NoiseLevel(alpha, sigma, index)
 
     def scales(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """``alpha`` and ``sigma`` in ``like``'s dtype, shaped (B, 1, ...) to broadcast over it."""
@@ -96,7 +98,7 @@ class Prediction:
                 f"prediction kind {self.kind!r} is not one of {', '.join(get_args(PredictionKind))}"
             )
 
-    def __getitem__(self, rows) -> Prediction:
+    def __getitem__(self, rows: Rows) -> Prediction:
         return Prediction(self.value[rows], self.kind, self.x_t[rows], self.level[rows])
 
     @property

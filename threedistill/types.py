@@ -94,7 +94,7 @@ class Cameras:
         projection[:, 2, 2] = -(far + near) / (far - near)
         projection[:, 2, 3] = -2 * far * near / (far - near)
         projection[:, 3, 2] = -1
-        return projection @ torch.linalg.inv(self.c2w)
+        return projection @ torch.inverse(self.c2w)
 
 
 @dataclass
@@ -115,7 +115,7 @@ class Rendering:
     depth: Float[Tensor, "B H W 1"]
     background: Float[Tensor, "B 3"]
     normal: Float[Tensor, "B H W 3"] | None = None
-    stats: dict[str, Tensor] = field(default_factory=dict)
+    stats: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 @dataclass(frozen=True)
@@ -182,4 +182,4 @@ class Mesh:
     colors: Float[Tensor, "N 3"] | None = None
     uv: Float[Tensor, "N 2"] | None = None
     texture: Float[Tensor, "Ht Wt 3"] | None = None
-    extras: dict[str, object] = field(default_factory=dict)
+    extras: dict[str, object] = field(default_factory=dict[str, object])

@@ -121,7 +121,8 @@ def _ask(networks: Mapping[str, Prior], group: list[_Question], max_rows: int | 
 
     rows = len(x_t)
     chunk = rows if max_rows is None else max(max_rows // network.view_group, 1) * network.view_group
-    values, kind = [], None
+    values: list[Tensor] = []
+    kind = None
     for start in range(0, rows, chunk):
         part = slice(start, start + chunk)
         answer = network.predict(own_x[part], own_level[part], {k: v[part] for k, v in conditioning.items()})

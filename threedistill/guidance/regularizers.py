@@ -129,7 +129,7 @@ class Regularizers(nn.Module):
 
     def terms(self, rendering: Rendering, progress: float) -> dict[str, tuple[float, Tensor]]:
         """The active terms: weight and value, by name."""
-        active = {}
+        active: dict[str, tuple[float, Tensor]] = {}
         for name, term in TERMS.items():
             weight = value_at(getattr(self.weights, name), progress)
             if weight:

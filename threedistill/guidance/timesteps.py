@@ -94,8 +94,8 @@ class Uniform:
         elif self.draw == "spread":
             u = (rng.uniform("level", 1) + torch.div(index, group, rounding_mode="floor") * GOLDEN) % 1.0
         elif group > 1:
-            blocks = torch.div(index, group, rounding_mode="floor").tolist()
-            u = torch.stack([rng.generator_uniform("level", int(b)) for b in blocks])
+            first = rng.view_offset
+            u = torch.stack([rng.generator_uniform("level", v // group) for v in range(first, first + views)])
         else:
             u = rng.uniform_per_view("level", views)
         low, high = self.window.at(progress)
