@@ -15,13 +15,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
-
-if TYPE_CHECKING:
-    from threedistill.types import Mesh
 
 # The same examples on every machine, and no deadlines: the machine may be busy.
 settings.register_profile(
@@ -87,15 +83,6 @@ def command(capsys: pytest.CaptureFixture[str], workspace: Path) -> Callable[...
         return Outcome(status, captured.out, captured.err)
 
     return run
-
-
-@pytest.fixture(scope="session")
-def red_mushroom() -> Mesh:
-    """A small coloured mesh from the Toybox world."""
-    from threedistill.toybox.grammar import parse
-    from threedistill.toybox.world import build
-
-    return build(parse("a red mushroom").scene, None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

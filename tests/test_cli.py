@@ -90,6 +90,13 @@ def test_override_that_names_a_flag_is_that_flag_unless_they_disagree():
             parse(["a duck", f"{key}={one}", f"--{key}", other])
 
 
+def test_size_and_origin_are_export_settings():
+    request = parse(["a duck", "--unit-size", "2", "--origin", "base", "export.unit_size=2.0"])
+    assert request.overrides == ["export.unit_size=2.0", "export.origin=base"]
+    with pytest.raises(UsageError, match=r"--origin base and .* disagree"):
+        parse(["a duck", "--origin", "base", "export.origin=center"])
+
+
 @pytest.mark.parametrize(
     ("argv", "fragment"),
     [

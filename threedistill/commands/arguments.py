@@ -113,6 +113,36 @@ def number(option: str, low: float, high: float) -> Callable[[str], float]:
     return check
 
 
+def frame_options(parser: Parser) -> None:
+    """Add the flags for the exported asset's size and origin."""
+    parser.add_argument(
+        "--unit-size",
+        type=number("--unit-size", 1e-6, 1e6),
+        metavar="M",
+        help="longest side in metres (default 1)",
+    )
+    parser.add_argument(
+        "--origin",
+        type=one_of("--origin", ("center", "base")),
+        metavar="O",
+        help="center | base: where (0, 0, 0) is",
+    )
+
+
+def frame_overrides(options: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
+    """The overrides with those flags among them; raises UsageError where a flag and an override disagree."""
+    found = list(overrides)
+    for flag, value in (("unit_size", options.unit_size), ("origin", options.origin)):
+        if value is None:
+            continue
+        line = f"export.{flag}={value}"
+        rivals = [o for o in overrides if o.startswith(f"export.{flag}=") and o != line]
+        if rivals:
+            raise UsageError(f"--{flag.replace('_', '-')} {value} and {rivals[0]} disagree; keep one of them")
+        found.append(line)
+    return list(dict.fromkeys(found))
+
+
 def unknown(what: str, value: str, choices: Sequence[str]) -> str:
     """The line for a value that is none of ``choices``."""
     close = nearest(value, choices, count=1)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from threedistill.commands.arguments import Parser, many_of
+from threedistill.commands.arguments import Parser, frame_options, frame_overrides, many_of
 from threedistill.commands.generate import FORMATS
 from threedistill.commands.resume import run_folder
 from threedistill.errors import ThreedistillError, UsageError, nearest
@@ -19,7 +19,7 @@ examples:
   threedistill export runs/a-red-mushroom-s0 --format obj,stl
   threedistill export runs/a-red-mushroom-s0 --out print --format stl export.resolution=256
 
-Without key=value words the asset's own file is converted. With them, the optimised field is meshed again from its
+Without settings the asset's own file is converted. With them, the optimised field is meshed again from its
 checkpoint; threedistill generate "..." --print-config shows the export settings.
 """
 
@@ -32,6 +32,7 @@ def parser() -> Parser:
     p.add_argument(
         "--format", dest="formats", type=many_of("--format", FORMATS), metavar="F,F", default=("glb",)
     )
+    frame_options(p)
     p.add_argument("--out", metavar="DIR", help="where to write (default: the run's asset folder)")
     p.add_argument("--overwrite", action="store_true", help="replace files that exist")
     p.add_argument("--json", action="store_true", help="print a JSON list of the files instead of lines")
@@ -41,7 +42,7 @@ def parser() -> Parser:
 def run(argv: Sequence[str]) -> int:
     """Write the files and print their paths, one per line."""
     options, data = parser().parse(argv)
-    overrides = [word for word in data if "=" in word]
+    overrides = frame_overrides(options, [word for word in data if "=" in word])
     folders = [word for word in data if "=" not in word]
     if len(folders) != 1:
         raise UsageError(f"export takes one run folder, not {len(folders)}: threedistill export runs/NAME")

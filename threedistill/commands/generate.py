@@ -11,7 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from threedistill.commands.arguments import Parser, many_of, one_of, unknown, whole_number
+from threedistill.commands.arguments import (
+    Parser,
+    frame_options,
+    frame_overrides,
+    many_of,
+    one_of,
+    unknown,
+    whole_number,
+)
 from threedistill.errors import UsageError
 
 PRESETS = ("draft", "standard", "high")
@@ -27,7 +35,7 @@ _EPILOG = """\
 examples:
   threedistill generate "a red mushroom"
   threedistill generate "a blue car" --preset draft --seed 3 --format glb,stl
-  threedistill generate "a yellow duck" --guidance csd export.faces=4000
+  threedistill generate "a yellow duck" --negative blurry export.faces=4000
   echo "a green tree" | threedistill generate --prompt-file -
 
 key=value words behind the prompt override the configuration (threedistill list shows the choices).
@@ -87,6 +95,7 @@ def parser() -> Parser:
         metavar="F,F",
         help="glb,obj,ply,stl (default glb)",
     )
+    frame_options(p)
     p.add_argument("--negative", metavar="TEXT", help="what the asset must not look like")
     p.add_argument("--device", type=one_of("--device", DEVICES), metavar="D", help="auto | cpu | cuda")
     p.add_argument("--resume", action="store_true", help="continue the run in the folder")
@@ -112,7 +121,7 @@ def parse(argv: Sequence[str]) -> Request:
     else:
         raise UsageError('generate needs a prompt: threedistill generate "a red mushroom"')
     _check_prompt(prompt)
-    overrides = _split_overrides(options, prompt, data)
+    overrides = frame_overrides(options, _split_overrides(options, prompt, data))
     if options.resume and options.overwrite:
         raise UsageError("--resume and --overwrite exclude each other: continue the run, or replace it")
     return Request(

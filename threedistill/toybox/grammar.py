@@ -3,7 +3,8 @@
 One table of kinds, colours, patterns, accessories and relations serves the caption generator, the prompt parser and
 the tokenizer, so a prompt that parses is a prompt the embedded prior has words for. :func:`caption` writes a scene
 down in one of many wordings, :func:`parse` reads any of them back, and :func:`held_out` lists the combinations that
-the training set never contains.
+the training set never contains. Longer than most files (over 500 lines) on purpose: the words, the captions and the
+parser are one language, and whoever changes one has to see the others.
 """
 
 from __future__ import annotations
