@@ -23,10 +23,11 @@ class OccupancyGrid(nn.Module):
     """``G^3`` cells over ``[-bound, bound]^3``, kept in step with a density by sampling it.
 
     Every refresh asks the density once per cell at a jittered point. The running maximum ``m <- max(decay m, sigma)``
-    decides occupancy, ``m > threshold`` in the cell or in one of its 26 neighbours: a surface can grow into the
-    neighbouring cells before the next refresh, and a cell that is merely hit at an unlucky point is not lost. The
-    smallest of the 27 latest densities is the lower bound that lets a ray stop behind what is opaque. Both live in
-    the state dict, so a resumed run marches the same samples.
+    decides occupancy, ``m > threshold`` in the cell or in one of its six neighbours: a surface can grow into the
+    neighbouring cells before the next refresh, and a cell that is merely hit at an unlucky point is not lost. A
+    running minimum ``n <- min(sigma, 4 n + threshold)``, about the smallest of the last four samples, is the lower
+    bound that lets a ray stop behind what is opaque. Both live in the state dict, so a resumed run marches the same
+    samples.
 
     Arguments:
         resolution: cells per axis, ``G``.
@@ -66,8 +67,8 @@ class OccupancyGrid(nn.Module):
         points = (cells + jitter) * (2 * self.bound / size) - self.bound
         latest = torch.cat([density(chunk) for chunk in points.split(_CHUNK)]).view(size, size, size)
         self.peak = torch.maximum(self.peak * self.decay, latest)
-        self.floor = -_max_pool(-latest)
-        self.occupied = _max_pool(self.peak) > self.threshold
+        self.floor = torch.minimum(latest, 4 * self.floor + self.threshold)
+        self.occupied = _neighbourhood_max(self.peak) > self.threshold
 
     def fraction(self) -> Tensor:
         """Share of the box that is occupied, a scalar."""
@@ -86,7 +87,7 @@ class OccupancyGrid(nn.Module):
 
     @torch.no_grad()
     def drop_hidden(
-        self, samples: Samples, points: Float[Tensor, "S 3"], transmittance: float = 1e-3
+        self, samples: Samples, points: Float[Tensor, "S 3"], transmittance: float = 5e-3
     ) -> tuple[Samples, Float[Tensor, "S 3"]]:
         """Leave out the samples that no light reaches even at the lower bound of the density.
 
@@ -107,13 +108,12 @@ class OccupancyGrid(nn.Module):
         return select(samples, index), points.index_select(0, index)
 
 
-def _max_pool(volume: Float[Tensor, "G G G"]) -> Float[Tensor, "G G G"]:
-    """Maximum over each cell's 3 x 3 x 3 neighbourhood, clipped at the borders, one axis at a time."""
+def _neighbourhood_max(volume: Float[Tensor, "G G G"]) -> Float[Tensor, "G G G"]:
+    """Maximum over each cell and its six neighbours, clipped at the borders."""
+    result = volume.clone()
     for axis in range(3):
-        size = volume.shape[axis]
-        pooled = volume.clone()
-        lower, upper = pooled.narrow(axis, 0, size - 1), pooled.narrow(axis, 1, size - 1)
-        torch.maximum(lower, volume.narrow(axis, 1, size - 1), out=lower)
-        torch.maximum(upper, volume.narrow(axis, 0, size - 1), out=upper)
-        volume = pooled
-    return volume
+        count = volume.shape[axis] - 1
+        lower, upper = result.narrow(axis, 0, count), result.narrow(axis, 1, count)
+        torch.maximum(lower, volume.narrow(axis, 1, count), out=lower)
+        torch.maximum(upper, volume.narrow(axis, 0, count), out=upper)
+    return result
