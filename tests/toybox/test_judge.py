@@ -159,7 +159,7 @@ def _tiny_pool(count: int, seed: int) -> Pool:
     rgba[torch.arange(count), :, :, 2 * color] = rgba[..., 3]
     labels = {k: torch.zeros(count, dtype=torch.long) for k in LABELS}
     labels["color"], labels["clean"] = color, torch.ones(count, dtype=torch.long)
-    return Pool(rgba, labels, torch.full((count, 2), math.nan))
+    return Pool(rgba, labels, torch.full((count, 3), math.nan))
 
 
 def test_composite_is_over_and_augmentation_stays_a_picture():
@@ -185,7 +185,7 @@ def test_training_learns_and_batches_are_functions_of_the_step():
     first = batch_of(data, 24, Streams(0, 0, 5))
     second = batch_of(data, 24, Streams(0, 0, 5))
     assert torch.equal(first[0], second[0]) and torch.equal(first[1]["clean"], second[1]["clean"])
-    assert int((first[1]["clean"] == 0).sum()) == 4 and not torch.equal(
+    assert int((first[1]["clean"] == 0).sum()) == 6 and not torch.equal(
         first[0], batch_of(data, 24, Streams(0, 0, 6))[0]
     )
     torch.manual_seed(0)

@@ -128,7 +128,8 @@ class _Residual(nn.Module):
 
 
 class JudgeNetwork(nn.Module):
-    """(B, 3, 64, 64) pictures in [-1, 1] to one logit vector per head, and an azimuth direction ``pose`` (B, 2)."""
+    """(B, 3, 64, 64) pictures in [-1, 1] to one logit vector per head, and ``pose`` (B, 3): sine and
+    cosine of the azimuth, and the elevation in radians, of kinds with a front."""
 
     def __init__(self, heads: dict[str, int], widths: tuple[int, int, int, int] = (16, 32, 64, 128)) -> None:
         super().__init__()
@@ -145,7 +146,7 @@ class JudgeNetwork(nn.Module):
         # What is where tells views apart; what is anywhere tells kinds and colours.
         self.where = nn.Linear(16 * widths[-1], widths[-1])
         self.heads = nn.ModuleDict({name: nn.Linear(3 * widths[-1], n) for name, n in heads.items()})
-        self.pose = nn.Linear(3 * widths[-1], 2)
+        self.pose = nn.Linear(3 * widths[-1], 3)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         h = self.trunk(x)
@@ -206,6 +207,7 @@ class Judge:
         folder.mkdir(parents=True, exist_ok=True)
         state = {k: v.half() if v.is_floating_point() else v for k, v in self.network.state_dict().items()}
         save_file({k: v.contiguous() for k, v in state.items()}, str(folder / "judge.safetensors"))
+        (folder / "judge.safetensors").chmod(0o644)  # the library leaves it to its owner alone
         words = {f.name: list(getattr(self.vocabulary, f.name)) for f in fields(Vocabulary)}
         widths = [m.out_channels for m in self.network.trunk if isinstance(m, nn.Conv2d)]
         config = {

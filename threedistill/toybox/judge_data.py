@@ -34,7 +34,7 @@ class Pool:
     Attributes:
         rgba: (N, 64, 64, 4) uint8, premultiplied sRGB and coverage.
         labels: (N,) int64 class per head, -100 where it has none.
-        pose: (N, 2) sine and cosine of the azimuth, NaN where it means nothing.
+        pose: (N, 3) sine and cosine of the azimuth, and elevation in radians; NaN where they mean nothing.
     """
 
     rgba: Tensor
@@ -131,7 +131,7 @@ def _cameras(count: int, streams: Streams):
 
 def render_pool(
     objects: int, words: Vocabulary, seed: int, *, views: int = 4, faces: bool = False, held_out: bool = False,
-    first: int = 0,
+    first: int = 0, tier_two: float = 0.3,
 ) -> Pool:  # fmt: skip
     """Render ``objects`` random things from ``views`` cameras each.
 
@@ -141,6 +141,7 @@ def render_pool(
         seed: of the pool; objects ``first .. first + objects`` of it are made.
         faces: make kinds with a front and give them too many faces.
         held_out: draw from the combinations that :func:`random_scene` never gives.
+        tier_two: share of patterns, accessories and pairs.
     """
     from threedistill.render.mesh import render_mesh
     from threedistill.toybox.world import build
@@ -151,7 +152,7 @@ def render_pool(
     for index in range(first, first + objects):
         rng = random.Random(f"judge/{seed}/{index}")
         while True:
-            scene = _named(rng.choice(reserved) if held_out else random_scene(rng, 0.3, 0.0), rng)
+            scene = _named(rng.choice(reserved) if held_out else random_scene(rng, tier_two, 0.0), rng)
             alone = len(scene.objects) == 1 and scene.objects[0].kind in FRONTED
             if alone or not faces:
                 break
@@ -172,7 +173,7 @@ def render_pool(
             labels["view"][-1] = VIEWS.index(name) if name else IGNORE
             labels["clean"][-1] = clean
             known = alone and sort is None
-            poses.append([math.sin(azimuth), math.cos(azimuth)] if known else [math.nan] * 2)
+            poses.append([math.sin(azimuth), math.cos(azimuth), elevation] if known else [math.nan] * 3)
     return Pool(torch.cat(rgba), {k: torch.tensor(v) for k, v in labels.items()}, torch.tensor(poses))
 
 
