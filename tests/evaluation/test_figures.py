@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from threedistill.evaluation.janus import arcs, janus_estimate, plateau_middle
-from threedistill.evaluation.judging import FLOOR, caption_logp, rank_of
+from threedistill.evaluation.judging import FLOOR, attributes, caption_logp, rank_of
 from threedistill.evaluation.statistics import bootstrap, wilson
 from threedistill.toybox.grammar import ObjectSpec, Scene
 from threedistill.toybox.judge import JudgeReading, Vocabulary, scene_labels
@@ -97,6 +97,30 @@ def test_caption_logp_adds_the_logs_and_floors_them():
     assert float(hat) == pytest.approx(math.log(0.8 * 0.5 * 0.9 * 0.3 * 0.3), abs=1e-5)
     pair = caption_logp(reading, Scene((ObjectSpec("duck", "red"), ObjectSpec("ball", "blue")), "on"), WORDS)
     assert float(pair) == pytest.approx(math.log(0.8 * 0.5 * 0.9 * 0.7 * 0.3) + FLOOR, abs=1e-4)
+
+
+def test_things_side_by_side_count_in_either_order():
+    def rows(*p: tuple[float, ...]) -> torch.Tensor:
+        return torch.tensor(p).log()
+
+    # Seen from the front the duck is first, from behind the ball is.
+    reading = JudgeReading(
+        kind_logp=rows((0.9, 0.1), (0.2, 0.8)), color_logp=rows((0.9, 0.1), (0.1, 0.9)),
+        pattern_logp=rows(*[(1 - 2e-9, 1e-9, 1e-9)] * 2), accessory_logp=rows(*[(1 - 1e-9, 1e-9)] * 2),
+        second_kind_logp=rows((0.1, 0.1, 0.8), (0.1, 0.7, 0.2)),
+        second_color_logp=rows((0.1, 0.1, 0.8), (0.1, 0.7, 0.2)), view_logp=rows(*[(1.0,) * 4] * 2),
+        clean=torch.ones(2), azimuth=torch.zeros(2),
+    )  # fmt: skip
+    duck, ball = ObjectSpec("duck", "red"), ObjectSpec("ball", "blue")
+    for scene in (Scene((duck, ball), "next to"), Scene((ball, duck), "next to")):
+        logp = caption_logp(reading, scene, WORDS)
+        assert logp.tolist() == pytest.approx(
+            [math.log(0.9**2 * 0.8**2), math.log(0.8 * 0.9 * 0.7**2)], abs=1e-4
+        )
+        found = attributes(reading, scene, WORDS)
+        assert found["kind"] == (pytest.approx(0.85), True) and found["second_color"][1]
+    on = attributes(reading, Scene((duck, ball), "on"), WORDS)
+    assert on["kind"] == (pytest.approx(0.55), True) and on["second_kind"][0] == pytest.approx(0.5)
 
 
 def test_bootstrap_matches_the_normal_interval_of_a_mean():

@@ -7,7 +7,7 @@ it was centred and given the size of Toybox objects (files are in metres, whatev
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -90,10 +90,45 @@ def caption_logp(reading: JudgeReading, scene: Scene, words: Vocabulary) -> Floa
     """How well each picture fits a caption: ``sum over attributes of max(log p, log 0.001)``.
 
     Attributes the caption does not mention count as absent (no pattern, no hat, no second object), except colour.
+    Things "next to" each other change sides when seen from behind, so there the better order counts, per picture.
     """
-    labels = scene_labels(scene, words)
+    return torch.stack([_one_order(reading, s, words) for s in orders(scene)]).amax(0)
+
+
+def orders(scene: Scene) -> list[Scene]:
+    """The scene, and for things side by side also with its two objects exchanged."""
+    if scene.relation != "next to":
+        return [scene]
+    return [scene, replace(scene, objects=scene.objects[::-1])]
+
+
+def _one_order(reading: JudgeReading, scene: Scene, words: Vocabulary) -> Float[Tensor, "B"]:
     heads = _heads(reading)
-    return torch.stack([heads[name][:, i].clamp_min(FLOOR) for name, i in labels.items()]).sum(0)
+    parts = [heads[name][:, i].clamp_min(FLOOR) for name, i in scene_labels(scene, words).items()]
+    return torch.stack(parts).sum(0)
+
+
+def attributes(reading: JudgeReading, scene: Scene, words: Vocabulary) -> dict[str, tuple[float, bool]]:
+    """Mean probability of each attribute asked for, by head, and whether the judge names it.
+
+    One order: the class of the largest mean probability is the right one. Two: at least half of the views are right.
+    """
+    found = orders(scene)
+    best = torch.stack([_one_order(reading, s, words) for s in found]).argmax(0)
+    labels = [scene_labels(s, words) for s in found]
+    heads = _heads(reading)
+    out = {}
+    for name in labels[0]:
+        if not all(name in each for each in labels):
+            continue
+        wanted = torch.tensor([each[name] for each in labels])[best]
+        p = heads[name].exp()
+        if len(found) == 1:
+            right = int(p.mean(0).argmax()) == labels[0][name]
+        else:
+            right = float((p.argmax(1) == wanted).float().mean()) >= 0.5
+        out[name] = (float(p.gather(1, wanted[:, None]).mean()), right)
+    return out
 
 
 def rank_of(own: int, scores: list[float]) -> int:
@@ -134,16 +169,12 @@ def judge_asset(mesh: Mesh, prompt: str, judge: Judge | None = None) -> AssetVer
     reading = ring[:: AZIMUTHS // VIEWS]
     rank, scores = rank_captions(reading, scene, words)
     labels = scene_labels(scene, words)
-    means = {name: logp.exp().mean(0) for name, logp in _heads(reading).items()}
-    right = {name: int(means[name].argmax()) == i for name, i in labels.items()}
+    asked = attributes(reading, scene, words)
     first = scene.objects[0]
-    kind_p = float(means["kind"][labels["kind"]])
-    color_p = float(means["color"][labels["color"]]) if "color" in labels else 1.0
-    extras = {
-        name: right[name]
-        for name in ("pattern", "accessory", "second_kind", "second_color")
-        if labels.get(name, 0) > 0
-    }
+    kind_p, kind_right = asked["kind"]
+    color_p, color_right = asked.get("color", (1.0, True))
+    extra_heads = ("pattern", "accessory", "second_kind", "second_color")
+    extras = {name: asked[name][1] for name in extra_heads if labels.get(name, 0) > 0 and name in asked}
     clean = float(reading.clean.mean())
     janus = janus_estimate(ring.view_logp) if first.kind in FRONTED and len(scene.objects) == 1 else None
     return AssetVerdict(
@@ -152,12 +183,12 @@ def judge_asset(mesh: Mesh, prompt: str, judge: Judge | None = None) -> AssetVer
         best_caption=max(scores, key=lambda item: item[1])[0],
         caption_logp=scores[0][1],
         margin=scores[0][1] - max(s for _, s in scores[1:]),
-        kind=words.kinds[int(means["kind"].argmax())],
+        kind=words.kinds[int(reading.kind_logp.exp().mean(0).argmax())],
         kind_p=kind_p,
-        kind_right=right["kind"],
-        color=words.colors[int(means["color"].argmax())],
+        kind_right=kind_right,
+        color=words.colors[int(reading.color_logp.exp().mean(0).argmax())],
         color_p=color_p,
-        color_right=right.get("color", True),
+        color_right=color_right,
         extras_right=extras,
         clean=clean,
         janus=janus,

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.cameras import place, view_name
+from threedistill.evaluation.judging import attributes
 from threedistill.evaluation.silhouette import mask_iou, silhouettes
 from threedistill.evaluation.statistics import Estimate, bootstrap
 from threedistill.rng import Streams
@@ -146,11 +147,9 @@ def _score_one(
 ) -> dict[str, float | None]:
     scene = parsed.scene
     labels = scene_labels(scene, judge.vocabulary)
-
-    def right(name: str) -> float:
-        return float(int(getattr(reading, f"{name}_logp")[index].argmax()) == labels[name])
-
-    extras = [n for n in ("pattern", "accessory", "second_kind", "second_color") if labels.get(n, 0) > 0]
+    asked = attributes(reading[index : index + 1], scene, judge.vocabulary)
+    extra_heads = ("pattern", "accessory", "second_kind", "second_color")
+    extras = [n for n in extra_heads if labels.get(n, 0) > 0 and n in asked]
     fronted = scene.objects[0].kind in FRONTED and len(scene.objects) == 1
     judged = VIEWS[int(reading.view_logp[index].argmax())]
     error = None
@@ -158,9 +157,9 @@ def _score_one(
         away = float(reading.azimuth[index]) - sample.camera[0]
         error = abs((math.degrees(away) + 180) % 360 - 180)
     return {
-        "kind": right("kind"),
-        "color": right("color") if "color" in labels else None,
-        "extras": float(all(right(n) for n in extras)) if extras else None,
+        "kind": float(asked["kind"][1]),
+        "color": float(asked["color"][1]) if "color" in asked else None,
+        "extras": float(all(asked[n][1] for n in extras)) if extras else None,
         "view": float(judged == sample.view) if fronted and sample.view else None,
         "azimuth_error": error,
         "within_30": None if error is None else float(error <= 30),
