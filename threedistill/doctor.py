@@ -7,7 +7,6 @@ downloaded or compiled; CUDA packages are only looked for, because importing the
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -22,7 +21,7 @@ from typing import Literal
 
 from threedistill.commands.arguments import Parser
 from threedistill.errors import UsageError
-from threedistill.resources import assets_dir
+from threedistill.resources import assets_dir, weights_hash
 from threedistill.threads import usable_cores
 
 State = Literal["ok", "missing", "optional"]
@@ -173,14 +172,11 @@ def _toybox() -> list[Finding]:
 
 def _weights(part: str, folder: Path) -> Finding:
     """The weight files under ``folder``, with a short hash of their content."""
-    found = sorted(folder.rglob("*.safetensors"))
-    if not found:
+    digest = weights_hash(folder)
+    if digest is None:
         return Finding(part, "missing", f"no weights in {folder}", _REINSTALL)
-    digest = hashlib.sha256()
-    for file in found:
-        digest.update(file.read_bytes())
-    size = sum(file.stat().st_size for file in found) / 1e6
-    return Finding(part, "ok", f"sha256 {digest.hexdigest()[:12]}, {size:.1f} MB")
+    size = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6
+    return Finding(part, "ok", f"sha256 {digest}, {size:.1f} MB")
 
 
 def _accelerators() -> list[Finding]:

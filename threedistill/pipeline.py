@@ -11,8 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from threedistill import __version__
 from threedistill.config import Config, build, compose, read_config, write_config
 from threedistill.errors import UsageError
+from threedistill.protocols import Prior, Representation
 from threedistill.training.run_folder import RunFolder, slug
 from threedistill.types import Mesh
 
@@ -129,25 +131,27 @@ def _execute(config: Config, run: RunFolder, quiet: bool) -> Result:
         device = pick_device(config["device"])
         with record.phase("setup"):
             prior = build_prior(config, device)
+            run.update_record(prior_version=getattr(prior, "version", None))
             stages = build_stages(config, prior, device)
             settings = build(config["trainer"], "trainer", config["plugins"])
         for index, system in enumerate(stages):
             with record.phase(f"stage {system.stage.name}"):
                 run_stage(system, run, index, settings, device, quiet)
         with record.phase("export"):
-            asset = _export(stages[-1].representation, config, run, prior.licence)
+            asset = _export(stages[-1].representation, config, run, prior)
         with record.phase("judge"):
             verdict = _judge(config, run, quiet)
     return Result(run.path, asset, verdict, record.seconds)
 
 
-def _export(representation, config: Config, run: RunFolder, licence: str) -> Path:
+def _export(representation: Representation, config: Config, run: RunFolder, prior: Prior) -> Path:
     from threedistill.exports.asset import build_asset, export_asset
 
     settings = _export_settings(config)
     extras = {
         "prompt": config["prompt"], "seed": config["seed"], "prior": config["prior"]["name"],
-        "guidance": config["guidance"]["name"], "prior_licence": licence,
+        "prior_version": getattr(prior, "version", None), "prior_licence": prior.licence,
+        "guidance": config["guidance"]["name"], "generator": f"threedistill {__version__}",
     }  # fmt: skip
     return export_asset(build_asset(representation, settings, extras), run.asset_dir, settings)[0]
 

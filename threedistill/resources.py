@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -20,3 +21,12 @@ def configs_dir() -> Path:
 def assets_dir() -> Path:
     """The folder with the embedded prior, the judge and their lists."""
     return _find("assets")
+
+
+def weights_hash(folder: Path) -> str | None:
+    """The first 12 hex digits of the SHA-256 over all weight files below a folder, in order; None without any."""
+    files = sorted(folder.rglob("*.safetensors"))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12] if files else None

@@ -41,7 +41,7 @@ def run(argv: Sequence[str]) -> int:
 
     with contextlib.redirect_stdout(sys.stderr):
         report = evaluate_runs(
-            folders, combined=options.out, ceiling=_ceiling() if options.ceiling else None, progress=say
+            folders, combined=options.out, ceiling=ceiling_fit() if options.ceiling else None, progress=say
         )
     if options.json:
         print(json.dumps(report.as_dict(), ensure_ascii=False, default=str))
@@ -53,7 +53,7 @@ def run(argv: Sequence[str]) -> int:
     return 1 if report.failed else 0
 
 
-def _ceiling() -> Callable[[Path, str], Path]:
+def ceiling_fit() -> Callable[[Path, str], Path]:
     """Fits the run's own representation to the truth, with the run's own budget and export."""
 
     def fit(run_dir: Path, prompt: str) -> Path:

@@ -15,6 +15,7 @@ from threedistill.priors.families import scheduler_path
 from threedistill.priors.loading import quiet
 from threedistill.priors.space import FoldedPixelSpace
 from threedistill.priors.text_cache import Embedding, TextCache, stack
+from threedistill.resources import assets_dir, weights_hash
 from threedistill.types import Cameras, Conditioning, NoiseLevel, Prediction, PredictionKind
 
 
@@ -69,6 +70,10 @@ class ToyboxPrior:
         if camera not in ("own", "none", None):
             raise UsageError(f"prior.camera={camera!r} must be own or none")
         quiet()
+        #: Which weights taught: run.json and the asset carry it.
+        self.version = (
+            f"sha256 {weights_hash(Path(folder).expanduser() if folder else assets_dir() / 'toybox/prior')}"
+        )
         # Stored as float16; computed in float32, which a CPU does faster.
         self.pipeline: Any = ToyboxPipeline.load(Path(folder).expanduser() if folder else None, torch.float32)
         self.camera, self.background = camera or "none", background

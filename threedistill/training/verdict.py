@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from threedistill.config import Config
-from threedistill.errors import UsageError
+from threedistill.errors import ThreedistillError, UsageError
 from threedistill.training.run_folder import RunFolder
 
 
@@ -20,4 +20,7 @@ def verdict_line(config: Config, run: RunFolder) -> str | None:
         parse(config["prompt"])
     except UsageError:
         return None
-    return str(evaluate_asset(glb, config["prompt"], quick=True)["verdict"])
+    try:
+        return str(evaluate_asset(glb, config["prompt"], quick=True)["verdict"])
+    except ThreedistillError as error:
+        return f"not judged: {error}"  # the asset is made; a judge that cannot look must not undo that
