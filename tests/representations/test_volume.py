@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from threedistill.ops.march import Samples
-from threedistill.render.volume import distortion, field_normals, midpoints, over, ray_max, select, visible
+from threedistill.render.volume import (
+    distortion,
+    field_normals,
+    half_depth,
+    midpoints,
+    over,
+    ray_max,
+    select,
+    visible,
+)
 
 
 def packed(counts: list[int], seed: int) -> Samples:
@@ -106,3 +115,20 @@ def test_over_is_what_shows_through():
         torch.full((1, 1, 2, 3), 0.2), torch.tensor([[[[0.5], [0.0]]]]), torch.tensor([[1.0, 0.0, 0.5]])
     )
     assert image.flatten().tolist() == pytest.approx([0.7, 0.2, 0.45, 1.2, 0.2, 0.7])
+
+
+@settings(max_examples=25, deadline=None)
+@given(COUNTS, st.integers(0, 99))
+def test_half_depth_is_where_the_sum_of_weights_passes_one_half(counts, seed):
+    samples = packed(counts, seed)
+    weights = (
+        torch.rand(sum(counts), generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 0.4
+    )
+    result = half_depth(weights, samples)
+    for r in range(len(counts)):
+        total, expected = 0.0, math.inf
+        for i in range(int(samples.offsets[r]), int(samples.offsets[r + 1])):
+            total += float(weights[i])
+            if total >= 0.5 and expected == math.inf:
+                expected = float(samples.end[i])
+        assert float(result[r]) == expected

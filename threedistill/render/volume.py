@@ -14,7 +14,7 @@ from torch import Tensor
 
 from threedistill.ops.march import Samples
 
-__all__ = ["distortion", "field_normals", "midpoints", "over", "ray_max", "select", "visible"]
+__all__ = ["distortion", "field_normals", "half_depth", "midpoints", "over", "ray_max", "select", "visible"]
 
 #: Vertices of a regular tetrahedron: four taps give a gradient without the axis bias of one-sided differences.
 _TETRAHEDRON = ((1.0, 1.0, 1.0), (1.0, -1.0, -1.0), (-1.0, 1.0, -1.0), (-1.0, -1.0, 1.0))
@@ -61,6 +61,22 @@ def ray_max(values: Float[Tensor, "S"], samples: Samples, empty: float = 0.0) ->
     """The largest value along each ray, ``empty`` where a ray has no samples."""
     rays = len(samples.offsets) - 1
     return values.new_full((rays,), empty).scatter_reduce(0, samples.ray, values, "amax", include_self=False)
+
+
+def half_depth(weights: Float[Tensor, "S"], samples: Samples) -> Float[Tensor, "R"]:
+    """Distance at which half of the light is absorbed: the end of the first segment with ``sum_{j<=i} w_j >= 1/2``.
+
+    Arguments:
+        weights: (S,) compositing weights.
+        samples: the packed segments.
+
+    Returns:
+        (R,) metres, infinite for rays that stay less than half opaque.
+    """
+    total = torch.cat([weights.new_zeros(1, dtype=torch.float64), weights.double().cumsum(0)])
+    reached = total[1:] - total[samples.offsets[:-1]].index_select(0, samples.ray) >= 0.5
+    result = weights.new_full((len(samples.offsets) - 1,), torch.inf)
+    return result.scatter_reduce(0, samples.ray[reached], samples.end[reached], "amin")
 
 
 def distortion(weights: Float[Tensor, "S"], samples: Samples) -> Float[Tensor, "R"]:

@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threedistill.cameras import place
+from threedistill.cameras import ELEVATION_RANGE, place
 from threedistill.errors import ThreedistillError
 from threedistill.ops.march import Samples
 from threedistill.ops.marching_cubes import marching_cubes
-from threedistill.render.volume import ray_max
+from threedistill.render.volume import half_depth, ray_max
 from threedistill.representations.backends import composite
-from threedistill.representations.pits import seal_pits
-from threedistill.types import Cameras, Mesh
+from threedistill.representations.carving import Views, seal
+from threedistill.types import Mesh
 
 if TYPE_CHECKING:
     from threedistill.representations.hashgrid import HashGrid
@@ -76,21 +76,23 @@ def silhouette_level(
 
 
 class _Probe(NamedTuple):
-    """What two rings of views show: their opacity, and per ray the largest density and where it typically ends."""
+    """What a field shows to views all around it."""
 
-    cameras: Cameras
-    opacity: Tensor  # (B, H, W)
-    peak: Tensor  # (B H W,)
-    end: float
+    views: Views
+    peak: Tensor  # (B H W,) largest density along each ray, 1/metres
+    end: float  # density where rays typically end, 1/metres
 
 
-def _probe(field: HashGrid, views: int = 8, size: int = 96) -> _Probe:
-    azimuth = torch.arange(2 * views) * (2 * math.pi / views)
-    ones = torch.ones(2 * views)
-    elevation = torch.deg2rad(torch.tensor([5.0, 40.0])).repeat_interleave(views)
-    cameras = place(azimuth, elevation, 2.9 * ones, math.radians(44.0) * ones, size, size)
-    peaks, opacities, ends = [], [], []
-    for view in range(2 * views):
+def _probe(field: HashGrid, around: int = 8, size: int = 96) -> _Probe:
+    """Render rings of views from the elevations that training uses: nothing is known of the rest."""
+    elevations = torch.linspace(*ELEVATION_RANGE, 4).repeat_interleave(around)
+    turn = torch.arange(4 * around) / around + torch.arange(4).repeat_interleave(around) / (2 * around)
+    ones = torch.ones(4 * around)
+    cameras = place(
+        turn * 2 * math.pi, torch.deg2rad(elevations), 2.9 * ones, math.radians(44.0) * ones, size, size
+    )
+    peaks, opacities, depths, ends = [], [], [], []
+    for view in range(len(cameras)):
         origins, directions = (r.reshape(-1, 3).to(field.table) for r in cameras[[view]].rays())
         samples, points = field.march(origins, directions)
         density = field.density(points)
@@ -98,9 +100,11 @@ def _probe(field: HashGrid, views: int = 8, size: int = 96) -> _Probe:
         solid = out.opacity > 0.5
         peaks.append(ray_max(density, samples))
         opacities.append(out.opacity.view(size, size))
+        depths.append(half_depth(out.weights, samples).view(size, size))
         ends.append(out.rgb[solid, 0] / out.opacity[solid])  # the density, weighted like a colour
     end = torch.cat(ends)
-    return _Probe(cameras, torch.stack(opacities), torch.cat(peaks), float(end.median()) if len(end) else 0.0)
+    views = Views(cameras, torch.stack(opacities), torch.stack(depths))
+    return _Probe(views, torch.cat(peaks), float(end.median()) if len(end) else 0.0)
 
 
 def extract(field: HashGrid, resolution: int) -> Mesh:
@@ -109,7 +113,7 @@ def extract(field: HashGrid, resolution: int) -> Mesh:
     The level comes from :func:`silhouette_level` with half of the density at which rays typically end. Marching
     cubes runs on the potential rather than on the density: it is close to linear within a cell, where the density
     bends by orders of magnitude, so the crossings are placed better. Space outside the occupancy grid is empty;
-    holes that no view shows are sealed (``representations/pits.py``).
+    the inside that no view sees is solid (``representations/carving.py``).
 
     Arguments:
         resolution: cells per axis over the field's box.
@@ -121,7 +125,7 @@ def extract(field: HashGrid, resolution: int) -> Mesh:
         ThreedistillError: the field is empty, or fills its box.
     """
     probe = _probe(field)
-    level, _ = silhouette_level(probe.peak, probe.opacity.flatten(), 0.5 * probe.end)
+    level, _ = silhouette_level(probe.peak, probe.views.opacity.flatten(), 0.5 * probe.end)
     threshold = field.potential_of(level)
 
     occupied = field.occupancy.occupied.nonzero()
@@ -154,7 +158,7 @@ def extract(field: HashGrid, resolution: int) -> Mesh:
             f"the field is full: {filled:.0%} of its box lies inside the surface; raise the sparsity weight, lower "
             "representation.blob_strength, or draw random backgrounds (background.white below 1)"
         )
-    volume = seal_pits(volume, threshold, axes, max(1, round(_PIT / spacing)), probe.cameras, probe.opacity)
+    volume = seal(volume, threshold, axes, spacing, _PIT, probe.views)
     vertices, faces = marching_cubes(volume, threshold, [float(a[0]) for a in axes], spacing)
     if not len(faces):
         raise ThreedistillError(
