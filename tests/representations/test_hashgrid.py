@@ -183,7 +183,8 @@ def test_too_many_samples_lengthen_the_step_for_all_views():
     field = make()
     full = field.render(orbit(3, size=16), context(3))
     field.max_samples = int(full.stats["samples"]) // 3
-    limited = field.render(orbit(3, size=16), context(3))
+    with pytest.warns(UserWarning, match=r"raise representation\.model\.max_samples"):
+        limited = field.render(orbit(3, size=16), context(3))
     assert float(limited.stats["samples"]) <= field.max_samples
     assert float((full.rgb - limited.rgb).abs().mean(dim=(1, 2, 3)).max()) < 0.05
 

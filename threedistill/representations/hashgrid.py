@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -188,11 +189,17 @@ class HashGrid(nn.Module):
         step: float | None = None,
     ) -> tuple[Samples, Float[Tensor, "S 3"]]:  # fmt: skip
         """The samples worth asking along rays, at most ``max_samples`` of them, and their midpoints."""
-        step = self.march_step(float(self.progress)) if step is None else step
+        wanted = step = self.march_step(float(self.progress)) if step is None else step
         while True:
             samples = march(origins, directions, self.occupancy.occupied, self.bound, step, jitter)
             samples, points = self.occupancy.drop_hidden(samples, midpoints(origins, directions, samples))
             if len(points) <= self.max_samples:
+                if step > 2 * wanted:
+                    warnings.warn(
+                        f"threedistill: max_samples={self.max_samples} makes the field's samples {step / wanted:.1f} "
+                        "times as long as they should be; raise representation.model.max_samples, or use fewer views",
+                        stacklevel=2,
+                    )
                 return samples, points
             # Longer segments thin out all rays alike; cutting the list off would blind the last views.
             step *= 1.05 * len(points) / self.max_samples
