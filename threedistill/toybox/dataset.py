@@ -134,7 +134,7 @@ class DrawSettings:
     """
 
     camera_told: float = 0.7
-    background_told: float = 0.5
+    background_told: float = 0.8
     text_null: float = 0.1
     view_words: float = 0.5
     degraded: float = 0.05

@@ -3,8 +3,8 @@
     python -m threedistill.toybox.train_prior --out runs/toybox --images 300000
 
 One loss: ``w(t) |x0_net(x_t, t, text, camera, background) - x0|^2`` with ``w = min(1 / sigma^2, 5)``, the error in v
-(``1 / sigma^2``) kept bounded near t = 0; times are drawn as ``t = T u^p`` with p < 1, a little more often from the
-noisy end, where kind, colour and pose are decided. Every step's
+(``1 / sigma^2``) kept bounded near t = 0; times are drawn as ``t = T u^p`` with p < 1, mostly from the noisy end:
+below t = 0.9 T kind, colour and pose can be read off x_t, and the network would hardly learn to listen. Every step's
 randomness is a function of (seed, step), so a resumed run repeats an uninterrupted one. Checkpoints are safetensors
 and JSON; nothing is unpickled.
 """
@@ -56,13 +56,13 @@ class TrainSettings:
 
     out: str
     cache: str
-    images: int = 220_000
-    batch: int = 32
-    lr: float = 1e-3
+    images: int = 300_000
+    batch: int = 16
+    lr: float = 1.2e-3
     warmup: int = 200
     weight_decay: float = 0.01
     ema: float = 0.999
-    time_power: float = 0.75
+    time_power: float = 0.25
     seed: int = 0
     log_every: int = 50
     sheet_every: int = 1500
