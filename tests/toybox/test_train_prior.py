@@ -14,7 +14,7 @@ from threedistill.toybox.conditioning import camera_vector, camera_vectors, fold
 from threedistill.toybox.dataset import RenderedWorld, WorldSettings
 from threedistill.toybox.grammar import words
 from threedistill.toybox.model import MAX_WORDS, ModelSettings, ToyboxPipeline, build_tokenizer, camera
-from threedistill.toybox.train_prior import Trainer, TrainSettings, export_checkpoint, train
+from threedistill.toybox.train_prior import Trainer, TrainSettings, export_checkpoint, spread, train
 
 TINY = ModelSettings(channels=(32, 32, 32), heads=2, text_width=32, text_layers=1)
 WORLD = WorldSettings(images=40)
@@ -109,6 +109,15 @@ def test_conditioning_reaches_the_output(tmp_path):
     assert torch.equal(base, sample())
     for other in (sample("a blue car"), sample(cameras=camera([90.0])), sample(background=torch.zeros(1, 3))):
         assert not torch.equal(base, other)
+
+
+def test_times_follow_their_bands():
+    u = (torch.arange(1000) + 0.5) / 1000
+    t = spread(u, ((0.25, 0.99, 1.0), (0.35, 0.93, 0.99), (0.4, 0.0, 0.93)))
+    for share, low, high in ((0.25, 0.99, 1.0), (0.35, 0.93, 0.99), (0.4, 0.0, 0.93)):
+        inside = t[(t >= low) & (t < high)]
+        assert abs(len(inside) / 1000 - share) < 0.002
+        assert abs(float(inside.mean()) - (low + high) / 2) < 0.01 * (high - low)
 
 
 def test_tokenizer_knows_every_word_of_the_grammar():

@@ -3,8 +3,9 @@
     python -m threedistill.toybox.train_prior --out runs/toybox --images 300000
 
 One loss: ``w(t) |x0_net(x_t, t, text, camera, background) - x0|^2`` with ``w = min(1 / sigma^2, 5)``, the error in v
-(``1 / sigma^2``) kept bounded near t = 0; times are drawn as ``t = T u^p`` with p < 1, mostly from the noisy end:
-below t = 0.9 T kind, colour and pose can be read off x_t, and the network would hardly learn to listen. Every step's
+(``1 / sigma^2``) kept bounded near t = 0; times are mostly drawn from the noisy end, where words, camera and
+background are the only signal: below t = 0.9 T kind, colour and pose can be read off x_t, and the network would hardly
+learn to listen. Every step's
 randomness is a function of (seed, step), so a resumed run repeats an uninterrupted one. Checkpoints are safetensors
 and JSON; nothing is unpickled.
 """
@@ -16,6 +17,7 @@ import csv
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -48,7 +50,7 @@ class TrainSettings:
         lr: peak learning rate of AdamW, reached after ``warmup`` steps, then a half cosine.
         weight_decay: of AdamW.
         ema: decay of the weights' moving average, ramped as ``min(ema, (1 + step) / (10 + step))``.
-        time_power: p in ``t = T u^p``.
+        time_bands: (share, from, to): how the times of a batch are spread, as fractions of the schedule.
         seed: of everything.
         log_every, sheet_every, save_every: steps (``sheet_every=0``: no sample sheets).
         device: "cpu", "cuda" ...
@@ -62,7 +64,11 @@ class TrainSettings:
     warmup: int = 200
     weight_decay: float = 0.01
     ema: float = 0.999
-    time_power: float = 0.25
+    time_bands: tuple[tuple[float, float, float], ...] = (
+        (0.25, 0.99, 1.0),
+        (0.35, 0.93, 0.99),
+        (0.4, 0.0, 0.93),
+    )
     seed: int = 0
     log_every: int = 50
     sheet_every: int = 1500
@@ -82,6 +88,16 @@ class TrainSettings:
             return self.lr * (step + 1) / self.warmup
         u = (step - self.warmup) / max(1, self.steps - self.warmup)
         return self.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, u)))
+
+
+def spread(u: Tensor, bands: Sequence[tuple[float, float, float]]) -> Tensor:
+    """Uniform numbers in [0, 1) turned into times: a share of them uniform in each band (share, from, to)."""
+    out, begin = torch.zeros_like(u), 0.0
+    for share, low, high in bands:
+        inside = (u >= begin) & (u < begin + share)
+        out = torch.where(inside, low + (high - low) * (u - begin) / share, out)
+        begin += share
+    return out
 
 
 class Trainer:
@@ -120,7 +136,7 @@ class Trainer:
         device = s.device
         x0 = fold(batch.images).to(device)
         u = (torch.arange(s.batch) + torch.rand(s.batch, generator=generator)) / s.batch  # stratified
-        t = (u**s.time_power * len(self.alphas)).long().clamp(max=len(self.alphas) - 1)
+        t = (spread(u, s.time_bands) * len(self.alphas)).long().clamp(max=len(self.alphas) - 1)
         noise = torch.randn(x0.shape, generator=generator).to(device)
         alpha_bar = self.alphas[t.to(device)].view(-1, 1, 1, 1)
         alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
