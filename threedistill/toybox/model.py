@@ -135,8 +135,9 @@ def _raise_conditioning(
     embedding: Any = unet.class_embedding
     embedding.linear_1.weight[:, : CAMERA_SIZE + BACKGROUND_SIZE] *= 5
     embedding.linear_2.weight *= 2
-    camera.net[0].weight *= 2
-    camera.net[2].weight *= 2
+    layers: Any = camera.net
+    layers[0].weight *= 2
+    layers[2].weight *= 2
     # What is told starts as a deviation from the untold.
     nothing = torch.tensor([[1, 2] + [0] * (MAX_WORDS - 2)])  # start, end, padding
     untold = text_encoder(input_ids=nothing).last_hidden_state
