@@ -39,7 +39,9 @@ class Ramp:
 
     def __post_init__(self) -> None:
         if not 0 <= self.at <= 1 or self.over < 0:
-            raise ValueError(f"Ramp: at={self.at} must lie in [0, 1] and over={self.over} must not be negative")
+            raise ValueError(
+                f"Ramp: at={self.at} must lie in [0, 1] and over={self.over} must not be negative"
+            )
         if self.shape == "log" and (self.start <= 0 or self.end <= 0):
             raise ValueError(f"Ramp(shape='log') needs positive ends, got {self.start} and {self.end}")
 
