@@ -122,7 +122,7 @@ def test_synonyms_lead_to_known_words():
     ("prompt", "parts"),
     [
         ("a red dukc", ["'dukc'", "nearest known: duck", "prior=sd15"]),
-        ("a dragon and a wizard", ["'dragon'", "'wizard'", "prior=sdxl"]),
+        ("a dragon and a wizard", ["'dragon'", "'wizard'", "prior=sd21"]),
         ("red", ["names no thing", "mushroom", "prior=sd15"]),
         ("", ["names no thing"]),
         ("a ball on a duck", ["can stand on", "cube"]),

@@ -346,7 +346,7 @@ def _unknown(words_: list[str], prompt: str) -> UsageError:
     quoted = ", ".join(repr(w) for w in words_)
     return UsageError(
         f"prompt {prompt!r}: the toybox prior does not know {quoted} ({hint}all words: `threedistill list words`); "
-        "use its vocabulary, or an open-vocabulary prior such as prior=sd15 or prior=sdxl"
+        "use its vocabulary, or an open-vocabulary prior such as prior=sd15 or prior=sd21"
     )
 
 
