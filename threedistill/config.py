@@ -184,7 +184,9 @@ def _one_line(error: BaseException) -> str:
     missing = re.search(r"Interpolation key '([^']+)' not found", text)
     if missing and missing.group(1).startswith("prior.recommended."):
         rule = missing.group(1).split(".")[2]
-        return f"this prior's YAML has no recommended.{rule} settings; set guidance.* and cfg.scale, or add them"
+        return (
+            f"this prior's YAML has no recommended.{rule} settings; set guidance.* and cfg.scale, or add them"
+        )
     return f"configuration: {text}"
 
 
@@ -207,9 +209,7 @@ def build(node: Any, where: str, plugins: Sequence[str] = ()) -> Any:
     allowed = ("threedistill", *plugins)
     for target in _targets(node):
         if target.split(".")[0] not in allowed:
-            raise UsageError(
-                f"{where}: {target} is outside the packages {', '.join(allowed)}; see plugins"
-            )
+            raise UsageError(f"{where}: {target} is outside the packages {', '.join(allowed)}; see plugins")
     try:
         return hydra_zen.instantiate(node, _convert_="all", _target_wrapper_=pydantic_parser)
     except HydraException as error:

@@ -22,7 +22,9 @@ def test_the_command_line_runs_with_stable_diffusion(
     pipelines: dict, option: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["generate", 'any words: "a DSLR photo", 100 % #free', "--prior", option, "--preset", "draft"]
-    code = main([*words, "--out", str(tmp_path / "run"), "--quiet", f"prior.model.model={pipelines[kind][0]}", *TINY])
+    code = main(
+        [*words, "--out", str(tmp_path / "run"), "--quiet", f"prior.model.model={pipelines[kind][0]}", *TINY]
+    )
     captured = capsys.readouterr()
     assert code == 0, captured.err
     asset = Path(captured.out.splitlines()[-1])
