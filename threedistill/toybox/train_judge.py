@@ -13,7 +13,7 @@ import copy
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -299,7 +299,7 @@ def main(arguments: list[str] | None = None) -> None:
     judge = Judge.load(given.out)  # float16 and back: what is measured is what is shipped
     judge.temperatures = calibrate(judge.network, data["test"], data["test_faced"], setting.seed)
     figures = measure(judge, data, setting.seed)
-    facts = {"steps": setting.steps, "batch": setting.batch, "seed": setting.seed, "objects": setting.objects}
+    facts = asdict(setting)
     judge.save(given.out, {"training": facts, "figures": figures})
     print(json.dumps({"temperatures": judge.temperatures, **figures}, indent=1))
 
