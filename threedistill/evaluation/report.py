@@ -6,12 +6,12 @@ Everything is measured on the file that was written, opened again. :data:`REQUIR
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from threedistill.atomic import write_text
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.evaluation.health import mesh_health
 from threedistill.evaluation.judging import judge_asset
@@ -274,14 +274,4 @@ def failed_error(failed: list[tuple[str, str]]) -> UsageError:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON so that a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(
-            json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
-        )
-        temporary.replace(path)
-    except OSError as error:
-        raise ThreedistillError(
-            f"{path} cannot be written ({error.strerror}); free it or evaluate a copy"
-        ) from None
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
