@@ -12,7 +12,7 @@ pytest.importorskip("diffusers")
 from threedistill.errors import UsageError
 from threedistill.toybox.conditioning import camera_vector, camera_vectors, fold, unfold
 from threedistill.toybox.dataset import RenderedWorld, WorldSettings
-from threedistill.toybox.grammar import words
+from threedistill.toybox.grammar import COLORS, KINDS, words
 from threedistill.toybox.model import MAX_WORDS, ModelSettings, ToyboxPipeline, build_tokenizer, camera
 from threedistill.toybox.train_prior import Trainer, TrainSettings, export_checkpoint, spread, train
 
@@ -109,6 +109,22 @@ def test_conditioning_reaches_the_output(tmp_path):
     assert torch.equal(base, sample())
     for other in (sample("a blue car"), sample(cameras=camera([90.0])), sample(background=torch.zeros(1, 3))):
         assert not torch.equal(base, other)
+
+
+def test_words_stay_apart_while_the_unet_learns(tmp_path, cache):
+    trainer = Trainer(settings(tmp_path, cache, 64), RenderedWorld(cache, WORLD))
+    before = [p.clone() for p in trainer.pipeline.text_encoder.parameters()]
+    convolution = trainer.pipeline.unet.conv_out.weight.clone()
+    for _ in range(2):
+        trainer.advance()
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.pipeline.text_encoder.parameters()))
+    assert not torch.equal(convolution, trainer.pipeline.unet.conv_out.weight)
+    things = [word for word in words() if word in (*KINDS, *COLORS)]
+    with torch.no_grad():
+        hidden = trainer.pipeline.encode_text([f"a {word}" for word in things])[:, 2]
+    distance = torch.cdist(hidden, hidden) / hidden.shape[-1] ** 0.5  # hidden states have unit variance
+    distance.fill_diagonal_(9)
+    assert distance.min() > 0.3
 
 
 def test_times_follow_their_bands():
