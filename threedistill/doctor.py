@@ -86,7 +86,6 @@ def examine() -> list[Finding]:
 _EXTRAS = (
     ("av", "av", "mp4 turntables (webp needs nothing)", "pip install av"),
     ("viser", "viser", "the viewer", "pip install 'viser>=1.1'"),
-    ("embreex", "embreex", "faster ray casting for Toybox training", "pip install embreex"),
     ("tensorboard", "tensorboard", "TensorBoard logs (metrics.csv needs nothing)", "pip install tensorboard"),
     ("usd-core", "pxr", "USD validation", "pip install 'usd-core>=26.8'"),
 )

@@ -1,4 +1,4 @@
-"""The contracts of the three axes and of export: what a new representation, prior or rule must answer.
+"""The contracts of the three axes: what a new representation, prior or rule must answer.
 
 A class is an interface or final: these are the interfaces, everything that implements them is concrete.
 """
@@ -153,14 +153,3 @@ class GuidanceRule(Protocol):
     def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
         """The unweighted direction ``g`` (pointing up the loss), detached, shaped like ``x0``."""
         ...
-
-
-class Exporter(Protocol):
-    """Writes a mesh as one file format."""
-
-    def __call__(self, mesh: Mesh, path: str) -> None: ...
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """The device a module's first parameter lives on (CPU if it has none)."""
-    return next((p.device for p in module.parameters()), torch.device("cpu"))
