@@ -133,7 +133,7 @@ class DrawSettings:
         white: pictures on white; the rest have a random plain background.
     """
 
-    camera_told: float = 0.7
+    camera_told: float = 0.8
     background_told: float = 0.8
     text_null: float = 0.1
     view_words: float = 0.5

@@ -16,6 +16,7 @@ import argparse
 import csv
 import json
 import math
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -54,6 +55,8 @@ class TrainSettings:
         seed: of everything.
         log_every, sheet_every, save_every: steps (``sheet_every=0``: no sample sheets).
         device: "cpu", "cuda" ...
+        processes: share the rows of every batch (data parallel over gloo, one thread each): on a CPU two processes
+            of one thread show 1.5 times the pictures of one process of two. The mathematics stays the same.
     """
 
     out: str
@@ -74,9 +77,14 @@ class TrainSettings:
     sheet_every: int = 1500
     save_every: int = 500
     device: str = "cpu"
+    processes: int = 1
     model: ModelSettings = field(default_factory=ModelSettings)
     world: WorldSettings = field(default_factory=WorldSettings)
     draw: DrawSettings = field(default_factory=DrawSettings)
+
+    def __post_init__(self) -> None:
+        if self.processes < 1 or self.batch % self.processes:
+            raise ValueError(f"batch={self.batch} cannot be shared equally by processes={self.processes}")
 
     @property
     def steps(self) -> int:
@@ -101,10 +109,16 @@ def spread(u: Tensor, bands: Sequence[tuple[float, float, float]]) -> Tensor:
 
 
 class Trainer:
-    """The state of a run and its step; :func:`train` loops over it."""
+    """The state of a run and its step; :func:`train` loops over it.
 
-    def __init__(self, settings: TrainSettings, world: RenderedWorld):
-        self.settings, self.world = settings, world
+    Arguments:
+        settings: of the run.
+        world: the pictures.
+        rank: which of ``settings.processes`` equal shares of every batch is this process's.
+    """
+
+    def __init__(self, settings: TrainSettings, world: RenderedWorld, rank: int = 0):
+        self.settings, self.world, self.rank = settings, world, rank
         torch.manual_seed(settings.seed)
         self.pipeline = ToyboxPipeline.create(settings.model)
         self.modules = nn.ModuleDict(
@@ -132,23 +146,27 @@ class Trainer:
         self.step = 0
 
     def loss(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The mean loss of a step, the per-picture losses and the per-picture times."""
+        """The mean loss of this process's rows of a step, the per-picture losses and the per-picture times."""
         s = self.settings
+        rows = slice(self.rank, None, s.processes)
         batch = self.world.batch(s.batch, s.draw, s.seed, step)
         generator = torch.Generator().manual_seed((s.seed << 32) + step)
         device = s.device
-        x0 = fold(batch.images).to(device)
+        # Everything random is drawn for the whole batch, so sharing it does not change the run.
         u = (torch.arange(s.batch) + torch.rand(s.batch, generator=generator)) / s.batch  # stratified
-        t = (spread(u, s.time_bands) * len(self.alphas)).long().clamp(max=len(self.alphas) - 1)
-        noise = torch.randn(x0.shape, generator=generator).to(device)
+        t = (spread(u, s.time_bands) * len(self.alphas)).long().clamp(max=len(self.alphas) - 1)[rows]
+        x0 = fold(batch.images)
+        noise = torch.randn(x0.shape, generator=generator)[rows].to(device)
+        x0 = x0[rows].to(device)
         alpha_bar = self.alphas[t.to(device)].view(-1, 1, 1, 1)
         alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
         x_t = (alpha * x0 + sigma * noise).contiguous(memory_format=torch.channels_last)
-        told = batch.camera_told[:, None].float()
-        cameras = camera_vector(*batch.cameras.unbind(1)) * told
+        cameras = camera_vector(*batch.cameras.unbind(1)) * batch.camera_told[:, None].float()
         backgrounds = background_vectors(batch.background, s.batch) * batch.background_told[:, None].float()
         inputs = self.pipeline.condition(
-            self.pipeline.encode_text(batch.captions), cameras.to(device), backgrounds.to(device)
+            self.pipeline.encode_text(batch.captions[rows]),
+            cameras[rows].to(device),
+            backgrounds[rows].to(device),
         )
         prediction = self.pipeline.unet(x_t, t.to(device), **inputs).sample
         weight = (1 / sigma.square()).clamp(max=MAX_WEIGHT).view(-1)
@@ -163,6 +181,8 @@ class Trainer:
         loss, each, t = self.loss(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if s.processes > 1:
+            self._average_gradients()
         norm = float(nn.utils.clip_grad_norm_(self.parameters, 1.0))
         self.optimizer.step()
         decay = min(s.ema, (1 + self.step) / (10 + self.step))
@@ -170,6 +190,27 @@ class Trainer:
             torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
         self.step += 1
         return float(loss.detach()), each, t, norm
+
+    def _average_gradients(self) -> None:
+        """The mean of all processes' gradients, in every process."""
+        import torch.distributed as dist
+
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in gradients])
+        dist.all_reduce(flat)
+        for gradient, part in zip(
+            gradients, flat.div_(self.settings.processes).split([g.numel() for g in gradients])
+        ):
+            gradient.copy_(part.view_as(gradient))
+
+    def start_from(self, folder: Path) -> None:
+        """Take the (averaged) weights of another run's checkpoint as the first ones of this run."""
+        from safetensors import safe_open
+
+        with safe_open(folder / "last.safetensors", "pt") as file, torch.no_grad():
+            for name, p, a in zip(self.names, self.parameters, self.average):
+                p.copy_(file.get_tensor(f"average/{name}"))
+                a.copy_(p)
 
     def swap_average(self) -> None:
         """Exchange the weights and their average (call again to undo)."""
@@ -225,7 +266,7 @@ class Trainer:
 
     def _must_match(self, stored: dict, path: Path) -> None:
         """Refuse to continue a run under settings that would change what it computes."""
-        free = {"out", "cache", "device", "log_every", "sheet_every", "save_every"}
+        free = {"out", "cache", "device", "processes", "log_every", "sheet_every", "save_every"}
         mine = json.loads(json.dumps(asdict(self.settings)))
         changed = [k for k in mine if k not in free and stored.get(k) != mine[k]]
         if changed:
@@ -268,17 +309,47 @@ class Trainer:
         Image.fromarray((grid.numpy() * 255 + 0.5).astype(np.uint8)).save(path)
 
 
-def train(settings: TrainSettings) -> Path:
+def train(settings: TrainSettings, start_from: str | Path | None = None) -> Path:
     """Run (or resume) a training run to its end.
+
+    Arguments:
+        settings: of the run.
+        start_from: folder of another run whose weights a fresh run begins with.
 
     Returns:
         the folder of the exported pipeline, ``out/prior``.
     """
+    RenderedWorld(settings.cache, settings.world)  # rendered once, before the processes share it
+    if settings.processes == 1:
+        return _train(0, settings, start_from)
+    with tempfile.TemporaryDirectory() as meeting:
+        torch.multiprocessing.spawn(_join, (settings, start_from, f"{meeting}/store"), settings.processes)
+    return Path(settings.out) / "prior"
+
+
+def _join(rank: int, settings: TrainSettings, start_from: str | Path | None, meeting: str) -> None:
+    """One of several processes of a run."""
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=settings.processes)
+    _train(rank, settings, start_from)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _train(rank: int, settings: TrainSettings, start_from: str | Path | None) -> Path:
     out = Path(settings.out)
     out.mkdir(parents=True, exist_ok=True)
     world = RenderedWorld(settings.cache, settings.world)
-    trainer = Trainer(settings, world)
+    trainer = Trainer(settings, world, rank)
     resumed = trainer.restore(out)
+    if start_from is not None and not resumed:
+        trainer.start_from(Path(start_from))
+    if rank:
+        while trainer.step < settings.steps:
+            trainer.advance()
+        return out / "prior"
     (out / "settings.json").write_text(json.dumps(asdict(settings), indent=1))
     count = sum(p.numel() for p in trainer.parameters)
     print(f"{count / 1e6:.2f} M parameters, {settings.steps} steps, from step {trainer.step}", flush=True)
@@ -346,6 +417,8 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=TrainSettings.lr)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1, help="share every batch (CPU: one per core)")
+    parser.add_argument("--from", dest="start_from", help="folder of a run whose weights to begin with")
     a = parser.parse_args()
     train(
         TrainSettings(
@@ -356,7 +429,9 @@ def main() -> None:
             lr=a.lr,
             device=a.device,
             seed=a.seed,
-        )
+            processes=a.processes,
+        ),
+        a.start_from,
     )
 
 
