@@ -18,7 +18,7 @@ from threedistill.prediction import NoiseLevel, Prediction, PredictionKind
 
 __all__ = [
     "Cameras", "Conditioning", "Evidence", "Mesh", "NoiseLevel", "Prediction", "PredictionKind", "Query",
-    "Rendering", "Shading",
+    "Rendering", "Shading", "Splats",
 ]  # fmt: skip
 
 Shading = Literal["none", "lambertian", "textureless", "normal"]
@@ -173,6 +173,8 @@ class Mesh:
         colors: (N, 3) sRGB vertex colours, or None.
         uv: (N, 2) texture coordinates, origin at the bottom left (OBJ convention), or None.
         texture: (Ht, Wt, 3) sRGB base colour in [0, 1], row 0 at the top, or None.
+        normal_map: (Hn, Wn, 3) tangent-space normals encoded as ``(n + 1) / 2`` (OpenGL: green up), same uv, or None.
+        metallic_roughness: (Hm, Wm, 2) metallic and roughness in [0, 1] (linear), same uv, or None.
         extras: facts that travel with the asset (prompt, seed, prior, licences).
     """
 
@@ -182,4 +184,35 @@ class Mesh:
     colors: Float[Tensor, "N 3"] | None = None
     uv: Float[Tensor, "N 2"] | None = None
     texture: Float[Tensor, "Ht Wt 3"] | None = None
+    normal_map: Float[Tensor, "Hn Wn 3"] | None = None
+    metallic_roughness: Float[Tensor, "Hm Wm 2"] | None = None
     extras: dict[str, object] = field(default_factory=dict[str, object])
+
+
+@dataclass
+class Splats:
+    """A cloud of 3D Gaussians, as 3DGS parametrises them (before activation).
+
+    Attributes:
+        means: (N, 3) metres.
+        log_scales: (N, 3) logarithms of the standard deviations along the local axes.
+        quaternions: (N, 4) rotations (w, x, y, z) from local axes to the world, not necessarily of unit length.
+        opacity_logits: (N,) opacities before the sigmoid.
+        sh: (N, K, 3) spherical-harmonic coefficients of the colour, ``K = (degree + 1)^2``; the colour seen along the
+            unit direction d is ``0.5 + sum_k Y_k(d) sh_k``, sRGB (INRIA's basis, order and signs).
+        extras: facts that travel with the asset (prompt, seed, prior, licences).
+    """
+
+    means: Float[Tensor, "N 3"]
+    log_scales: Float[Tensor, "N 3"]
+    quaternions: Float[Tensor, "N 4"]
+    opacity_logits: Float[Tensor, "N"]
+    sh: Float[Tensor, "N K 3"]
+    extras: dict[str, object] = field(default_factory=dict[str, object])
+
+    def __len__(self) -> int:
+        return self.means.shape[0]
+
+    @property
+    def sh_degree(self) -> int:
+        return round(self.sh.shape[1] ** 0.5) - 1
