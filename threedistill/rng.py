@@ -22,21 +22,27 @@ class Streams:
         stage: index of the stage in the run.
         iteration: index of the iteration in the stage.
         view_offset: global index of this process's first view (0 in a single process).
+        branch: put before every purpose, so that a part of the step that draws like another draws other numbers.
     """
 
     seed: int
     stage: int = 0
     iteration: int = 0
     view_offset: int = 0
+    branch: str = ""
 
     def at(self, iteration: int) -> Streams:
         """The streams of another iteration of the same stage."""
         return replace(self, iteration=iteration)
 
+    def branched(self, name: str) -> Streams:
+        """Streams with the same purposes and other numbers (the student's steps, a measurement)."""
+        return replace(self, branch=f"{self.branch}{name}/")
+
     def generator(self, purpose: str, view: int | None = None) -> torch.Generator:
         """A fresh CPU generator for ``purpose`` (and one view, given by its index in this process)."""
         index = -1 if view is None else view + self.view_offset
-        key = f"{self.seed}/{self.stage}/{self.iteration}/{purpose}/{index}".encode()
+        key = f"{self.seed}/{self.stage}/{self.iteration}/{self.branch}{purpose}/{index}".encode()
         digest = hashlib.blake2b(key, digest_size=8).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
@@ -54,5 +60,5 @@ class Streams:
 
     def generator_uniform(self, purpose: str, index: int, count: int | None = None) -> torch.Tensor:
         """U[0, 1) numbers of a globally indexed thing (a view group): a scalar, or ``count`` of them."""
-        key = Streams(self.seed, self.stage, self.iteration)
+        key = replace(self, view_offset=0)
         return torch.rand(() if count is None else (count,), generator=key.generator(purpose, index))
