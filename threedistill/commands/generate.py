@@ -22,7 +22,7 @@ from threedistill.commands.arguments import (
 )
 from threedistill.errors import UsageError
 
-PRESETS = ("draft", "standard", "high")
+PRESETS = ("bench", "draft", "standard", "high")
 FORMATS = ("glb", "obj", "ply", "stl")
 DEVICES = ("auto", "cpu", "cuda")
 LARGEST_SEED = 2**63 - 1
@@ -78,7 +78,7 @@ def parser() -> Parser:
         "--preset",
         type=one_of("--preset", PRESETS),
         metavar="P",
-        help="draft | standard | high: time and detail",
+        help="bench | draft | standard | high: time and detail",
     )
     p.add_argument("--seed", type=whole_number("--seed", 0, LARGEST_SEED), metavar="N", help="default 0")
     p.add_argument(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from threedistill.atomic import write_text
 from threedistill.errors import ThreedistillError, UsageError
+from threedistill.evaluation.appearance import appearance
 from threedistill.evaluation.health import mesh_health
 from threedistill.evaluation.judging import judge_asset
 from threedistill.evaluation.silhouette import silhouette_agreement
@@ -62,8 +63,8 @@ def evaluate_asset(
         truth: what the shape is compared with; default the world's canonical object for the prompt.
 
     Returns:
-        ``prompt, asset, verdict, retry, judge_version, judge, shape, health, requirements``; ``requirements`` holds
-        booleans (None = does not apply or was not measured) and ``all``, whether none of them is False.
+        ``prompt, asset, verdict, retry, judge_version, judge, shape, appearance, health, requirements``;
+        ``requirements`` holds booleans (None = does not apply or was not measured) and ``all``, whether none of them is False.
 
     Raises:
         UsageError: the prompt is outside the vocabulary.
@@ -77,7 +78,8 @@ def evaluate_asset(
     mesh = read_mesh(Path(path))
     verdict = judge_asset(mesh, prompt, judge)
     health = mesh_health(mesh)
-    shape = None if quick else silhouette_agreement(mesh, truth or build(scene, None))
+    truth = None if quick else truth or build(scene, None)
+    shape = silhouette_agreement(mesh, truth) if truth else None
     requirements: dict[str, bool | None] = {
         "rank_first": verdict.rank == 1,
         "kind_and_color": verdict.kind_right and verdict.color_right,
@@ -96,6 +98,7 @@ def evaluate_asset(
         "judge_version": judge.version,
         "judge": verdict.as_dict(),
         "shape": shape.as_dict() if shape else None,
+        "appearance": appearance(mesh, truth).as_dict() if truth else None,
         "health": health.as_dict(),
         "requirements": requirements | {"all": all(v is not False for v in needed.values())},
     }
