@@ -64,7 +64,8 @@ def evaluate_asset(
 
     Returns:
         ``prompt, asset, verdict, retry, judge_version, judge, shape, appearance, health, requirements``;
-        ``requirements`` holds booleans (None = does not apply or was not measured) and ``all``, whether none of them is False.
+        ``requirements`` holds booleans (None = does not apply or was not measured) and ``all``, whether none of them
+        is False.
 
     Raises:
         UsageError: the prompt is outside the vocabulary.
