@@ -5,7 +5,8 @@ A class is an interface or final: these are the interfaces, everything that impl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -70,6 +71,15 @@ class Representation(Protocol):
         self, points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
     ) -> Float[Tensor, "N 3"]:
         """sRGB albedo at surface points, for baking."""
+        ...
+
+
+@runtime_checkable
+class Settles(Protocol):
+    """A representation with a coarse-to-fine schedule that makes no sense once it holds an object."""
+
+    def settle(self) -> None:
+        """Switch the schedule off: this stage starts from something, not from nothing."""
         ...
 
 
@@ -140,6 +150,52 @@ class Prior(Protocol):
     def to(self, device: torch.device | str) -> Prior:
         """Moves the networks to ``device``, in place, and returns the prior."""
         ...
+
+
+@runtime_checkable
+class NetworkPrior(Prior, Protocol):
+    """A prior that is one torch network, so that a student can grow on it."""
+
+    @property
+    def network(self) -> nn.Module: ...
+
+    def ask(
+        self, network: nn.Module, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
+    ) -> Prediction:
+        """As ``predict``, through another network with the same inputs and outputs, with gradients."""
+        ...
+
+
+@runtime_checkable
+class Student(Prior, Protocol):
+    """The score of what is being optimised (VSD, ESD): an ``nn.Module`` that is asked like a prior and learns.
+
+    Its ``state_dict`` is what it has learned and nothing else. ``conditioning`` carries the student's own camera
+    under :data:`STUDENT_CAMERA`; ``cameras=None`` is its null camera.
+    """
+
+    @property
+    def frozen(self) -> Prior:
+        """What it answered before its first step."""
+        ...
+
+    def answer(
+        self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
+    ) -> Prediction:
+        """As ``predict``, with gradients to the student's parameters."""
+        ...
+
+    def active(self, conditioning: Conditioning) -> AbstractContextManager[Conditioning]:
+        """The context in which the student is told its cameras; gives what is left for the network."""
+        ...
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """What its optimizer steps."""
+        ...
+
+
+#: Under this name a student's conditioning carries its own camera: (B, 14), zeros = none.
+STUDENT_CAMERA = "student_camera"
 
 
 @runtime_checkable

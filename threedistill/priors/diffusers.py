@@ -121,6 +121,12 @@ class DiffusersPrior:
         self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
     ) -> Prediction:
         """The network's answer, computed in its dtype and returned in that of ``x_t``."""
+        return self.ask(self.network, x_t, level, conditioning)
+
+    def ask(
+        self, network: Any, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
+    ) -> Prediction:
+        """The answer of ``network``, which takes and gives what the prior's own does; gradients flow."""
         index = level.index.to(device=self.device, dtype=torch.float32)
-        value = self.family.denoise(self.network, x_t.to(self.dtype), index, conditioning)
+        value = self.family.denoise(network, x_t.to(self.dtype), index, conditioning)
         return Prediction(value.to(x_t.dtype), self.kind, x_t, level)

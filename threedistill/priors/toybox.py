@@ -114,11 +114,22 @@ class ToyboxPrior:
         behind = background_vectors(background if self.background else None, rows).to(self.device)
         return self.pipeline.condition(text, seen, behind)
 
+    @property
+    def network(self) -> Any:
+        """The UNet."""
+        return self.pipeline.unet
+
     @torch.no_grad()
     def predict(
         self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
     ) -> Prediction:
         """The UNet's answer, in float32."""
+        return self.ask(self.network, x_t, level, conditioning)
+
+    def ask(
+        self, network: Any, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
+    ) -> Prediction:
+        """The answer of ``network``, which takes and gives what the UNet does; gradients flow."""
         index = level.index.to(device=self.device, dtype=torch.float32)
-        value = self.pipeline.unet(x_t.float(), index, **conditioning, return_dict=False)[0]
+        value = network(x_t.float(), index, **conditioning, return_dict=False)[0]
         return Prediction(value.to(x_t.dtype), self.kind, x_t, level)

@@ -1,0 +1,238 @@
+"""The student of VSD and ESD: low-rank adapters on the teacher's own network, and a camera of its own.
+
+The student is a twin of the teacher's network: another tree of modules over the *same* weight tensors, into which peft
+puts the adapters. So the teacher stays as it was, bit by bit and whatever happens to the student, and one more network
+costs the memory of its adapters only.
+
+The teacher's slot for a camera (if it has one) is always told "none": otherwise the student would know the views
+before its first step. The student's camera enters behind the time embedding,
+
+    emb(t, y) + E(c)
+    E(c) = W2 silu(W1 f(c) + b1) + b2,  W2 = b2 = 0 at first;  E(none) = a learned vector, 0 at first
+
+so that a fresh student is the teacher without a camera, and the same code serves networks that have no such slot.
+Sources: Hu et al. 2021 (LoRA), arXiv 2106.09685; Wang et al. 2023 (ProlificDreamer), arXiv 2305.16213, section 3.3.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from threedistill.errors import UsageError
+from threedistill.prediction import Prediction
+from threedistill.priors.student import told_cameras
+from threedistill.protocols import STUDENT_CAMERA, ImageSpace, NetworkPrior, NoisePath, Prior
+from threedistill.toybox.conditioning import CAMERA_SIZE
+from threedistill.types import Cameras, Conditioning, NoiseLevel
+
+#: Where diffusers' networks embed the time; UNets and transformers.
+TIME_EMBEDDINGS = ("time_embedding", "time_text_embed")
+
+
+class CameraEmbedding(nn.Module):
+    """``E(c)``: a two-layer perceptron of the camera vector; a learned vector where there is no camera.
+
+    Arguments:
+        size: of the network's time embedding.
+        width: of the hidden layer.
+    """
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(CAMERA_SIZE, width)
+        self.outer = nn.Linear(width, size)
+        self.null = nn.Parameter(torch.zeros(size))
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, camera: Float[Tensor, "B 14"]) -> Float[Tensor, "B D"]:
+        own = self.outer(nn.functional.silu(self.inner(camera)))
+        return torch.where(camera[:, -1:] > 0, own, self.null)
+
+
+def twin(network: nn.Module) -> nn.Module:
+    """Another tree of modules over the same parameters and buffers."""
+    shared = [*network.parameters(), *network.buffers()]
+    return copy.deepcopy(network, {id(tensor): tensor for tensor in shared})
+
+
+class LoRAStudent(nn.Module):
+    """The teacher's network with adapters, asked like a prior.
+
+    Registered are the adapters and the camera embedding; the twin is not, so no checkpoint ever holds the prior.
+
+    Arguments:
+        prior: the teacher, on its device.
+        rank, scale: of ``W x + scale B A x`` (``B = 0`` at first).
+        targets: ends of the names of the layers that get adapters.
+        camera_width: hidden width of the camera embedding.
+
+    Raises:
+        UsageError: the prior has no network, or none of its layers is named so.
+    """
+
+    def __init__(
+        self, prior: NetworkPrior, rank: int, scale: float, targets: Sequence[str], camera_width: int
+    ) -> None:
+        super().__init__()
+        from peft import LoraConfig, inject_adapter_in_model
+
+        self.name, self.licence, self.view_group = f"{prior.name} student", prior.licence, prior.view_group
+        self.space: ImageSpace = prior.space
+        self.path: NoisePath = prior.path
+        network = twin(prior.network)
+        layers = [n for n, _ in network.named_modules() if any(f".{n}".endswith(f".{t}") for t in targets)]
+        if not layers:
+            raise UsageError(
+                f"student.model.targets={list(targets)}: the network of prior {prior.name} has no layer named so"
+            )
+        # peft divides by the rank; its annotation says int, any number will do.
+        alpha: Any = rank * scale
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers, lora_dropout=0.0)
+        network = inject_adapter_in_model(config, network, adapter_name="student")
+        adapters = {n: p for n, p in network.named_parameters() if p.requires_grad}
+        for parameter in adapters.values():
+            # Small steps on small numbers: in float32 whatever the network computes in.
+            parameter.data = parameter.data.float()
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        self.adapter = nn.ParameterDict({n.replace(".", "/"): p for n, p in adapters.items()})
+        embedding = _time_embedding(network, prior.name)
+        linear = [m for m in embedding.modules() if isinstance(m, nn.Linear)][-1]
+        self.camera = CameraEmbedding(linear.out_features, camera_width).to(linear.weight.device)
+        embedding.register_forward_hook(self._add_camera)
+        # A tuple hides the twin and the teacher from module registration.
+        self._unregistered: tuple[NetworkPrior, nn.Module] = (prior, network.eval())
+        self._told: Tensor | None = None
+
+    @property
+    def frozen(self) -> Prior:
+        """The teacher, told no camera."""
+        return _Cameraless(self._unregistered[0])
+
+    @property
+    def twin(self) -> nn.Module:
+        """The network with the adapters."""
+        return self._unregistered[1]
+
+    def _add_camera(self, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        return output if self._told is None else output + self._told.to(output)
+
+    @contextlib.contextmanager
+    def active(self, conditioning: Conditioning) -> Iterator[Conditioning]:
+        """The context in which the twin is told these rows' cameras; gives the rest of the conditioning."""
+        before, self._told = self._told, self.camera(conditioning[STUDENT_CAMERA])
+        try:
+            yield {k: v for k, v in conditioning.items() if k != STUDENT_CAMERA}
+        finally:
+            self._told = before
+
+    def conditioning(
+        self, texts: Sequence[str], cameras: Cameras | None, background: Float[Tensor, "B 3"] | None
+    ) -> Conditioning:
+        """What the teacher is told without a camera, and the student's own camera."""
+        prior = self._unregistered[0]
+        told = told_cameras(cameras, len(texts), self.camera.null.device)
+        return {**prior.conditioning(texts, None, background), STUDENT_CAMERA: told}
+
+    def answer(
+        self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
+    ) -> Prediction:
+        """The adapted network's answer, with gradients to the adapters and the camera embedding."""
+        prior, network = self._unregistered
+        with self.active(conditioning) as rest:
+            return prior.ask(network, x_t, level, rest)
+
+    @torch.no_grad()
+    def predict(
+        self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
+    ) -> Prediction:
+        """The adapted network's answer."""
+        return self.answer(x_t, level, conditioning)
+
+
+class _Cameraless:
+    """A prior that is never told a camera; it also overlooks a student's."""
+
+    def __init__(self, prior: Prior) -> None:
+        self.prior = prior
+        self.name, self.space, self.path = prior.name, prior.space, prior.path
+        self.view_group, self.licence = prior.view_group, prior.licence
+
+    def to(self, device: torch.device | str) -> _Cameraless:
+        self.prior.to(device)
+        return self
+
+    def conditioning(
+        self, texts: Sequence[str], cameras: Cameras | None, background: Tensor | None
+    ) -> Conditioning:
+        return self.prior.conditioning(texts, None, background)
+
+    def predict(self, x_t: Tensor, level: NoiseLevel, conditioning: Conditioning) -> Prediction:
+        rest = {k: v for k, v in conditioning.items() if k != STUDENT_CAMERA}
+        return self.prior.predict(x_t, level, rest)
+
+
+def _time_embedding(network: nn.Module, name: str) -> nn.Module:
+    for attribute in TIME_EMBEDDINGS:
+        found = getattr(network, attribute, None)
+        if isinstance(found, nn.Module):
+            return found
+    raise UsageError(
+        f"student=lora: the network of prior {name} has no {' or '.join(TIME_EMBEDDINGS)} for the camera to enter by"
+    )
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """``student=lora``: see :class:`LoRAStudent`.
+
+    Arguments:
+        rank: of the adapters.
+        scale: factor on what they add.
+        targets: ends of the names of the layers that get adapters.
+        camera_width: hidden width of the camera embedding.
+    """
+
+    rank: int = 16
+    scale: float = 1.0
+    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    camera_width: int = 64
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.camera_width < 1:
+            raise ValueError("student.model: rank and camera_width must be at least 1")
+        if not self.targets:
+            raise ValueError("student.model.targets is empty; name some layers, such as to_q")
+
+    def check(self, prior: type) -> None:
+        """Refuse a prior without a network, before it is loaded.
+
+        Raises:
+            UsageError: with the student that fits.
+        """
+        if not hasattr(prior, "ask"):
+            raise UsageError(
+                f"student=lora needs a prior with a network, and {prior.__name__} has none; use student=gaussian"
+            )
+
+    def attach(self, prior: Prior, seed: int) -> LoRAStudent:
+        """A fresh student on this teacher.
+
+        Arguments:
+            prior: the teacher, already on its device.
+            seed: of the adapters' and the camera embedding's first values.
+        """
+        self.check(type(prior))
+        assert isinstance(prior, NetworkPrior)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return LoRAStudent(prior, self.rank, self.scale, self.targets, self.camera_width)

@@ -1,0 +1,202 @@
+"""The student's part of a step: it learns to denoise the renders that the scene has just shown.
+
+Its loss never meets the scene's: it sees detached renders, has its own optimizer, and comes after the scene's step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from threedistill.guidance.timesteps import TimestepPolicy, Uniform, Window
+from threedistill.priors.student import denoising_loss, drop_cameras
+from threedistill.prompts import PromptSet
+from threedistill.protocols import Prior, Student
+from threedistill.rng import Streams
+from threedistill.types import Cameras, Conditioning, NoiseLevel
+
+
+@dataclass(frozen=True)
+class StudentTraining:
+    """How the student learns.
+
+    Arguments:
+        steps: optimizer steps per scene step, each with fresh noise on all views.
+        lr: AdamW's rate, reached after ``warmup`` of its steps.
+        warmup: optimizer steps of linear warm-up.
+        camera_dropout: how often a sample's camera is withheld; its null camera (ESD) learns from these alone.
+        timesteps: at which noise levels it learns.
+        betas, weight_decay: of AdamW.
+        measure_every: scene steps between measurements of what it has learned.
+    """
+
+    steps: int = 2
+    lr: float = 1e-3
+    warmup: int = 20
+    camera_dropout: float = 0.1
+    timesteps: TimestepPolicy = field(default_factory=lambda: Uniform(Window(0.02, 0.98)))
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    measure_every: int = 25
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.measure_every < 1:
+            raise ValueError("student.training: steps and measure_every must be at least 1")
+        if self.lr <= 0 or self.warmup < 0 or self.weight_decay < 0:
+            raise ValueError("student.training: lr must be positive, warmup and weight_decay not negative")
+        if not 0 <= self.camera_dropout <= 1:
+            raise ValueError(f"student.training.camera_dropout={self.camera_dropout} must lie in [0, 1]")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of the student's own step number ``step``."""
+        return self.lr * min(1.0, (step + 1) / (self.warmup + 1))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the student sees of one step: detached renders in prior space, their cameras and backgrounds."""
+
+    x0: Float[Tensor, "B C h w"]
+    cameras: Cameras
+    background: Float[Tensor, "B 3"]
+
+    def __post_init__(self) -> None:
+        if self.x0.requires_grad:
+            raise ValueError("the student must be shown detached renders")
+
+
+@dataclass(frozen=True)
+class Gains:
+    """What the student has learned.
+
+    Attributes:
+        camera, null, frozen: the denoising loss of the student with its cameras, without them, and before its
+            first step, on the same noisy renders.
+    """
+
+    camera: float
+    null: float
+    frozen: float
+
+    @property
+    def student_gain(self) -> float:
+        """``1 - L_student / L_frozen``: 0 = has learned nothing, 1 = knows the renders exactly."""
+        return 1 - self.camera / self.frozen if self.frozen > 0 else 0.0
+
+    @property
+    def camera_gain(self) -> float:
+        """``L_null - L_camera``: what its cameras tell it."""
+        return self.null - self.camera
+
+
+class StudentStep(nn.Module):
+    """Trains a student and keeps account of what it has learned.
+
+    Registered are only the last measurements, so that a resumed run logs what the uninterrupted one logs.
+
+    Arguments:
+        training: how.
+        prompts: the student hears the base prompt, without view words.
+    """
+
+    measured: Tensor
+
+    def __init__(self, training: StudentTraining, prompts: PromptSet) -> None:
+        super().__init__()
+        self.training_settings, self.prompts = training, prompts
+        self.register_buffer("measured", torch.zeros(3))
+
+    def optimizer(self, student: Student) -> torch.optim.Optimizer:
+        """AdamW over everything the student learns."""
+        s = self.training_settings
+        return torch.optim.AdamW(
+            list(student.parameters()), lr=s.lr, betas=s.betas, weight_decay=s.weight_decay, foreach=True
+        )
+
+    def forward(
+        self,
+        student: Student,
+        optimizer: torch.optim.Optimizer,
+        shown: Shown,
+        rng: Streams,
+        progress: float,
+        backward: Callable[[Tensor], None],
+    ) -> dict[str, float]:
+        """Measure every now and then, then learn from what is shown; numbers for the log.
+
+        Arguments:
+            student, optimizer: who learns.
+            shown: this step's renders; measured on before they are learned from.
+            rng: the iteration's streams.
+            progress: fraction of the stage that is done.
+            backward: the trainer's backward pass.
+        """
+        s = self.training_settings
+        rng = rng.branched("student")
+        if rng.iteration % s.measure_every == 0:
+            gains = self.measure(student, shown, rng.branched("measure"), progress)
+            self.measured.copy_(torch.tensor([gains.camera, gains.null, gains.frozen]))
+        conditioning = student.conditioning(
+            self.prompts.texts("base", shown.cameras), shown.cameras, shown.background
+        )
+        loss_sum = 0.0
+        for step in range(s.steps):
+            own = rng.branched(str(step))
+            dropped = own.uniform_per_view("camera dropout", len(shown.x0)) < s.camera_dropout
+            loss = self._loss(student, shown, drop_cameras(conditioning, dropped), own, progress)
+            for group in optimizer.param_groups:
+                group["lr"] = s.rate(rng.iteration * s.steps + step)
+            optimizer.zero_grad(set_to_none=True)
+            # Summed over elements: Adam does not mind, and half-precision gradients do not vanish.
+            backward(loss.mean() * shown.x0[0].numel())
+            optimizer.step()
+            loss_sum += float(loss.detach().mean())
+        optimizer.zero_grad(set_to_none=True)
+        last = Gains(*self.measured.tolist())
+        return {
+            "student_loss": loss_sum / s.steps,
+            "student_gain": last.student_gain,
+            "camera_gain": last.camera_gain,
+        }
+
+    def _loss(
+        self, student: Student, shown: Shown, conditioning: Conditioning, rng: Streams, progress: float
+    ) -> Float[Tensor, "B"]:
+        level, noise, x_t = self._noised(student, shown, rng, progress)
+        return denoising_loss(student.answer(x_t, level, conditioning), shown.x0, noise)
+
+    def _noised(
+        self, student: Prior, shown: Shown, rng: Streams, progress: float
+    ) -> tuple[NoiseLevel, Tensor, Tensor]:
+        x0 = shown.x0
+        level = self.training_settings.timesteps.sample(
+            student.path, progress, rng, len(x0), student.view_group
+        ).to(x0.device)
+        noise = rng.normal_per_view("noise", len(x0), *x0.shape[1:]).to(x0)
+        return level, noise, level.add_noise(x0, noise)
+
+    @torch.no_grad()
+    def measure(self, student: Student, shown: Shown, rng: Streams, progress: float, draws: int = 4) -> Gains:
+        """Losses of student, camera-less student and untrained student on the same noisy renders.
+
+        Arguments:
+            draws: noisy versions of every render; averaged.
+        """
+        texts = self.prompts.texts("base", shown.cameras)
+        told = student.conditioning(texts, shown.cameras, shown.background)
+        untold = student.conditioning(texts, None, shown.background)
+        frozen = student.frozen
+        sums = torch.zeros(3)
+        for draw in range(draws):
+            level, noise, x_t = self._noised(student, shown, rng.branched(str(draw)), progress)
+            answers = (
+                student.predict(x_t, level, told),
+                student.predict(x_t, level, untold),
+                frozen.predict(x_t, level, untold),
+            )
+            sums += torch.stack([denoising_loss(a, shown.x0, noise).mean() for a in answers]).cpu()
+        return Gains(*(sums / draws).tolist())
