@@ -7,8 +7,9 @@ put into that dictionary as data, so no character of it is ever parsed. Construc
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ Config = dict[str, Any]
 
 #: Flags of the command line that are choices of a config group.
 FLAG_GROUPS = ("preset", "representation", "prior", "guidance")
+
+#: Parts of a run that a stage may have of its own; without one, the run's counts.
+STAGE_PARTS = (
+    "representation", "optim", "cameras", "background", "regularizers", "guidance", "student", "watchdog", "convert",
+)  # fmt: skip
 
 #: Bumped when a config.yaml written by an older version can no longer be resumed.
 SCHEMA_VERSION = 1
@@ -46,6 +52,7 @@ def compose(
     guidance: str | None = None,
     formats: Sequence[str] | None = None,
     device: str = "auto",
+    init: str | None = None,
     overrides: Sequence[str] = (),
 ) -> Config:
     """The complete configuration of one run, as a plain dictionary.
@@ -56,6 +63,7 @@ def compose(
         seed: >= 0.
         formats: asset formats; None = the export group's own.
         device: "auto", "cpu" or "cuda".
+        init: the file that the first stage starts from; None = from nothing.
         overrides: ``key=value`` in Hydra's grammar.
 
     Raises:
@@ -78,6 +86,7 @@ def compose(
         "negative": negative,
         "seed": seed,
         "device": device,
+        "init": init,
     }
     config.update(composed)
     if formats is not None:
@@ -131,7 +140,7 @@ def _compose_groups(chosen: dict[str, str], overrides: Sequence[str]) -> Config:
             raise UsageError(
                 f"override {line!r}: write key=value without + or ~; every valid key already exists"
             )
-        if key in ("prompt", "negative", "seed", "device"):
+        if key in ("prompt", "negative", "seed", "device", "init"):
             raise UsageError(f"override {line!r}: {key} is an argument of its own, not an override")
         if key in known_groups and "." not in key:
             if key in chosen and chosen[key] != str(value) and (key != "preset" or chosen[key] != "standard"):
@@ -143,30 +152,141 @@ def _compose_groups(chosen: dict[str, str], overrides: Sequence[str]) -> Config:
         else:
             value_lines.append((key, line))
 
+    own_lines = {line: match for key, line in value_lines if (match := _OWN_PART.fullmatch(key))}
+    value_lines = [(key, line) for key, line in value_lines if line not in own_lines]
+
+    def composed(lines: Sequence[str], values: Sequence[tuple[str, str]], strict: bool = True) -> Config:
+        """The resolved configuration; values of keys that do not exist are an error, or left out."""
+        base = hydra_compose("generate", overrides=list(lines))
+        keys = set(_flat_keys(OmegaConf.to_container(base, resolve=False)))
+        for key, line in values:
+            if strict and key not in keys:
+                raise UsageError(f"unknown key {key!r} in {line!r}{_hint(key, keys)}")
+        used = [line for key, line in values if key in keys]
+        full = hydra_compose("generate", overrides=[*lines, *used]) if used else base
+        resolved = OmegaConf.to_container(full, resolve=True, throw_on_missing=True)
+        if not isinstance(resolved, dict):
+            raise UsageError("configs/generate.yaml does not hold a mapping")
+        return {str(k): v for k, v in resolved.items()}
+
     try:
         with initialize_config_dir(str(configs_dir()), version_base=None):
-            base = hydra_compose("generate", overrides=group_lines)
-            keys = set(_flat_keys(OmegaConf.to_container(base, resolve=False)))
-            for key, line in value_lines:
-                if key not in keys:
-                    close = nearest(key, keys, 1) or nearest(key.rsplit(".", 1)[-1], keys, 1)
-                    close = (
-                        close
-                        or [k for k in sorted(keys) if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
-                    )
-                    hint = (
-                        f"; did you mean {close[0]!r}?"
-                        if close
-                        else "; see threedistill generate --print-config"
-                    )
-                    raise UsageError(f"unknown key {key!r} in {line!r}{hint}")
-            full = hydra_compose("generate", overrides=group_lines + [line for _, line in value_lines])
-            resolved = OmegaConf.to_container(full, resolve=True, throw_on_missing=True)
+            config = composed(group_lines, value_lines)
+            own = [
+                (int(m.group(1)), m.group(2), m.group(3), parser.parse_override(line).value(), line)
+                for line, m in own_lines.items()
+            ]
+            for index, part, tail, value, line in own:
+                _check_stage_index(config, index, line)
+                if not tail:
+                    config["stages"][index][part] = value
+            for index, node in enumerate(config["stages"]):
+                if not isinstance(node, dict):
+                    raise UsageError(f"stages.{index} is not a mapping but {node!r}")
+                _expand_stage(node, f"stages.{index}", config, group_lines, value_lines, composed)
+            for index, part, tail, value, line in own:
+                if tail:
+                    node = config["stages"][index]
+                    node.setdefault(part, copy.deepcopy(config[part]))
+                    _put(node[part], tail[1:].split("."), value, f"stages.{index}.{part}", line)
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(_one_line(error)) from None
-    if not isinstance(resolved, dict):
-        raise UsageError("configs/generate.yaml does not hold a mapping")
-    return {str(k): v for k, v in resolved.items()}
+    return config
+
+
+_OWN_PART = re.compile(rf"stages\.(\d+)\.({'|'.join(STAGE_PARTS)})((?:\.[^.]+)*)")
+
+
+def _hint(key: str, keys: set[str]) -> str:
+    """Which valid key was probably meant."""
+    close = nearest(key, keys, 1) or nearest(key.rsplit(".", 1)[-1], keys, 1)
+    close = close or [k for k in sorted(keys) if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
+    return f"; did you mean {close[0]!r}?" if close else "; see threedistill generate --print-config"
+
+
+def _check_stage_index(config: Config, index: int, line: str) -> None:
+    if index >= len(config["stages"]):
+        raise UsageError(f"override {line!r}: there are only the stages 0 to {len(config['stages']) - 1}")
+
+
+def _expand_stage(
+    node: Config,
+    where: str,
+    config: Config,
+    group_lines: Sequence[str],
+    value_lines: Sequence[tuple[str, str]],
+    composed: Callable[..., Config],
+) -> None:
+    """Write out the parts that a stage has of its own, in place.
+
+    A part given by name is the option of that group; what else changes with that choice (the representation's rates,
+    the rule's student) comes along. A part given as a mapping holds changes to the run's part, ``option`` in it names
+    the option that is changed.
+    """
+    node.setdefault("_target_", "threedistill.training.system.Stage")
+    changes: Config = {}
+    names: dict[str, str] = {}
+    for part in [p for p in STAGE_PARTS if p in node]:
+        given = node[part]
+        if given is None:
+            del node[part]
+        elif isinstance(given, str):
+            names[part] = given
+        elif isinstance(given, dict):
+            changes[part] = {k: v for k, v in given.items() if k != "option"}
+            if "option" in given:
+                names[part] = given["option"]
+        else:
+            raise UsageError(f"{where}.{part}={given!r} is neither an option's name nor a mapping")
+    run = config
+    if names:
+        for part, name in names.items():
+            _check_option(part, name)
+        lines = [g for g in group_lines if g.split("=")[0] not in names]
+        lines += [f"{part}={name}" for part, name in names.items()]
+        values = [v for v in value_lines if v[0].split(".")[0] not in names]
+        run = composed(lines, values, strict=False)
+    for part in STAGE_PARTS:
+        if part in changes:
+            node[part] = _merged(run[part], changes[part], f"{where}.{part}")
+        elif part in names or run.get(part) != config.get(part):
+            node[part] = copy.deepcopy(run[part])
+
+
+def _merged(base: Any, changes: Config, where: str) -> Any:
+    """A copy of a node with some of its leaves replaced; another ``_target_`` replaces the node as a whole."""
+    if not isinstance(base, dict) or changes.get("_target_", base.get("_target_")) != base.get("_target_"):
+        return copy.deepcopy(changes)
+    result = copy.deepcopy(base)
+    for key, value in changes.items():
+        if key not in base and "_target_" in base:
+            raise UsageError(f"{where}: unknown key {key!r}{_hint(key, set(base))}")
+        result[key] = (
+            _merged(base.get(key), value, f"{where}.{key}")
+            if isinstance(value, dict)
+            else copy.deepcopy(value)
+        )
+    return result
+
+
+def _put(node: Any, path: list[str], value: Any, where: str, line: str) -> None:
+    """Replace one leaf of a plain node."""
+    for step in path[:-1]:
+        node = node.get(step) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or path[-1] not in node:
+        known = set(_flat_keys(node)) if isinstance(node, dict) else set()
+        raise UsageError(f"unknown key {where + '.' + '.'.join(path)!r} in {line!r}{_hint(path[-1], known)}")
+    node[path[-1]] = value
+
+
+def stage_part(config: Config, index: int, part: str) -> Any:
+    """A stage's own part of the configuration, or the run's."""
+    return config["stages"][index].get(part, config.get(part))
+
+
+def stage_node(config: Config, index: int) -> Config:
+    """The arguments of a stage itself, without the parts it has of its own."""
+    return {key: value for key, value in config["stages"][index].items() if key not in STAGE_PARTS}
 
 
 def _flat_keys(node: Any, prefix: str = "") -> Iterator[str]:
@@ -184,6 +304,8 @@ def _one_line(error: BaseException) -> str:
     missing = re.search(r"Interpolation key '([^']+)' not found", text)
     if missing and missing.group(1).startswith("prior.recommended."):
         rule = missing.group(1).split(".")[2]
+        if rule == "student":
+            return "this prior has no network on which student=lora could grow; use student=gaussian"
         return (
             f"this prior's YAML has no recommended.{rule} settings; set guidance.* and cfg.scale, or add them"
         )

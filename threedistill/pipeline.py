@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from threedistill import __version__
-from threedistill.config import Config, build, compose, read_config, write_config
+from threedistill.config import Config, build, compose, read_config, stage_part, write_config
 from threedistill.errors import UsageError
 from threedistill.protocols import Prior, Representation
 from threedistill.training.run_folder import RunFolder, slug
@@ -62,6 +62,7 @@ def generate(
     formats: Sequence[str] = ("glb",),
     negative: str = "",
     device: str = "auto",
+    init: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
@@ -78,6 +79,7 @@ def generate(
         formats: any of glb, obj, ply, stl.
         negative: what it shall not look like.
         device: auto, cpu or cuda.
+        init: a mesh (glb obj ply stl) or splats to start from, up and front as in the file; None = from nothing.
         resume: continue the run in ``out``; its own settings count.
         overwrite: replace the run in ``out``.
         quiet: no progress on stderr.
@@ -99,14 +101,18 @@ def generate(
             return _execute(config, run, quiet)
     config = compose(
         prompt=prompt, negative=negative, preset=preset, seed=seed, representation=representation, prior=prior,
-        guidance=guidance, formats=formats, device=device, overrides=overrides,
+        guidance=guidance, formats=formats, device=device, init=str(init) if init else None, overrides=overrides,
     )  # fmt: skip
     from threedistill.training.assemble import check
+    from threedistill.training.start import read_start, save_start
 
     check(config)
+    start = read_start(init) if init else None
     run.prepare(overwrite=overwrite)
     with run.locked():
         run.clear()
+        if start is not None:
+            save_start(start, run.start)
         write_config(config, run.config)
         return _execute(config, run, quiet)
 
@@ -124,8 +130,10 @@ def resume(run_dir: str | Path, *, quiet: bool = False, device: str | None = Non
 def _execute(config: Config, run: RunFolder, quiet: bool) -> Result:
     """Carry out a composed run in its (locked) folder."""
     from threedistill.training.assemble import build_prior, build_stages, pick_device
+    from threedistill.training.handover import first_unfinished, hand_over
     from threedistill.training.record import recorded
     from threedistill.training.stages import run_stage
+    from threedistill.training.start import load_start
 
     with recorded(run, config) as record:
         device = pick_device(config["device"])
@@ -134,9 +142,14 @@ def _execute(config: Config, run: RunFolder, quiet: bool) -> Result:
             run.update_record(prior_version=getattr(prior, "version", None))
             stages = build_stages(config, prior, device)
             settings = build(config["trainer"], "trainer", config["plugins"])
-        for index, system in enumerate(stages):
+            source = load_start(run.start) if config["init"] else None
+        for index in range(first_unfinished(run, stages), len(stages)):
+            system = stages[index]
             with record.phase(f"stage {system.stage.name}"):
-                run_stage(system, run, index, settings, device, quiet)
+                hand_over(source, system, config, run, index, device, quiet)
+                before = sum(done.stage.iterations for done in stages[:index])
+                run_stage(system, run, index, settings, device, quiet, before)
+            source = system.representation
         with record.phase("export"):
             asset = _export(stages[-1].representation, config, run, prior)
         with record.phase("judge"):
@@ -151,7 +164,7 @@ def _export(representation: Representation, config: Config, run: RunFolder, prio
     extras = {
         "prompt": config["prompt"], "seed": config["seed"], "prior": config["prior"]["name"],
         "prior_version": getattr(prior, "version", None), "prior_licence": prior.licence,
-        "guidance": config["guidance"]["name"], "generator": f"threedistill {__version__}",
+        "guidance": stage_part(config, -1, "guidance")["name"], "generator": f"threedistill {__version__}",
     }  # fmt: skip
     return export_asset(build_asset(representation, settings, extras), run.asset_dir, settings)[0]
 

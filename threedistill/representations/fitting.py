@@ -1,11 +1,12 @@
-"""Fit a representation to a known mesh's renders: the ceiling of what it can show, and a way to start from a mesh."""
+"""Fit a representation to pictures of something known: the ceiling of what it can show, and how conversions end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.cameras import CameraSampler
@@ -18,13 +19,53 @@ from threedistill.rng import Streams
 from threedistill.schedule import Ramp
 from threedistill.types import Cameras, Mesh, Rendering, Shading
 
-__all__ = ["RATES", "fit_photometric"]
+__all__ = ["RATES", "Pictures", "fit_photometric", "fit_to_pictures", "pictures_of"]
 
 #: Learning rates by parameter group that suit each representation (Adam, eps 1e-15).
 RATES: dict[str, float] = {"table": 0.01, "mlp": 0.003}
 
 #: The rates decay to a tenth over the second half.
 _DECAY = Ramp(start=1.0, end=0.1, at=0.5, over=0.5, shape="log")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Views of something known.
+
+    Attributes:
+        cameras: ``B`` views, stratified in azimuth, in its order.
+        rgba: (B, H, W, 4) sRGB premultiplied with opacity, and the opacity, in [0, 1].
+    """
+
+    cameras: Cameras
+    rgba: Float[Tensor, "B H W 4"]
+
+
+@torch.no_grad()
+def pictures_of(
+    source: Representation | Mesh, streams: Streams, count: int, size: int, shading: Shading = "none"
+) -> Pictures:
+    """``count`` square views of a mesh or of what a representation shows at the end of its stage.
+
+    Arguments:
+        source: within 0.85 m of the origin.
+        streams: of the cameras.
+        count: number of views.
+        size: pixels per side.
+        shading: of the pictures.
+    """
+    cameras = CameraSampler(views=count).sample(replace(streams, iteration=0), size)
+    rows = [list(range(start, min(start + 8, count))) for start in range(0, count, 8)]
+    black = torch.zeros(8, 3)
+    pieces = []
+    for part in rows:
+        views, behind = cameras[part], black[: len(part)]
+        if isinstance(source, Mesh):
+            out = render_mesh(source, views, shading=shading, background=behind)
+        else:
+            out = source.render(views, RenderContext(progress=1.0, background=behind, shading=shading))
+        pieces.append(torch.cat([out.rgb, out.opacity], -1))
+    return Pictures(cameras, torch.cat(pieces))
 
 
 def fit_photometric(
@@ -54,19 +95,43 @@ def fit_photometric(
     Raises:
         ThreedistillError: a parameter group without a rate, or a loss that is not finite.
     """
+    streams = Streams(seed)
+    pictures = pictures_of(mesh, streams, bank, size, shading)
+    return fit_to_pictures(representation, pictures, steps, views, streams, rates=rates, on_step=on_step)
+
+
+def fit_to_pictures(
+    representation: Representation, pictures: Pictures, steps: int, views: int, streams: Streams, *,
+    masks: float = 0.0, rates: Mapping[str, float] | None = None,
+    on_step: Callable[[int, Rendering, float], None] | None = None,
+) -> list[float]:  # fmt: skip
+    """Minimise ``mean (render - picture)^2 + masks mean (opacity - mask)^2`` over random views and backgrounds.
+
+    Arguments:
+        representation: optimised in place.
+        pictures: the truth.
+        steps, views: optimizer steps and views per step; at most as many views as there are pictures.
+        streams: of the views, backgrounds and jitter.
+        masks: weight of the silhouettes.
+        rates: learning rate per parameter group; None = :data:`RATES`.
+        on_step: called with (step, rendering, loss) after every step.
+
+    Returns:
+        the loss of every step.
+
+    Raises:
+        ThreedistillError: a parameter group without a rate, or a loss that is not finite.
+    """
     groups = representation.parameter_groups()
     rates = RATES if rates is None else rates
     if missing := [name for name in groups if name not in rates]:
-        raise ThreedistillError(
-            f"fit_photometric has no learning rate for {', '.join(missing)}; pass rates={{...}}"
-        )
+        raise ThreedistillError(f"the fit has no learning rate for {', '.join(missing)}; pass rates={{...}}")
     base = {name: rates[name] for name in groups}
     optimizer = torch.optim.Adam(
         [{"params": list(parameters), "lr": base[name], "name": name} for name, parameters in groups.items()],
         betas=(0.9, 0.99), eps=1e-15, foreach=True,
     )  # fmt: skip
-    streams = Streams(seed)
-    cameras, truth = _bank(mesh, streams, bank, size, shading)
+    cameras, truth, bank = pictures.cameras, pictures.rgba, len(pictures.rgba)
     device = next(p.device for parameters in groups.values() for p in parameters)
     sampler = BackgroundSampler(clearance=0.0)
     losses = []
@@ -79,6 +144,8 @@ def fit_photometric(
         target = over(truth[rows][..., :3].to(device), truth[rows][..., 3:].to(device), background)
         out = representation.render(cameras[rows].to(device), RenderContext(progress, background, rng))
         loss = (out.rgb - target).square().mean()
+        if masks:
+            loss = loss + masks * (out.opacity - truth[rows][..., 3:].to(device)).square().mean()
         for row in optimizer.param_groups:
             row["lr"] = base[row["name"]] * _DECAY(progress)
         optimizer.zero_grad(set_to_none=True)
@@ -88,20 +155,8 @@ def fit_photometric(
         losses.append(float(loss.detach()))
         if not losses[-1] < float("inf"):
             raise ThreedistillError(
-                f"fit_photometric: the loss is {losses[-1]} at step {index}; lower the rates"
+                f"the fit failed: the loss is {losses[-1]} at step {index}; lower the rates"
             )
         if on_step is not None:
             on_step(index, out, losses[-1])
     return losses
-
-
-@torch.no_grad()
-def _bank(mesh: Mesh, streams: Streams, count: int, size: int, shading: Shading) -> tuple[Cameras, Tensor]:
-    """``count`` cameras stratified in azimuth, and (count, size, size, 4) premultiplied renders of the mesh."""
-    cameras = CameraSampler(views=count).sample(replace(streams, iteration=0), size)
-    renders = []
-    for start in range(0, count, 8):
-        rows = list(range(start, min(start + 8, count)))
-        out = render_mesh(mesh, cameras[rows], shading=shading, background=torch.zeros(len(rows), 3))
-        renders.append(torch.cat([out.rgb, out.opacity], -1))
-    return cameras, torch.cat(renders)

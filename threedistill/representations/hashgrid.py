@@ -291,6 +291,10 @@ class HashGrid(nn.Module):
             normal = torch.zeros_like(origins).index_copy(0, hit, normals)
         return _Traced(rgb, opacity, distance, normal, sums)
 
+    def settle(self) -> None:
+        """All levels and the hard density from the beginning: the field holds an object already."""
+        self.coarse_until = 0.0
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """``table`` (hash entries, large rates) and ``mlp`` (weights, small rates)."""
         return {"table": [self.table], "mlp": list(self.weights)}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any
+
 import torch
 
-from threedistill.config import Config, build
-from threedistill.errors import UsageError
+from threedistill.config import STAGE_PARTS, Config, build, stage_node, stage_part
+from threedistill.errors import UsageError, nearest
 from threedistill.prompts import PromptSet
-from threedistill.protocols import Prior
+from threedistill.protocols import Prior, Representation, Student
 from threedistill.rng import Streams
-from threedistill.training.system import Guidance, ScoreDistillation
+from threedistill.training.student_setup import build_student, check_student
+from threedistill.training.system import Guidance, ScoreDistillation, Stage
 
 
 def pick_device(name: str) -> torch.device:
@@ -36,26 +40,42 @@ def check(config: Config) -> None:
         UsageError: with the setting to change.
     """
     plugins = config["plugins"]
-    for key in ("cameras", "background", "regularizers", "optim", "watchdog", "trainer", "export"):
-        build(config[key], key, plugins)
-    _guidance(config)
-    stages = [build(node, f"stages.{i}", plugins) for i, node in enumerate(config["stages"])]
-    if not stages:
+    if not config["stages"]:
         raise UsageError("stages: a run needs at least one stage")
+    for key in ("cameras", "background", "regularizers", "optim", "watchdog", "trainer", "export", "convert"):
+        build(config[key], key, plugins)
+    for index in range(len(config["stages"])):
+        _check_stage(config, index)
     if config["prior"].get("vocabulary") == "toybox":
         from threedistill.toybox.grammar import parse
 
         parse(config["prompt"])
 
 
-def _guidance(config: Config) -> Guidance:
-    node = config["guidance"]
+def _check_stage(config: Config, index: int) -> None:
+    node, where = config["stages"][index], f"stages.{index}"
+    known = {*STAGE_PARTS, *(field.name for field in fields(Stage)), "_target_"}
+    for key in node:
+        if key not in known:
+            close = nearest(key, known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"a stage has {', '.join(sorted(known))}"
+            raise UsageError(f"{where}: unknown key {key!r}; {hint}")
+    build(stage_node(config, index), where, config["plugins"])
+    for part in ("cameras", "background", "regularizers", "optim", "watchdog", "convert"):
+        if part in node:
+            build(node[part], f"{where}.{part}", config["plugins"])
+    check_student(config, index, _guidance(config, index).rule)
+
+
+def _guidance(config: Config, index: int) -> Guidance:
+    node = stage_part(config, index, "guidance")
+    where = f"stages.{index}.guidance" if "guidance" in config["stages"][index] else "guidance"
     plugins = config["plugins"]
     return Guidance(
-        rule=build(node["rule"], "guidance.rule", plugins),
-        timesteps=build(node["timesteps"], "guidance.timesteps", plugins),
-        weighting=build(node["weighting"], "guidance.weighting", plugins),
-        surrogate=build(node["surrogate"], "guidance.surrogate", plugins),
+        rule=build(node["rule"], f"{where}.rule", plugins),
+        timesteps=build(node["timesteps"], f"{where}.timesteps", plugins),
+        weighting=build(node["weighting"], f"{where}.weighting", plugins),
+        surrogate=build(node["surrogate"], f"{where}.surrogate", plugins),
     )
 
 
@@ -66,37 +86,71 @@ def build_prior(config: Config, device: torch.device) -> Prior:
 
 
 def build_stages(config: Config, prior: Prior, device: torch.device) -> list[ScoreDistillation]:
-    """One system per stage, on the CPU (the trainer moves it)."""
-    systems = []
-    for index, node in enumerate(config["stages"]):
-        plugins = config["plugins"]
-        streams = Streams(config["seed"], stage=index)
-        with torch.random.fork_rng(devices=[]):
-            # Initial parameters are random too: seeded like everything else, and only here.
-            torch.manual_seed(streams.generator("init").initial_seed())
-            representation = build(config["representation"]["model"], "representation.model", plugins)
-        sampler = build(config["cameras"], "cameras", plugins)
-        if sampler.views % prior.view_group:
-            raise UsageError(
-                f"cameras.views={sampler.views} is not a multiple of the prior's view group of {prior.view_group}"
-            )
-        systems.append(
-            ScoreDistillation(
-                representation=representation,
-                prior=prior,
-                guidance=_guidance(config),
-                prompts=PromptSet(
-                    config["prompt"], negative=config["negative"],
-                    view_words=config["prompts"]["view_words"], category=config["prompts"]["category"],
-                ),
-                stage=build(node, f"stages.{index}", plugins),
-                sampler=sampler,
-                background=build(config["background"], "background", plugins),
-                regularizers=build(config["regularizers"], "regularizers", plugins),
-                optim=build(config["optim"], "optim", plugins),
-                watchdog=build(config["watchdog"], "watchdog", plugins),
-                streams=streams,
-                max_rows=config["trainer"]["max_rows"],
-            )
-        )  # fmt: skip
+    """Every stage's system with fresh parameters: what a run's set-up can still refuse shows here.
+
+    Raises:
+        UsageError: views that do not fit the prior, or parameters without a learning rate.
+    """
+    systems: list[ScoreDistillation] = []
+    for index in range(len(config["stages"])):
+        before = systems[-1].student if systems else None
+        systems.append(build_stage(config, index, prior, before))
+    for index, system in enumerate(systems):
+        try:
+            system.optim.build(system.representation.parameter_groups())
+        except ValueError as error:
+            raise UsageError(f"stages.{index}: {error}") from None
     return systems
+
+
+def build_representation(config: Config, index: int) -> Representation:
+    """A stage's representation with fresh parameters, drawn from the run's seed."""
+    node = stage_part(config, index, "representation")
+    with torch.random.fork_rng(devices=[]):
+        # Initial parameters are random too: seeded like everything else, and only here.
+        torch.manual_seed(Streams(config["seed"], stage=index).generator("init").initial_seed())
+        return build(node["model"], "representation.model", config["plugins"])
+
+
+def build_stage(
+    config: Config, index: int, prior: Prior, before: Student | None = None
+) -> ScoreDistillation:
+    """The system of one stage with fresh parameters, on the CPU (the trainer moves it).
+
+    Arguments:
+        config, index: the run, and which of its stages.
+        prior: the teacher.
+        before: the student of the stage before, for ``student.keep``.
+    """
+
+    def part(name: str) -> Any:
+        own = name in config["stages"][index]
+        return build(
+            stage_part(config, index, name), f"stages.{index}.{name}" if own else name, config["plugins"]
+        )
+
+    sampler = part("cameras")
+    if sampler.views % prior.view_group:
+        raise UsageError(
+            f"cameras.views={sampler.views} is not a multiple of the prior's view group of {prior.view_group}"
+        )
+    student, student_training = build_student(config, index, prior, before)
+    return ScoreDistillation(
+        representation=build_representation(config, index),
+        prior=prior,
+        guidance=_guidance(config, index),
+        prompts=PromptSet(
+            config["prompt"], negative=config["negative"],
+            view_words=config["prompts"]["view_words"], category=config["prompts"]["category"],
+        ),
+        stage=build(stage_node(config, index), f"stages.{index}", config["plugins"]),
+        sampler=sampler,
+        background=part("background"),
+        regularizers=part("regularizers"),
+        optim=part("optim"),
+        watchdog=part("watchdog"),
+        streams=Streams(config["seed"], stage=index),
+        max_rows=config["trainer"]["max_rows"],
+        student=student,
+        student_training=student_training,
+    )  # fmt: skip

@@ -125,8 +125,10 @@ class MetricsFile(pl.Callback):
 class Previews(pl.Callback):
     """Writes a strip of views every ``every`` iterations and at the end (white background, no jitter)."""
 
-    def __init__(self, run: RunFolder, every: int = 100, views: int = 4, size: int = 128) -> None:
-        self.run, self.every, self.views, self.size = run, every, views, size
+    def __init__(
+        self, run: RunFolder, every: int = 100, views: int = 4, size: int = 128, before: int = 0
+    ) -> None:
+        self.run, self.every, self.views, self.size, self.before = run, every, views, size, before
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, ScoreDistillation)
@@ -146,7 +148,7 @@ class Previews(pl.Callback):
             shading=system.stage.shading,
         )
         rgb = system.representation.render(cameras, context).rgb
-        write_bytes(self.run.preview(iteration), png_bytes(torch.cat(list(rgb), 1)))
+        write_bytes(self.run.preview(self.before + iteration), png_bytes(torch.cat(list(rgb), 1)))
 
 
 class ProgressLine(pl.Callback):

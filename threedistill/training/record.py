@@ -12,7 +12,7 @@ from importlib import metadata
 
 import torch
 
-from threedistill.config import Config
+from threedistill.config import Config, stage_part
 from threedistill.training.run_folder import RunFolder
 
 _PACKAGES = (
@@ -55,7 +55,8 @@ def recorded(run: RunFolder, config: Config) -> Iterator[Record]:
     record = Record(dict(before.get("seconds", {})))
     run.update_record(
         status="running", prompt=config["prompt"], seed=config["seed"], prior=config["prior"]["name"],
-        representation=config["representation"]["name"], guidance=config["guidance"]["name"],
+        representation=stage_part(config, -1, "representation")["name"],
+        guidance=stage_part(config, -1, "guidance")["name"],
         deterministic=True, threads=threads, versions=_versions(), machine=f"{platform.system()} {platform.machine()}",
     )  # fmt: skip
     try:

@@ -20,6 +20,12 @@ from threedistill.atomic import os_errors_in_words, write_text
 from threedistill.errors import UsageError
 
 RUN_SCHEMA = 1
+
+
+class RunBusy(UsageError):
+    """Another process works on this run."""
+
+
 Status = Literal["queued", "running", "interrupted", "failed", "done"]
 
 
@@ -60,6 +66,11 @@ class RunFolder:
         """Where a stage's latest state is kept."""
         return self.path / "checkpoints" / f"{index:02d}-{stage}" / "last.safetensors"
 
+    @property
+    def start(self) -> Path:
+        """The object that the run started from, where a file was given."""
+        return self.path / "checkpoints" / "init.safetensors"
+
     def preview(self, iteration: int) -> Path:
         """Where the preview sheet of an iteration goes."""
         return self.path / "preview" / f"{iteration:06d}.png"
@@ -96,7 +107,7 @@ class RunFolder:
         """Hold the run so that no second process works on it.
 
         Raises:
-            UsageError: another process holds it.
+            RunBusy: another process holds it.
         """
         with os_errors_in_words(self.path):
             handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
@@ -104,7 +115,7 @@ class RunFolder:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise UsageError(
+                raise RunBusy(
                     f"{self.path} is in use by another process; wait for it or choose another --out"
                 ) from None
             yield

@@ -57,8 +57,17 @@ def run_stage(
     settings: TrainerSettings,
     device: torch.device,
     quiet: bool,
+    before: int = 0,
 ) -> None:
     """Optimise a stage to its end, continuing from its checkpoint; a finished stage returns at once.
+
+    Arguments:
+        system: the stage.
+        run, index: where its state goes.
+        settings: how it is watched and saved.
+        device: where it is computed.
+        quiet: no progress on stderr.
+        before: iterations of the stages before it; pictures of the run are numbered through.
 
     Raises:
         Interrupted: stopped on request, with everything saved.
@@ -78,7 +87,7 @@ def run_stage(
     callbacks: list[pl.Callback] = [
         _Restore(state), stop, progress,
         MetricsFile(run.metrics, index, settings.log_every),
-        Previews(run, settings.preview_every), checkpoints,
+        Previews(run, settings.preview_every, before=before), checkpoints,
     ]  # fmt: skip
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     with warnings.catch_warnings():

@@ -1,0 +1,65 @@
+"""What a stage starts from: the representation of the stage before it, or the file that the user gave."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from threedistill.config import Config, build, stage_part
+from threedistill.protocols import Representation, Settles
+from threedistill.representations.convert import convert
+from threedistill.training.checkpoint import save_stage
+from threedistill.training.run_folder import RunFolder
+from threedistill.training.system import ScoreDistillation
+from threedistill.types import Mesh, Splats
+
+__all__ = ["first_unfinished", "hand_over"]
+
+
+def first_unfinished(run: RunFolder, stages: Sequence[ScoreDistillation]) -> int:
+    """The last stage that has begun: all before it are done, and what they made is in it already."""
+    begun = [i for i, system in enumerate(stages) if run.checkpoint(i, system.stage.name).exists()]
+    return max(begun, default=0)
+
+
+def hand_over(
+    source: Representation | Mesh | Splats | None, system: ScoreDistillation, config: Config, run: RunFolder,
+    index: int, device: torch.device, quiet: bool,
+) -> None:  # fmt: skip
+    """Let a stage start from ``source``, and write that start down as the stage's first checkpoint.
+
+    Nothing is converted where the stage has a checkpoint: then the source is in it. The conversion depends on the
+    source, the settings and the run's seed only, so one that was killed is repeated exactly.
+
+    Arguments:
+        source: what came before; None for a first stage that starts from nothing, or where nobody asks.
+        system: the stage; its representation is changed in place.
+        config, run, index: the run, and which of its stages this is.
+        device: where the conversion is computed.
+        quiet: no line on stderr.
+
+    Raises:
+        ThreedistillError: the source holds no surface, or the conversion failed.
+    """
+    target, path = system.representation, run.checkpoint(index, system.stage.name)
+    if isinstance(target, Settles) and (index or config["init"]):
+        target.settle()
+    if source is None or path.exists():
+        return
+    began = time.perf_counter()
+    settings = build(stage_part(config, index, "convert"), f"stages.{index}.convert", config["plugins"])
+    streams = replace(system.streams, branch="convert")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(streams.generator("seed").initial_seed())
+        system.to(device)
+        convert(source, target, settings, streams)
+    save_stage(path, system, [], {"iteration": 0, "iterations": system.stage.iterations})
+    if not quiet:
+        names = f"{type(source).__name__} -> {type(target).__name__}"
+        print(
+            f"{system.stage.name}: {names}, {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True
+        )
