@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from threedistill.cameras import view_name
+from threedistill.cameras import ViewName, view_name
 from threedistill.errors import UsageError
+from threedistill.rng import Streams
 from threedistill.types import Cameras
 
-TextKind = Literal["view", "base", "null", "negative", "inverse", "category", "source"]
+TextKind = Literal[
+    "view", "base", "null", "uncond", "negative", "inverse", "category", "source", "front", "side", "back"
+]
 
-_VIEW_SUFFIX = re.compile(r",\s*(front|side|back|overhead) view$")
+#: Ways to name a view; the first of each is the plain one.
+VIEW_WORDINGS: dict[ViewName, tuple[str, ...]] = {
+    "front": ("front view", "seen from the front"),
+    "side": ("side view", "seen from the side"),
+    "back": ("back view", "rear view", "seen from behind"),
+    "overhead": ("overhead view", "top view", "seen from above"),
+}
+_VIEW_SUFFIX = re.compile(r",\s*(?:%s)$" % "|".join(w for words in VIEW_WORDINGS.values() for w in words))
 #: Where the description of the thing ends and that of its surroundings or parts begins.
 _TAIL = re.compile(
     r"[,.;:]|\b(?:with|wearing|holding|on|in|at|of|made|sitting|standing|riding|next|under|beside)\b"
 )
 
 
-def with_view(prompt: str, azimuth: float, elevation: float) -> str:
+def with_view(prompt: str, azimuth: float, elevation: float, wording: int = 0) -> str:
     """``"a red mushroom"`` -> ``"a red mushroom, front view"`` (radians; :func:`cameras.view_name`
-    decides).
+    decides); ``wording`` counts through :data:`VIEW_WORDINGS`, round and round.
     """
-    return f"{prompt}, {view_name(azimuth, elevation)} view"
+    options = VIEW_WORDINGS[view_name(azimuth, elevation)]
+    return f"{prompt}, {options[wording % len(options)]}"
 
 
 def without_view(text: str) -> str:
@@ -54,6 +66,11 @@ class PromptSet:
         view_words: whether ``view`` texts name the view ("..., front view").
         category: the noun alone, for category-score baselines; None = found in the prompt.
         source: the text of the unedited object, for edits; None = none.
+        inverse: what the prior is told while noise is found by inversion.
+        prior_negative: what the prior's makers recommend as negative; for rules that need one where the user gave
+            none. It never enters the unconditional branch of guidance by itself.
+        view_wordings: ``one`` names every view in one way, ``several`` draws among :data:`VIEW_WORDINGS`.
+        wordings: which wording each view has in this step; see :meth:`drawn`.
     """
 
     prompt: str
@@ -61,23 +78,44 @@ class PromptSet:
     view_words: bool = True
     category: str | None = None
     source: str | None = None
+    inverse: str = ""
+    prior_negative: str = ""
+    view_wordings: Literal["one", "several"] = "one"
+    wordings: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
             raise UsageError('the prompt is empty; give one, for example "a red mushroom"')
+        if self.view_wordings not in ("one", "several"):
+            raise UsageError(f"prompts.view_wordings={self.view_wordings!r} must be one or several")
+
+    def drawn(self, rng: Streams, views: int) -> PromptSet:
+        """The same prompts with this step's wording of every view."""
+        if self.view_wordings == "one" or not self.view_words:
+            return self
+        count = math.lcm(*(len(words) for words in VIEW_WORDINGS.values()))
+        draws = rng.uniform_per_view("wording", views) * count
+        return replace(self, wordings=tuple(int(d) for d in draws))
 
     def texts(self, kind: TextKind, cameras: Cameras) -> list[str]:
         """The wording of this kind for each of the ``B`` views."""
         views = len(cameras)
         if kind == "view" and self.view_words:
             angles = zip(cameras.azimuth.tolist(), cameras.elevation.tolist())
-            return [with_view(self.prompt, azimuth, elevation) for azimuth, elevation in angles]
+            wordings = self.wordings or (0,) * views
+            return [with_view(self.prompt, *pair, wording) for pair, wording in zip(angles, wordings)]
         if kind in ("view", "base"):
             return [self.prompt] * views
-        if kind in ("null", "inverse"):
+        if kind in ("front", "side", "back"):
+            return [f"{self.prompt}, {VIEW_WORDINGS[kind][0]}"] * views
+        if kind == "null":
             return [""] * views
-        if kind == "negative":
+        if kind == "inverse":
+            return [self.inverse] * views
+        if kind == "uncond":
             return [self.negative] * views
+        if kind == "negative":
+            return [self.negative or self.prior_negative] * views
         if kind == "category":
             return [f"a {self.category or guess_category(self.prompt)}"] * views
         if kind == "source":

@@ -125,15 +125,19 @@ class Query:
     Attributes:
         name: what the answer is called in the :class:`Evidence`.
         network: who answers.
-        text: which wording it is told: the view-dependent prompt, the base prompt, the empty one, the negative
-            prompt, the inversion prompt, the category noun, or the source prompt of an edit.
+        text: which wording it is told: the view-dependent prompt, the base prompt, the empty one, what the
+            unconditional branch of guidance is told (the user's negative prompt, else nothing), the negative prompt
+            (the user's, else the prior's own), the inversion prompt, the category noun, the source prompt of an edit,
+            or the prompt with the words of one fixed view.
         camera: whether it is told the view's own camera or none.
         point: which noisy sample it sees; ``"t"`` is the step's own ``x_t``, others come from a trajectory.
     """
 
     name: str
     network: Literal["teacher", "student", "baseline"] = "teacher"
-    text: Literal["view", "base", "null", "negative", "inverse", "category", "source"] = "view"
+    text: Literal[
+        "view", "base", "null", "uncond", "negative", "inverse", "category", "source", "front", "side", "back"
+    ] = "view"
     camera: Literal["own", "null"] = "own"
     point: str = "t"
 
@@ -147,12 +151,14 @@ class Evidence:
         x0: (B, C, h, w) the clean sample (the encoded render), detached.
         noise: (B, C, h, w) the noise in ``x_t`` at point ``"t"``.
         level: the noise level at point ``"t"``.
+        cameras: the ``B`` views, for what depends on the direction of view.
     """
 
     predictions: dict[str, Prediction]
     x0: Float[Tensor, "B C h w"]
     noise: Float[Tensor, "B C h w"]
     level: NoiseLevel
+    cameras: Cameras | None = None
 
     def __getitem__(self, name: str) -> Prediction:
         try:

@@ -3,12 +3,14 @@
 ``eps^s = eps_u + s (eps_c - eps_u)``: s = 1 is the conditional prediction, s = 0 the unconditional one
 (diffusers' convention; the other one in the literature, ``eps_c + s' (eps_c - eps_u)``, is ``s = s' + 1``).
 Source: Ho & Salimans 2021, arXiv 2207.12598, eq. 6.
+
+Every variant answers one contract, :class:`CFG`; Perp-Neg is in ``perp_neg.py``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,6 +18,9 @@ from torch import Tensor
 
 from threedistill.schedule import Schedule, value_at
 from threedistill.types import Evidence, Prediction, Query
+
+TextOfUncond = Literal["null", "negative"]
+TextOfCond = Literal["view", "base", "source", "category"]
 
 #: Imagen's percentile for dynamic thresholding (Saharia et al. 2022, arXiv 2205.11487, section 2.3).
 DYNAMIC_QUANTILE = 0.995
@@ -45,23 +50,85 @@ def clip_x0(
     return x0.clamp(-limit, limit) / limit
 
 
+def rescale_std(
+    guided: Float[Tensor, "B C h w"], cond: Float[Tensor, "B C h w"], mix: float, group: int = 1
+) -> Float[Tensor, "B C h w"]:
+    """``mix guided std(cond) / std(guided) + (1 - mix) guided``: guidance without its gain in contrast.
+
+    The standard deviations are those of a sample over C, h, w, or of ``group`` contiguous samples jointly (the views
+    of a multi-view teacher). A sample without any contrast stays as it is.
+    Source: Lin et al. 2023, arXiv 2305.08891, eq. 15-16; jointly over views: Shi et al. 2023 (MVDream),
+    arXiv 2308.16512, where both are clean samples.
+
+    Arguments:
+        guided, cond: the combined prediction and the conditional one.
+        mix: in [0, 1].
+        group: samples per group; must divide B.
+    """
+    if len(guided) % group:
+        raise ValueError(f"{len(guided)} samples are not a multiple of groups of {group}")
+
+    def spread(x: Tensor) -> Tensor:
+        return x.reshape(len(x) // group, -1).std(1, correction=0).repeat_interleave(group)
+
+    before, after = spread(cond), spread(guided)
+    ratio = torch.where(after > 1e-12, before / after.clamp(min=1e-12), torch.ones_like(after))
+    return guided * (mix * ratio + (1 - mix)).view(-1, *(1,) * (guided.ndim - 1))
+
+
+def at_point(name: str, point: str) -> str:
+    """The name of a query at a point of a trajectory: ``cond`` at the step's own ``t``, else ``cond@point``."""
+    return name if point == "t" else f"{name}@{point}"
+
+
+@runtime_checkable
+class CFG(Protocol):
+    """How the predictions with and without the prompt become one: what rules take as ``cfg``."""
+
+    @property
+    def scale(self) -> float | Schedule:
+        """``s``."""
+        ...
+
+    def queries(self, progress: float, point: str = "t", text: TextOfCond = "view") -> tuple[Query, ...]:
+        """What it asks about one noisy sample."""
+        ...
+
+    def guided(self, evidence: Evidence, progress: float, point: str = "t") -> Prediction:
+        """The guided prediction there."""
+        ...
+
+    def __call__(self, evidence: Evidence, progress: float, point: str = "t") -> Float[Tensor, "B C h w"]:
+        """``eps^s`` there."""
+        ...
+
+    def unconditional(
+        self, name: str, text: Literal["null", "negative", "uncond", "inverse"] = "null", point: str = "t"
+    ) -> Query:
+        """A query without the prompt, told the camera or not as its own unconditional branch is."""
+        ...
+
+
 @dataclass(frozen=True)
 class ClassifierFree:
-    """Classifier-free guidance ``eps^s = eps_u + s (eps_c - eps_u)``.
+    """Classifier-free guidance ``eps^s = eps_u + s (eps_c - eps_u)``, optionally rescaled and clipped.
 
     Arguments:
         scale: ``s``, a number or a schedule of progress.
         uncond_camera: whether the unconditional query is told the camera (``keep``) or not (``null``).
-        uncond_text: ``negative`` asks it about the negative prompt where one is given (else the empty one),
+        uncond_text: ``negative`` asks it about the user's negative prompt where one is given (else the empty one),
             ``null`` always about the empty prompt.
         x0_clip: limits the combined clean sample to [-1, 1] before it is turned back into eps; only for pixel
             priors. ``none`` is exact CFG; ``static`` clamps; ``dynamic`` is Imagen's thresholding.
+        rescale: share in [0, 1] of the combined clean sample that is brought back to the contrast of the conditional
+            one (:func:`rescale_std`); 0 is exact CFG.
     """
 
     scale: float | Schedule = 7.5
     uncond_camera: Literal["keep", "null"] | None = "keep"
-    uncond_text: Literal["null", "negative"] | None = "negative"
+    uncond_text: TextOfUncond | None = "negative"
     x0_clip: Literal["none", "static", "dynamic"] | None = "none"
+    rescale: float = 0.0
 
     def __post_init__(self) -> None:
         # An unquoted `null` in YAML or on the command line arrives as None and means the word.
@@ -75,31 +142,56 @@ class ClassifierFree:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"cfg.{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
+        if not 0 <= self.rescale <= 1:
+            raise ValueError(f"cfg.rescale={self.rescale} must lie in [0, 1]")
 
-    def queries(self, progress: float) -> tuple[Query, ...]:
-        """``cond`` and ``uncond``, less the one that the scale makes superfluous (s = 1 or s = 0)."""
+    @property
+    def exact(self) -> bool:
+        """Whether the guided prediction is the plain affine combination."""
+        return self.x0_clip == "none" and self.rescale == 0
+
+    def unconditional(
+        self, name: str, text: Literal["null", "negative", "uncond", "inverse"] = "null", point: str = "t"
+    ) -> Query:
+        """A query without the prompt, told the camera or not as ``uncond_camera`` says."""
+        camera = "own" if self.uncond_camera == "keep" else "null"
+        return Query(at_point(name, point), text=text, camera=camera, point=point)
+
+    def both(self, point: str = "t", text: TextOfCond = "view") -> tuple[Query, Query]:
+        """``cond`` and ``uncond``, whatever the scale."""
+        blank = self.unconditional("uncond", "uncond" if self.uncond_text == "negative" else "null", point)
+        return Query(at_point("cond", point), text=text, point=point), blank
+
+    def queries(self, progress: float, point: str = "t", text: TextOfCond = "view") -> tuple[Query, ...]:
+        """``cond`` and ``uncond``, less the one that the scale makes superfluous (s = 1 or s = 0).
+
+        Arguments:
+            progress: fraction of the stage that is done.
+            point: which noisy sample is asked about.
+            text: the wording of the conditional query.
+        """
         scale = value_at(self.scale, progress)
-        cond = Query("cond", text="view")
-        uncond = Query(
-            "uncond",
-            text="negative" if self.uncond_text == "negative" else "null",
-            camera="own" if self.uncond_camera == "keep" else "null",
-        )
+        cond, uncond = self.both(point, text)
         if scale == 1:
             return (cond,)
         return (uncond,) if scale == 0 else (cond, uncond)
 
-    def guided(self, evidence: Evidence, progress: float) -> Prediction:
+    def guided(self, evidence: Evidence, progress: float, point: str = "t") -> Prediction:
         """The guided prediction; its ``x0`` is the picture the prior would rather see."""
         scale = value_at(self.scale, progress)
-        cond = evidence["uncond" if scale == 0 else "cond"]
-        uncond = cond if scale in (0, 1) else evidence["uncond"]
-        if self.x0_clip in (None, "none"):
+        cond = evidence[at_point("uncond" if scale == 0 else "cond", point)]
+        uncond = cond if scale in (0, 1) else evidence[at_point("uncond", point)]
+        if self.exact:
             return Prediction(combine(uncond.eps, cond.eps, scale), "eps", cond.x_t, cond.level)
         # Combining x0 instead of eps is the same affine map, and better conditioned where alpha is small.
-        x0 = clip_x0(combine(uncond.x0, cond.x0, scale), self.x0_clip)
-        return Prediction(x0, "x0", cond.x_t, cond.level)
+        return self.finished(combine(uncond.x0, cond.x0, scale), cond)
 
-    def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
-        """``eps^s`` at the step's ``x_t``."""
-        return self.guided(evidence, progress).eps
+    def finished(self, x0: Float[Tensor, "B C h w"], cond: Prediction) -> Prediction:
+        """A combined clean sample, rescaled and clipped."""
+        if self.rescale:
+            x0 = rescale_std(x0, cond.x0, self.rescale)
+        return Prediction(clip_x0(x0, self.x0_clip or "none"), "x0", cond.x_t, cond.level)
+
+    def __call__(self, evidence: Evidence, progress: float, point: str = "t") -> Float[Tensor, "B C h w"]:
+        """``eps^s`` at the step's ``x_t``, or at another point."""
+        return self.guided(evidence, progress, point).eps

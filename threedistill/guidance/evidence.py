@@ -42,6 +42,7 @@ def gather(
     noise: Float[Tensor, "B C h w"],
     max_rows: int | None = None,
     points: Mapping[str, tuple[Tensor, NoiseLevel]] | None = None,
+    known: Mapping[str, Prediction] | None = None,
 ) -> Evidence:
     """Ask every query once and return the answers by name.
 
@@ -59,7 +60,9 @@ def gather(
         level: its noise levels at point ``t``.
         noise: (B, C, h, w) standard normal.
         max_rows: memory bound on the rows of one forward pass; rounded down to whole view groups.
-        points: further noisy samples by name, from a trajectory.
+        points: further noisy samples by name, from a trajectory. One named ``t`` replaces the step's own, and the
+            evidence's noise becomes the one that is in it, ``(x_t - alpha x0) / sigma``.
+        known: answers that the trajectory already has, by name.
 
     Raises:
         ValueError: a network or point that does not exist, one name for two questions, or shapes that
@@ -72,6 +75,10 @@ def gather(
             f"{len(cameras)} cameras do not belong together"
         )
     samples = {"t": (level.add_noise(x0, noise), level), **(points or {})}
+    if points and "t" in points:
+        x_t, level = points["t"]
+        alpha, sigma = level.scales(x_t)
+        noise = (x_t - alpha * x0) / sigma
     questions: dict[tuple[object, ...], _Question] = {}
     asked_as: dict[str, tuple[object, ...]] = {}
     for query in queries:
@@ -84,14 +91,17 @@ def gather(
             raise ValueError(
                 f"query {query.name!r} looks at point {query.point!r}, which no trajectory supplies"
             )
+        # A baseline that is the teacher itself shares its forward pass.
+        same = networks[query.network] is networks.get("teacher")
+        network = "teacher" if same else query.network
         texts = tuple(prompts.texts(query.text, cameras))
-        key = (query.network, texts, query.camera, query.point)
+        key = (network, texts, query.camera, query.point)
         if asked_as.setdefault(query.name, key) != key:
             raise ValueError(f"two different queries are both named {query.name!r}")
         if key not in questions:
             told = cameras if query.camera == "own" else None
-            conditioning = networks[query.network].conditioning(texts, told, background)
-            questions[key] = _Question(query.network, conditioning, *samples[query.point])
+            conditioning = networks[network].conditioning(texts, told, background)
+            questions[key] = _Question(network, conditioning, *samples[query.point])
 
     answers: dict[tuple[object, ...], Prediction] = {}
     batches: dict[tuple[object, ...], list[tuple[object, ...]]] = {}
@@ -100,7 +110,8 @@ def gather(
     for keys in batches.values():
         group = [questions[k] for k in keys]
         answers.update(zip(keys, _ask(networks, group, max_rows)))
-    return Evidence({name: answers[key] for name, key in asked_as.items()}, x0, noise, level)
+    found = {name: answers[key] for name, key in asked_as.items()}
+    return Evidence({**(known or {}), **found}, x0, noise, level, cameras)
 
 
 def _ask(networks: Mapping[str, Prior], group: list[_Question], max_rows: int | None) -> list[Prediction]:

@@ -1,7 +1,9 @@
-"""The rules: each a pure function of the evidence, returning the unweighted direction ``g`` (up the loss).
+"""The basic rules: SDS, its aliases and its L2 form. Each is a pure function of the evidence.
 
-The update of the scene is ``theta <- theta - lr J^T w(t) g`` with ``J = d x0 / d theta``; the factor
-``alpha_t = d x_t / d x0`` is left to the weight ``w(t)``, as everywhere in the field.
+A rule returns the unweighted direction ``g`` (up the loss). The update of the scene is
+``theta <- theta - lr J^T w(t) g`` with ``J = d x0 / d theta``; the factor ``alpha_t = d x_t / d x0`` is left to the
+weight ``w(t)``, as everywhere in the field. The other families: ``rules_student.py`` (VSD, ESD),
+``rules_classifier.py`` (CSD, CSM, NFSD), ``rules_reference.py`` (C-SDS, DDS), ``rules_inversion.py`` (ISM, SDI, CDS).
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from threedistill.guidance.cfg import ClassifierFree
+from threedistill.guidance.cfg import CFG, rescale_std
 from threedistill.types import Evidence, Query
 
 
@@ -26,7 +28,7 @@ class SDS:
         cfg: how conditional and unconditional predictions become ``eps^s``.
     """
 
-    cfg: ClassifierFree
+    cfg: CFG
 
     def queries(self, progress: float) -> tuple[Query, ...]:
         """What classifier-free guidance asks for."""
@@ -37,10 +39,74 @@ class SDS:
         return (self.cfg(evidence, progress) - evidence.noise).detach()
 
 
+@dataclass(frozen=True)
+class SJC:
+    """Score Jacobian chaining: ``g = eps^s - eps`` (variance-reduced), or ``g = eps^s``; to be weighted uniformly.
+
+    In the paper's variance-exploding form ``x = x0 + sigma_bar eps``, ``D = x - sigma_bar eps^s`` and
+    ``g = -(D - x0) / sigma_bar`` or ``-(D - x) / sigma_bar``: with ``w = 1`` the first is SDS. Both have the same mean;
+    the second keeps the whole noise.
+    Source: Wang et al. 2022, arXiv 2212.00774, eq. 10 and section 4.3.
+
+    Arguments:
+        cfg: how conditional and unconditional predictions become ``eps^s``.
+        variance_reduction: subtract the noise that was added.
+    """
+
+    cfg: CFG
+    variance_reduction: bool = True
+
+    def queries(self, progress: float) -> tuple[Query, ...]:
+        """What classifier-free guidance asks for."""
+        return self.cfg.queries(progress)
+
+    def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
+        """The direction, detached."""
+        guided = self.cfg(evidence, progress)
+        return (guided - evidence.noise if self.variance_reduction else guided).detach()
+
+
+@dataclass(frozen=True)
+class MVSDS:
+    """Multi-view SDS: ``g = (alpha / sigma) (x0 - x0_tilde)``, whose target keeps the contrast of a whole group.
+
+    ``x0_tilde = m x0^s std(x0^c) / std(x0^s) + (1 - m) x0^s``, the standard deviations over all views of a group
+    jointly, so that views keep their brightness relative to each other. With ``m = 0`` it is SDS; the paper's loss
+    ``||x0 - x0_tilde||^2 / 2`` is ``w = sigma / alpha``. All views of a group share one noise level
+    (``guidance.timesteps.draw=shared``, or a prior with a view group).
+    Source: Shi et al. 2023 (MVDream), arXiv 2308.16512, section 3.3 and appendix; factor: Lin et al. 2023.
+
+    Arguments:
+        cfg: how conditional and unconditional predictions become ``x0^s``.
+        rescale: ``m`` in [0, 1].
+        group: contiguous views per group; must divide the batch.
+    """
+
+    cfg: CFG
+    rescale: float = 0.5
+    group: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rescale <= 1:
+            raise ValueError(f"rescale={self.rescale} must lie in [0, 1]")
+        if self.group < 1:
+            raise ValueError(f"group={self.group} must be at least 1")
+
+    def queries(self, progress: float) -> tuple[Query, ...]:
+        """Guidance's questions, and always the conditional one."""
+        return (*self.cfg.queries(progress), Query("own", text="view"))
+
+    def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
+        """The direction, detached."""
+        guided = self.cfg.guided(evidence, progress).x0
+        target = rescale_std(guided, evidence["own"].x0, self.rescale, self.group)
+        return direction_from_x0(evidence.x0, target, evidence).detach()
+
+
 def direction_from_x0(
     x0: Float[Tensor, "B C h w"], target: Float[Tensor, "B C h w"], evidence: Evidence
 ) -> Float[Tensor, "B C h w"]:
-    """The same direction in its L2 form: ``eps_hat - eps = (alpha / sigma) (x0 - x0_hat)``.
+    """The SDS direction in its L2 form: ``eps_hat - eps = (alpha / sigma) (x0 - x0_hat)``.
 
     So the SDS gradient is that of ``w (alpha / sigma) ||x0 - stop_grad(x0_hat)||^2 / 2``.
     Source: Zhu et al. 2023 (HiFA), arXiv 2305.18766; Guo et al. 2023 (StableDreamer), arXiv 2312.02189.

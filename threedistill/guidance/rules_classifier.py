@@ -1,0 +1,135 @@
+"""Rules built on the implicit classifier ``eps_c - eps_u = -sigma grad log p(y | x_t)``: CSD, CSM, NFSD."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from threedistill.guidance.cfg import CFG
+from threedistill.guidance.trajectory import Inverted
+from threedistill.schedule import Schedule, value_at
+from threedistill.types import Evidence, Query
+
+_STAGE = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class CSD:
+    """Classifier score distillation: ``g = k_c eps_c + k_0 eps_null + k_n eps_negative + k_e eps``.
+
+    By default ``eps_c - eps_null``, the classifier's score alone. The coefficients are to sum to zero, or noise is left
+    over that grows with none of the others; annealing ``null`` from -1 to 0 while ``negative`` goes from 0 to -1 trades
+    nothing for the negative prompt. Where all distributions are equally wide there is no point at rest: the direction
+    is the same everywhere, and regularisers, annealing or few steps have to end it.
+    Source: Yu et al. 2023, arXiv 2310.19415, eq. 8-9; the four coefficients are those of the released code.
+
+    Arguments:
+        cfg: says whether the queries without the prompt are told the camera; its scale is not used.
+        cond, null, negative, noise: ``k_c``, ``k_0``, ``k_n``, ``k_e``, numbers or schedules of progress. Predictions
+            whose coefficient is 0 are not asked for.
+    """
+
+    cfg: CFG
+    cond: float | Schedule = 1.0
+    null: float | Schedule = -1.0
+    negative: float | Schedule = 0.0
+    noise: float | Schedule = 0.0
+
+    def __post_init__(self) -> None:
+        for progress in _STAGE:
+            total = sum(value_at(k, progress) for k in (self.cond, self.null, self.negative, self.noise))
+            if abs(total) > 1e-6:
+                raise ValueError(
+                    f"the coefficients cond, null, negative and noise sum to {total:g} at progress {progress:g}, not to "
+                    "0: the difference would be pure noise"
+                )
+
+    def queries(self, progress: float) -> tuple[Query, ...]:
+        """Every prediction whose coefficient is not 0."""
+        asked = {
+            "cond": (self.cond, Query("cond", text="view")),
+            "null": (self.null, self.cfg.unconditional("null", "null")),
+            "negative": (self.negative, self.cfg.unconditional("negative", "negative")),
+        }
+        return tuple(query for coefficient, query in asked.values() if value_at(coefficient, progress))
+
+    def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
+        """The direction, detached."""
+        direction = value_at(self.noise, progress) * evidence.noise
+        for name in ("cond", "null", "negative"):
+            coefficient = value_at(getattr(self, name), progress)
+            if coefficient:
+                direction = direction + coefficient * evidence[name].eps
+        return direction.detach()
+
+
+@dataclass(frozen=True)
+class CSM:
+    """Classifier score matching: ``g = s (eps_c - eps_null)`` at an ``x_t`` found by deterministic inversion. DERIVED.
+
+    Without random noise the gradient has no variance given the render and the level. TV-3DG's text was not available:
+    its abstract says that the difference term of SDS and the random noise are dropped, which is this formula. (Should
+    its difference term be ``eps_c - eps`` instead of ``eps_null - eps``, only ``s`` becomes ``s - 1``.) Like CSD it
+    has no restoring force where all distributions are equally wide.
+    Source: Yang et al. 2024 (TV-3DG), arXiv 2410.21299; inversion as in ISM (arXiv 2311.11284).
+
+    Arguments:
+        cfg: gives ``s`` and whether the query without the prompt is told the camera.
+        trajectory: how ``x_t`` is found.
+    """
+
+    cfg: CFG
+    trajectory: Inverted = field(default_factory=Inverted)
+
+    def __post_init__(self) -> None:
+        if self.cfg.scale in (0, 1):
+            raise ValueError(
+                f"csm distils what classifier-free guidance adds, and cfg.scale={self.cfg.scale:g} adds nothing; set "
+                "cfg.scale above 1 (7.5 is usual), or choose guidance=sds"
+            )
+
+    def queries(self, progress: float) -> tuple[Query, ...]:
+        """The prompt and nothing, whatever the scale."""
+        return Query("cond", text="view"), self.cfg.unconditional("null", "null")
+
+    def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
+        """``s (eps_c - eps_null)`` at the inverted ``x_t``, detached."""
+        scale = value_at(self.cfg.scale, progress)
+        return (scale * (evidence["cond"].eps - evidence["null"].eps)).detach()
+
+
+@dataclass(frozen=True)
+class NFSD:
+    """Noise-free score distillation: ``g = delta_D + s (eps_c - eps_null)``.
+
+    ``eps_null`` is read as a correction towards the domain of pictures plus the noise. Where there is little noise
+    (``sigma / alpha`` below ``threshold``) ``delta_D = eps_null``; elsewhere ``delta_D = eps_null - eps_negative``,
+    since being off the domain is what the negative prompt describes. Below the threshold the mean is that of SDS, with
+    the whole noise left in.
+    Source: Katzir et al. 2023, arXiv 2310.17590, eq. 6-8 (the paper's t < 200 of 1000 on Stable Diffusion's path is
+    ``sigma / alpha`` < 0.572).
+
+    Arguments:
+        cfg: gives ``s`` and whether the queries without the prompt are told the camera.
+        threshold: of ``sigma / alpha``.
+    """
+
+    cfg: CFG
+    threshold: float = 0.572
+
+    def queries(self, progress: float) -> tuple[Query, ...]:
+        """The prompt, nothing, and the negative prompt."""
+        blank = (self.cfg.unconditional("null", "null"), self.cfg.unconditional("negative", "negative"))
+        return (Query("cond", text="view"), *blank)
+
+    def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
+        """The direction, detached."""
+        null = evidence["null"].eps
+        quiet = (evidence.level.sigma_bar < self.threshold).to(null.device)
+        quiet = quiet.view(-1, *(1,) * (null.ndim - 1))
+        domain = torch.where(quiet, null, null - evidence["negative"].eps)
+        scale = value_at(self.cfg.scale, progress)
+        return (domain + scale * (evidence["cond"].eps - null)).detach()

@@ -1,0 +1,95 @@
+"""Rules that replace fresh noise by noise found along the teacher's own trajectory: ISM, SDI, CDS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from jaxtyping import Float
+from torch import Tensor
+
+from threedistill.guidance.cfg import CFG
+from threedistill.guidance.trajectory import Interval, OdeStep, Reparametrized
+from threedistill.types import Evidence, Query
+
+
+@dataclass(frozen=True)
+class ISM:
+    """Interval score matching: ``g = eps^s(x_t) - eps_null(x_s)``, both points on one inversion, ``s < t``.
+
+    It is CSM's classifier term plus the interval term ``eps_null(x_t) - eps_null(x_s)``, which contracts.
+    Source: Liang et al. 2023 (LucidDreamer), arXiv 2311.11284, eq. 17. The released code starts the inversion with a
+    little random noise; ours is deterministic.
+
+    Arguments:
+        cfg: guidance at ``x_t``.
+        trajectory: how ``x_s`` and ``x_t`` are found; it gives ``eps_null(x_s)`` for nothing.
+    """
+
+    cfg: CFG
+    trajectory: Interval = field(default_factory=Interval)
+
+    def queries(self, progress: float) -> tuple[Query, ...]:
+        """What classifier-free guidance asks for, at the inverted ``x_t``."""
+        return self.cfg.queries(progress)
+
+    def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
+        """The direction, detached."""
+        return (self.cfg(evidence, progress) - evidence["interval"].eps).detach()
+
+
+@dataclass(frozen=True)
+class SDI:
+    """Score distillation via reparametrised DDIM: ``g = eps^s(alpha x0 + sigma kappa) - kappa``.
+
+    ``kappa`` is the noise that the teacher itself would find in the render, by inversion with the prompt; with random
+    ``kappa`` it is SDS. It imitates a sampler, not a search for modes: at a fixed level the step may point away from
+    the mean, and only the fall of the level over the run brings it home. The paper's weight is ``sigma / alpha``.
+    Source: Lukoianov et al. 2024, arXiv 2405.15891, eq. 11 and algorithm 1 (the paper, not its released code, which
+    evaluates at another level than it inverts to).
+
+    Arguments:
+        cfg: guidance at ``x_t``.
+        trajectory: how ``kappa`` is found.
+    """
+
+    cfg: CFG
+    trajectory: Reparametrized = field(default_factory=Reparametrized)
+
+    def queries(self, progress: float) -> tuple[Query, ...]:
+        """What classifier-free guidance asks for."""
+        return self.cfg.queries(progress)
+
+    def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
+        """``eps^s - kappa``, detached: the evidence's noise is the one that the trajectory put into ``x_t``."""
+        return (self.cfg(evidence, progress) - evidence.noise).detach()
+
+
+@dataclass(frozen=True)
+class CDS:
+    """Consistency distillation sampling: ``g = eps^s(x_t, t) - eps^s(x_t', t')``, one step of the ODE apart.
+
+    The noise is one tensor for all views and the whole run; ``x_t'`` is the guided Euler step from ``x_t`` down to
+    ``t' < t``. The sign is that of the released code, which contracts (a naive consistency loss has the opposite one).
+    Source: Wu et al. 2024 (Consistent3D), arXiv 2401.09050, eq. 11 and its code.
+
+    Arguments:
+        cfg: guidance at both points.
+        trajectory: the step down.
+    """
+
+    cfg: CFG
+    trajectory: OdeStep = field(default_factory=OdeStep)
+    #: Read by ``draw_noise``.
+    noise: str = "fixed"
+
+    def __post_init__(self) -> None:
+        if self.noise not in ("fixed", "fresh"):
+            raise ValueError(f"noise={self.noise!r} must be fixed or fresh")
+
+    def queries(self, progress: float) -> tuple[Query, ...]:
+        """Guidance's questions at both points."""
+        return (*self.cfg.queries(progress), *self.cfg.queries(progress, point="lower"))
+
+    def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
+        """The direction, detached."""
+        return (self.cfg(evidence, progress) - self.cfg(evidence, progress, "lower")).detach()

@@ -1,0 +1,165 @@
+"""Rules that compare the teacher with a student, a model of what the scene looks like now: VSD and ESD.
+
+The student is trained beside the scene (``training/system.py``); here it is one more source of predictions. It is told
+the view-independent prompt and, except where a rule asks it blind, the camera; it has no guidance of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from threedistill.guidance.cfg import CFG
+from threedistill.schedule import Schedule, value_at
+from threedistill.types import Evidence, Prediction, Query
+
+Normalization = Literal["none", "dmd"]
+Divergence = Literal[
+    "reverse_kl", "forward_kl", "jensen_shannon", "hellinger", "jeffreys", "softened_reverse_kl"
+]
+
+
+def divergence_weight(log_ratio: Float[Tensor, "B"], kind: Divergence) -> Float[Tensor, "B"]:
+    """``h(r) = f''(r) r^2`` at ``r = p_t(x_t) / q_t(x_t)``: what weighs the score difference under ``D_f(p||q)``.
+
+    ====================  ================  ===========
+    divergence            f(r)              h(r)
+    ====================  ================  ===========
+    reverse_kl            -log r            1 (VSD)
+    forward_kl            r log r           r
+    jensen_shannon        see below         r / (r + 1)
+    hellinger             1 - sqrt r        sqrt(r) / 4
+    jeffreys              (r - 1) log r     r + 1
+    softened_reverse_kl   see below         1 / (r + 1)
+    ====================  ================  ===========
+
+    Jensen-Shannon: ``r log r - (r + 1) log((r + 1) / 2)``; softened reverse KL: ``(r + 1) log(1 / 2 + 1 / (2 r))``.
+    Source: Xu et al. 2025 (f-distill), arXiv 2502.15681: gradient = h(r) times the score difference. The table of h
+    is DERIVED from ``h = f'' r^2``; the tests check it against differences of the divergences themselves.
+    """
+    half = log_ratio / 2
+    return {
+        "reverse_kl": lambda: torch.ones_like(log_ratio),
+        "forward_kl": log_ratio.exp,
+        "jensen_shannon": log_ratio.sigmoid,
+        "hellinger": lambda: half.exp() / 4,
+        "jeffreys": lambda: log_ratio.exp() + 1,
+        "softened_reverse_kl": (-log_ratio).sigmoid,
+    }[kind]()
+
+
+def estimated_log_ratio(teacher: Prediction, student: Prediction) -> Float[Tensor, "B"]:
+    """A guess at ``log p_t(x_t) - log q_t(x_t)`` from the two noise predictions alone, DERIVED.
+
+    Near a mode much narrower than the noise, ``log p_t(x_t) = -||eps(x_t)||^2 / 2 + const``. So
+    ``(||eps_student||^2 - ||eps_teacher||^2) / 2``, here per element (mean instead of sum) so that it stays within
+    reach of an exponential, and clamped to [-10, 10]. A discriminator, which the paper trains, needs real pictures.
+    """
+    dims = tuple(range(1, teacher.x_t.ndim))
+    return ((student.eps.square() - teacher.eps.square()).mean(dims) / 2).clamp(-10, 10)
+
+
+@dataclass(frozen=True)
+class ESD:
+    """Entropic score distillation: ``g = eps^s - lambda eps_student(no camera) - (1 - lambda) eps_student(camera)``.
+
+    It adds ``lambda`` times the entropy of the renders over all cameras to what VSD minimises, which resists views
+    that all look alike. ``lambda = 0`` is VSD and asks the student once; ``lambda = 1`` only asks it blind. "No
+    camera" is not "no text". The student must be trained with camera dropout, or its blind answer means nothing.
+    Source: Wang et al. 2024 (Taming Mode Collapse), arXiv 2401.00909, eq. 9, as on the official project page
+    (threestudio's ``guidance_scale_lora = 1 - lambda``). Normalisation: Yin et al. 2024 (DMD2), arXiv 2405.14867.
+    f-divergences: see :func:`divergence_weight`.
+
+    Arguments:
+        cfg: guidance of the teacher.
+        lam: ``lambda`` in [0, 1], a number or a schedule of progress.
+        normalize: ``dmd`` gives ``(x0_student - x0_teacher) / mean |x0 - x0_teacher|`` per sample (to be weighted
+            uniformly) instead of the difference of noises.
+        divergence: the f-divergence that is minimised; all but ``reverse_kl`` multiply each sample by ``h(r)`` over
+            its mean in the batch, with r from :func:`estimated_log_ratio` (experimental).
+    """
+
+    cfg: CFG
+    lam: float | Schedule = 0.5
+    normalize: Normalization = "none"
+    divergence: Divergence = "reverse_kl"
+
+    def __post_init__(self) -> None:
+        for progress in (0.0, 0.25, 0.5, 0.75, 1.0):
+            lam = value_at(self.lam, progress)
+            if not 0 <= lam <= 1:
+                raise ValueError(f"lam={lam:g} at progress {progress:g} must lie in [0, 1]")
+
+    def queries(self, progress: float) -> tuple[Query, ...]:
+        """Guidance's questions, and the student with and without its camera where they count."""
+        lam = value_at(self.lam, progress)
+        student: tuple[Query, ...] = ()
+        if lam < 1:
+            student += (Query("student", network="student", text="base"),)
+        if lam > 0:
+            student += (Query("student blind", network="student", text="base", camera="null"),)
+        return (*self.cfg.queries(progress), *student)
+
+    def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
+        """The direction, detached."""
+        lam = value_at(self.lam, progress)
+        teacher = self.cfg.guided(evidence, progress)
+        student = _student(evidence, lam)
+        return _student_direction(evidence, teacher, student, self.normalize, self.divergence)
+
+
+@dataclass(frozen=True)
+class VSD:
+    """Variational score distillation: ``g = eps^s - eps_student(camera)``, ESD with ``lambda = 0``.
+
+    The gradient of ``E_t[(sigma / alpha) w KL(q_t(x_t | camera) || p_t(x_t | prompt))]`` over the law q of renders. A
+    perfect camera-conditional student of one scene makes it SDS, a fresh student that equals the teacher makes it CSD.
+    Source: Wang et al. 2023 (ProlificDreamer), arXiv 2305.16213, eq. 9.
+
+    Arguments:
+        cfg: guidance of the teacher.
+        normalize, divergence: as for :class:`ESD`.
+    """
+
+    cfg: CFG
+    normalize: Normalization = "none"
+    divergence: Divergence = "reverse_kl"
+
+    def queries(self, progress: float) -> tuple[Query, ...]:
+        """Guidance's questions, and the student's view of the same sample."""
+        return (*self.cfg.queries(progress), Query("student", network="student", text="base"))
+
+    def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
+        """The direction, detached."""
+        teacher = self.cfg.guided(evidence, progress)
+        return _student_direction(evidence, teacher, _student(evidence, 0.0), self.normalize, self.divergence)
+
+
+def _student(evidence: Evidence, lam: float) -> Prediction:
+    """``lambda`` parts of the blind student and the rest of the seeing one."""
+    if lam == 0:
+        return evidence["student"]
+    blind = evidence["student blind"]
+    if lam == 1:
+        return blind
+    return Prediction(torch.lerp(evidence["student"].eps, blind.eps, lam), "eps", blind.x_t, blind.level)
+
+
+def _student_direction(
+    evidence: Evidence, teacher: Prediction, student: Prediction, normalize: Normalization, divergence: Divergence
+) -> Float[Tensor, "B C h w"]:  # fmt: skip
+    column = (-1,) + (1,) * (evidence.x0.ndim - 1)
+    if normalize == "dmd":
+        dims = tuple(range(1, evidence.x0.ndim))
+        distance = (evidence.x0 - teacher.x0).abs().mean(dims, keepdim=True).clamp(min=1e-6)
+        direction = (student.x0 - teacher.x0) / distance
+    else:
+        direction = teacher.eps - student.eps
+    if divergence != "reverse_kl":
+        weight = divergence_weight(estimated_log_ratio(teacher, student), divergence)
+        direction = direction * (weight / weight.mean()).to(direction).view(column)
+    return direction.detach()

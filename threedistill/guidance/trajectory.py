@@ -1,0 +1,315 @@
+"""Where else than at a freshly noised render the teacher is asked: deterministic strategies that find noisy samples.
+
+One step of deterministic DDIM, up or down, is the same on every path: ``x_s = alpha_s x0_hat(x_t) + sigma_s eps_hat(x_t)``
+(Song et al. 2021, arXiv 2010.02502, eq. 12 with eta = 0). Going up (inversion) it finds the noise that the teacher would
+take away again. Its error is of first order in the stride. A rule names its strategy in ``rule.trajectory``;
+:func:`collect` runs it and then asks the rule's own questions. Nothing here has gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from threedistill.guidance.cfg import CFG, ClassifierFree, combine
+from threedistill.guidance.evidence import gather
+from threedistill.prediction import NoiseLevel, Prediction
+from threedistill.prompts import PromptSet
+from threedistill.protocols import GuidanceRule, NoisePath, Prior
+from threedistill.rng import Streams
+from threedistill.schedule import Schedule, value_at
+from threedistill.types import Cameras, Evidence, Query
+
+Unit = Literal["t", "logsnr"]
+Points = dict[str, tuple[Tensor, NoiseLevel]]
+
+
+@dataclass(frozen=True)
+class Situation:
+    """One step as the networks see it: who can be asked, in which words, about which views and samples.
+
+    Arguments:
+        networks, prompts, cameras, background, x0, level, noise, max_rows: as for
+            :func:`~threedistill.guidance.evidence.gather`.
+        reference: (B, C, h, w) the encoded renders of the unedited scene, for edits.
+    """
+
+    networks: Mapping[str, Prior]
+    prompts: PromptSet
+    cameras: Cameras
+    background: Float[Tensor, "B 3"] | None
+    x0: Float[Tensor, "B C h w"]
+    level: NoiseLevel
+    noise: Float[Tensor, "B C h w"]
+    max_rows: int | None = None
+    reference: Float[Tensor, "B C h w"] | None = None
+
+    @property
+    def path(self) -> NoisePath:
+        """The teacher's noise path."""
+        return self.networks["teacher"].path
+
+    def ask(
+        self, queries: Sequence[Query], points: Points | None = None, known: dict[str, Prediction] | None = None
+    ) -> Evidence:  # fmt: skip
+        """The answers to some questions, at the step's own point or others."""
+        return gather(
+            queries, self.networks, self.prompts, self.cameras, self.background, self.x0, self.level, self.noise,
+            max_rows=self.max_rows, points=points, known=known,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What a strategy found.
+
+    Attributes:
+        points: noisy samples by name; one named ``t`` replaces the step's own.
+        known: answers it got on the way, by the names under which a rule or its guidance asks for them.
+    """
+
+    points: Points
+    known: dict[str, Prediction] = field(default_factory=dict[str, Prediction])
+
+
+@runtime_checkable
+class Trajectory(Protocol):
+    """A deterministic way to noisy samples."""
+
+    def trace(self, situation: Situation, cfg: CFG, progress: float) -> Traced:
+        """The samples of one step; ``cfg`` is the rule's guidance."""
+        ...
+
+
+def collect(rule: GuidanceRule, situation: Situation, progress: float) -> Evidence:
+    """All that a rule looks at: its trajectory's samples, then the answers to its questions there."""
+    trajectory: Trajectory | None = getattr(rule, "trajectory", None)
+    queries = rule.queries(progress)
+    if trajectory is None:
+        return situation.ask(queries)
+    cfg: CFG = getattr(rule, "cfg", None) or ClassifierFree()
+    with torch.no_grad():
+        traced = trajectory.trace(situation, cfg, progress)
+    return situation.ask([q for q in queries if q.name not in traced.known], traced.points, traced.known)
+
+
+def draw_noise(
+    rule: GuidanceRule, rng: Streams, views: int, shape: Sequence[int]
+) -> Float[Tensor, "B C h w"]:
+    """(views, *shape) standard normal: fresh for every view and step, or (``rule.noise == "fixed"``) one for all."""
+    if getattr(rule, "noise", "fresh") == "fixed":
+        generator = Streams(rng.seed, rng.stage).generator("noise/fixed")
+        return torch.randn(*shape, generator=generator).expand(views, *shape).clone()
+    return rng.normal_per_view("noise", views, *shape)
+
+
+# Levels
+
+
+def fraction(path: NoisePath, level: NoiseLevel) -> Float[Tensor, "B"]:
+    """Where on the path levels lie, 0 = clean, 1 = noise: the inverse of ``path.at_fraction``."""
+    return level.sigma if path.steps is None else level.index / path.steps
+
+
+def shifted(path: NoisePath, level: NoiseLevel, gap: float, unit: Unit) -> NoiseLevel:
+    """Levels noisier by ``gap`` (or cleaner, if negative), kept inside the path."""
+    if unit == "t":
+        return path.at_fraction((fraction(path, level) + gap).clamp(0, 1))
+    return path.at_log_snr(level.log_snr - gap)
+
+
+def invert(
+    situation: Situation, cfg: CFG, target: NoiseLevel, stride: float, max_steps: int, scale: float = 0.0
+) -> Float[Tensor, "B C h w"]:
+    """DDIM inversion of the clean render up to ``target``: ``x_{k+1} = alpha_{k+1} x0_hat_k + sigma_{k+1} eps_hat_k``.
+
+    Every view walks its own even grid of fractions of the path, all in equally many steps,
+    ``n = min(ceil(largest fraction / stride), max_steps)``, from the cleanest level, at which the render counts as noisy
+    as it is. Costs n evaluations (2 n unless ``scale`` is 0 or 1).
+
+    Arguments:
+        situation: gives the render, the words and the networks.
+        cfg: says whether the query without the prompt is told the camera.
+        target: (B,) where to.
+        stride: longest step, a fraction of the path.
+        max_steps: bound on n.
+        scale: guidance during inversion; 0 = without the prompt.
+
+    Returns:
+        (B, C, h, w) the samples at ``target``.
+    """
+    path = situation.path
+    end = fraction(path, target)
+    steps = min(math.ceil(float(end.max()) / stride - 1e-6), max_steps)
+    level = path.at_fraction(end * 0)
+    x = level.scales(situation.x0)[0] * situation.x0
+    for k in range(steps):
+        eps, x0 = _asked(situation, cfg, x, level, scale)
+        level = target if k + 1 == steps else path.at_fraction(end * ((k + 1) / steps))
+        x = level.add_noise(x0, eps)
+    return target.add_noise(situation.x0, situation.noise * 0) if steps == 0 else x
+
+
+def _asked(
+    situation: Situation, cfg: CFG, x: Tensor, level: NoiseLevel, scale: float
+) -> tuple[Tensor, Tensor]:
+    """eps and x0 at one sample of an inversion."""
+    null = cfg.unconditional("null", "inverse", point="x")
+    cond = Query("cond", text="view", point="x")
+    queries = {0: (null,), 1: (cond,)}.get(scale, (null, cond))
+    seen = situation.ask(queries, {"x": (x, level)})
+    answers = [seen[query.name] for query in queries]
+    if len(answers) == 1:
+        return answers[0].eps, answers[0].x0
+    both = Prediction(combine(answers[0].eps, answers[1].eps, scale), "eps", x, level)
+    return both.eps, both.x0
+
+
+# Strategies
+
+
+def _check_grid(stride: float, max_steps: int) -> None:
+    if not 0 < stride <= 1:
+        raise ValueError(f"stride={stride} must lie in (0, 1]")
+    if max_steps < 1:
+        raise ValueError(f"max_steps={max_steps} must be at least 1")
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """``x_t`` by inversion of the render, without the prompt (CSM).
+
+    Arguments:
+        stride: longest step, a fraction of the path.
+        max_steps: bound on the steps, hence on the cost.
+        scale: guidance during inversion; 0 = the inversion prompt alone (``prompts.inverse``, normally empty).
+    """
+
+    stride: float = 0.2
+    max_steps: int = 5
+    scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_grid(self.stride, self.max_steps)
+
+    def trace(self, situation: Situation, cfg: CFG, progress: float) -> Traced:
+        """Point ``t``."""
+        x = invert(situation, cfg, situation.level, self.stride, self.max_steps, self.scale)
+        return Traced({"t": (x, situation.level)})
+
+
+@dataclass(frozen=True)
+class Interval:
+    """``x_s`` by inversion and ``x_t`` from it by one more step, ``s = t - delta`` (ISM).
+
+    Arguments:
+        delta: length of the last step, a fraction of the path; a number or a schedule of progress.
+        stride, max_steps: of the inversion up to ``s``.
+    """
+
+    delta: float | Schedule = 0.05
+    stride: float = 0.2
+    max_steps: int = 5
+
+    def __post_init__(self) -> None:
+        _check_grid(self.stride, self.max_steps)
+
+    def trace(self, situation: Situation, cfg: CFG, progress: float) -> Traced:
+        """Points ``t`` and ``s``, and the prediction ``interval`` without the prompt at ``s``."""
+        lower = shifted(situation.path, situation.level, -value_at(self.delta, progress), "t")
+        x_s = invert(situation, cfg, lower, self.stride, self.max_steps)
+        query = cfg.unconditional("interval", "inverse", point="s")
+        at_s = situation.ask((query,), {"s": (x_s, lower)})[query.name]
+        x_t = situation.level.add_noise(at_s.x0, at_s.eps)
+        return Traced({"t": (x_t, situation.level), "s": (x_s, lower)}, {"interval": at_s})
+
+
+@dataclass(frozen=True)
+class Reparametrized:
+    """``x_t = alpha x0 + sigma kappa`` with the teacher's own noise ``kappa`` for this render (SDI).
+
+    ``ddim``: kappa is read off the inversion with the prompt at ``t + gap``. ``fixed_point``: the solution of
+    ``kappa = eps^s(alpha x0 + sigma kappa)`` there, by iteration from the step's random noise (the paper's definition;
+    it converges where the network is a contraction).
+
+    Arguments:
+        solver: as above.
+        scale: guidance during inversion; the paper's -7.5 goes with a forward scale of 7.5.
+        stride, max_steps: of the inversion, or ``max_steps`` iterations.
+        gap: how far above ``t`` kappa is found, in ``unit``.
+        eta: standard deviation of random noise added to kappa once.
+        unit: ``t`` or ``logsnr``.
+    """
+
+    solver: Literal["ddim", "fixed_point"] = "ddim"
+    scale: float = -7.5
+    stride: float = 0.1
+    max_steps: int = 10
+    gap: float = 0.0
+    eta: float = 0.3
+    unit: Unit = "t"
+
+    def __post_init__(self) -> None:
+        _check_grid(self.stride, self.max_steps)
+        if self.solver not in ("ddim", "fixed_point"):
+            raise ValueError(f"solver={self.solver!r} must be ddim or fixed_point")
+        if self.gap < 0 or self.eta < 0:
+            raise ValueError("gap and eta must not be negative")
+
+    def trace(self, situation: Situation, cfg: CFG, progress: float) -> Traced:
+        """Point ``t``."""
+        level = situation.level
+        upper = shifted(situation.path, level, self.gap, self.unit) if self.gap else level
+        if self.solver == "ddim":
+            x = invert(situation, cfg, upper, self.stride, self.max_steps, self.scale)
+            alpha, sigma = upper.scales(x)
+            kappa = (x - alpha * situation.x0) / sigma
+        else:
+            kappa = situation.noise
+            for _ in range(self.max_steps):
+                x = upper.add_noise(situation.x0, kappa)
+                kappa, _ = _asked(situation, cfg, x, upper, self.scale)
+        kappa = kappa + self.eta * situation.noise
+        return Traced({"t": (level.add_noise(situation.x0, kappa), level)})
+
+
+@dataclass(frozen=True)
+class OdeStep:
+    """``x_t'`` by one guided step of the ODE from ``x_t`` down to ``t' < t`` (CDS).
+
+    Arguments:
+        gap: from ``t`` down to ``t'`` in ``unit``, a number or a schedule of progress.
+        unit: ``t`` = fraction of the path, ``logsnr``.
+    """
+
+    gap: float | Schedule = 0.2
+    unit: Unit = "t"
+
+    def trace(self, situation: Situation, cfg: CFG, progress: float) -> Traced:
+        """Point ``lower``, and guidance's answers at ``t``."""
+        seen = situation.ask(cfg.queries(progress))
+        guided = cfg.guided(seen, progress)
+        lower = shifted(situation.path, situation.level, -value_at(self.gap, progress), self.unit)
+        return Traced({"lower": (lower.add_noise(guided.x0, guided.eps), lower)}, dict(seen.predictions))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The unedited scene with the step's own noise and level (DDS)."""
+
+    def trace(self, situation: Situation, cfg: CFG, progress: float) -> Traced:
+        """Point ``reference``.
+
+        Raises:
+            ValueError: the situation has no reference.
+        """
+        if situation.reference is None:
+            raise ValueError("this rule compares with an unedited scene, and there is none")
+        level = situation.level
+        return Traced({"reference": (level.add_noise(situation.reference.detach(), situation.noise), level)})
