@@ -20,12 +20,13 @@ from threedistill.guidance.regularizers import Regularizers
 from threedistill.guidance.surrogate import Surrogate
 from threedistill.guidance.weighting import Weighting, apply
 from threedistill.prompts import PromptSet
-from threedistill.protocols import GuidanceRule, NoisePath, Prior, RenderContext, Representation
+from threedistill.protocols import GuidanceRule, NoisePath, Prior, RenderContext, Representation, Student
 from threedistill.representations.background import BackgroundSampler
 from threedistill.rng import Streams
 from threedistill.schedule import Schedule, value_at
 from threedistill.training.data import Iterations
 from threedistill.training.optim import Adam
+from threedistill.training.student_step import Shown, StudentStep, StudentTraining
 from threedistill.training.watchdog import Vital, Watchdog
 from threedistill.types import Cameras, NoiseLevel, Rendering, Shading
 
@@ -97,6 +98,8 @@ class ScoreDistillation(pl.LightningModule):
         stage: how long, how large, how shaded.
         streams: the random streams of this stage.
         max_rows: largest batch a network is given at once; None = all rows.
+        student: the score of the renders, for the rules that ask for it (registered; it holds its adapter only).
+        student_training: how it learns; needed with a student.
     """
 
     def __init__(
@@ -114,6 +117,8 @@ class ScoreDistillation(pl.LightningModule):
         watchdog: Watchdog,
         streams: Streams,
         max_rows: int | None = None,
+        student: Student | None = None,
+        student_training: StudentTraining | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -121,6 +126,10 @@ class ScoreDistillation(pl.LightningModule):
         self.regularizers = regularizers
         # A plain dictionary keeps the frozen networks out of module registration.
         self.networks: dict[str, Prior] = {"teacher": prior}
+        self.student, self.student_step = student, None
+        if student is not None:
+            self.networks["student"] = student
+            self.student_step = StudentStep(student_training or StudentTraining(), prompts)
         self.guidance, self.prompts, self.stage = guidance, prompts, stage
         self.sampler, self.background, self.optim = sampler, background, optim
         self.watchdog, self.streams, self.max_rows = watchdog, streams, max_rows
@@ -142,12 +151,15 @@ class ScoreDistillation(pl.LightningModule):
         """The iterations that are still to do."""
         return Iterations(int(self.iteration), self.stage.iterations).loader()
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One optimizer over the representation's named groups."""
-        return self.optim.build(self.representation.parameter_groups())
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """One optimizer over the representation's named groups, and the student's own."""
+        optimizers = [self.optim.build(self.representation.parameter_groups())]
+        if self.student is not None and self.student_step is not None:
+            optimizers.append(self.student_step.optimizer(self.student))
+        return optimizers
 
     def training_step(self, index: int, _batch_index: int = 0) -> None:
-        """One iteration: render, ask, step."""
+        """One iteration: render, ask, step; then the student learns from the same renders."""
         started = time.perf_counter()
         progress = index / self.stage.iterations
         rng = self.streams.at(index)
@@ -164,12 +176,15 @@ class ScoreDistillation(pl.LightningModule):
 
         loss_guidance = self.guidance.surrogate.loss(x0, direction)
         loss_regular = self.regularizers(out, progress, direction)
-        optimizer = self._optimizer()
+        optimizer, *others = self._optimizers()
         self.optim.anneal(optimizer, progress)
         optimizer.zero_grad(set_to_none=True)
         self.manual_backward(loss_guidance + loss_regular)
         optimizer.step()
         self.representation.after_step(index, progress, rng)
+        updated = time.perf_counter()
+        shown = Shown(x0.detach(), cameras, background)
+        learned = self._teach(shown, others, progress, rng)
         self.iteration.fill_(index + 1)
         self._track(out)
         self.metrics = {
@@ -180,14 +195,25 @@ class ScoreDistillation(pl.LightningModule):
             "nonfinite": nonfinite,
             "seconds_render": rendered - started,
             "seconds_teacher": asked - rendered,
-            "seconds_update": time.perf_counter() - asked,
+            "seconds_update": updated - asked,
+            **learned,
         }
         self.warnings = self.watchdog.check(_vital(out, progress, nonfinite))
         self.warned += self.warnings
 
-    def _optimizer(self) -> torch.optim.Optimizer:
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers = self.optimizers(use_pl_optimizer=False)
-        return optimizers[0] if isinstance(optimizers, list) else optimizers  # pyright: ignore[reportReturnType]
+        return optimizers if isinstance(optimizers, list) else [optimizers]  # pyright: ignore[reportReturnType]
+
+    def _teach(
+        self, shown: Shown, optimizers: list[torch.optim.Optimizer], progress: float, rng: Streams
+    ) -> dict[str, float]:
+        """The student's steps, if there is one."""
+        if self.student is None or self.student_step is None:
+            return {}
+        started = time.perf_counter()
+        numbers = self.student_step(self.student, optimizers[0], shown, rng, progress, self.manual_backward)
+        return {**numbers, "seconds_student": time.perf_counter() - started}
 
     def _views(self, progress: float, rng: Streams) -> tuple[Cameras, Tensor]:
         group = self.prior.view_group

@@ -1,0 +1,73 @@
+"""Which student a stage has, and the refusals that need no weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from threedistill.config import Config, build, stage_part
+from threedistill.errors import UsageError
+from threedistill.protocols import GuidanceRule, Prior, Student
+from threedistill.rng import Streams
+from threedistill.training.student_step import StudentTraining
+
+
+def check_student(config: Config, index: int, rule: GuidanceRule) -> None:
+    """Refuse a rule without its student, a student without its prior, and a null camera that never learns.
+
+    Raises:
+        UsageError: with the setting to change.
+    """
+    name = stage_part(config, index, "guidance")["name"]
+    asked = [q for p in (0.0, 0.5, 1.0) for q in rule.queries(p) if q.network == "student"]
+    model, training = _settings(config, index)
+    if model is None or training is None:
+        if asked:
+            raise UsageError(
+                f"guidance={name} asks a student, and there is none; use student=lora (or student=gaussian with a "
+                "prior that has no network)"
+            )
+        return
+    model.check(_prior_class(config))
+    if training.camera_dropout == 0 and any(q.camera == "null" for q in asked):
+        raise UsageError(
+            f"guidance={name} asks the student without a camera, which student.training.camera_dropout=0 never "
+            "teaches it; set it to 0.2"
+        )
+    if training.camera_dropout == 1 and any(q.camera == "own" for q in asked):
+        raise UsageError(
+            f"guidance={name} asks the student with a camera, which student.training.camera_dropout=1 never "
+            "teaches it; set it to 0.2"
+        )
+
+
+def build_student(
+    config: Config, index: int, prior: Prior, before: Student | None
+) -> tuple[Student | None, StudentTraining | None]:
+    """A stage's student and how it learns: fresh, or with ``student.keep`` that of the stage before."""
+    model, training = _settings(config, index)
+    if model is None:
+        return None, None
+    node = stage_part(config, index, "student")
+    same = index > 0 and stage_part(config, index - 1, "student")["model"] == node["model"]
+    if node["keep"] and same and before is not None:
+        return before, training
+    seed = Streams(config["seed"], stage=index).generator("student").initial_seed()
+    return model.attach(prior, seed), training
+
+
+def _settings(config: Config, index: int) -> tuple[Any, StudentTraining | None]:
+    node = stage_part(config, index, "student")
+    where = f"stages.{index}.student" if "student" in config["stages"][index] else "student"
+    if node["model"] is None or node["training"] is None:
+        return None, None
+    model = build(node["model"], f"{where}.model", config["plugins"])
+    return model, build(node["training"], f"{where}.training", config["plugins"])
+
+
+def _prior_class(config: Config) -> type:
+    from hydra.utils import get_class
+
+    target = str(config["prior"]["model"]["_target_"])
+    if target.split(".")[0] not in ("threedistill", *config["plugins"]):
+        raise UsageError(f"prior.model: {target} is outside the packages that may be named; see plugins")
+    return get_class(target)
