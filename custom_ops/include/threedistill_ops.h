@@ -74,3 +74,40 @@ TD_EXPORT int td_composite_backward_f64(
     int64_t rays, int64_t samples, const double* weights, const double* grad_color,
     const double* grad_opacity, const double* grad_depth, const double* grad_weights, double* grad_density,
     double* grad_rgb);
+
+// Front-to-back compositing of projected Gaussians: means (views, count, 2) in pixels, conics (.., 3) the
+// inverse covariances (xx, xy, yy), opacities (..), features (.., channels), depths (..) for the order; a
+// depth that is not positive hides its Gaussian. Gradients must be zero on entry: only what is visible is
+// written.
+#define TD_SPLATS(T)                                                                                         \
+  const T *means, const T *conics, const T *opacities, const T *features, const T *depths, int64_t views,    \
+      int64_t count, int64_t channels, int64_t height, int64_t width
+TD_EXPORT int td_splat_f32(TD_SPLATS(float), float* image, float* alpha);
+TD_EXPORT int td_splat_f64(TD_SPLATS(double), double* image, double* alpha);
+TD_EXPORT int td_splat_backward_f32(
+    TD_SPLATS(float), const float* grad_image, const float* grad_alpha, float* grad_means, float* grad_conics,
+    float* grad_opacities, float* grad_features);
+TD_EXPORT int td_splat_backward_f64(
+    TD_SPLATS(double), const double* grad_image, const double* grad_alpha, double* grad_means,
+    double* grad_conics, double* grad_opacities, double* grad_features);
+
+// The topology of marching tetrahedra: inside is signs < 0, table the (16, 2, 3) edge numbers of the triangles of
+// each sign pattern. With starts null: writes the crossed tetrahedra and triangles of each chunk of 2^14 to
+// counts. Otherwise writes the crossed edges, the triangles, the crossed tetrahedra and the number of edges.
+#define TD_MARCHING_TETS                                                                                     \
+  const int32_t *tets, int64_t points, int64_t count, const int32_t *table, int64_t *counts,                 \
+      const int64_t *starts, int32_t *edges, int32_t *faces, int64_t *which, int64_t *vertices
+TD_EXPORT int td_marching_tets_f32(const float* signs, TD_MARCHING_TETS);
+TD_EXPORT int td_marching_tets_f64(const double* signs, TD_MARCHING_TETS);
+
+// Half-edge 3 g + k across each edge of each triangle, -1 where not exactly two triangles meet.
+TD_EXPORT int td_face_neighbours_f32(
+    const int32_t* faces, int64_t triangles, int64_t vertices, int32_t* neighbours);
+
+// Silhouettes between neighbouring pixel centres: for every pixel, to its right and below it, the flat indices of
+// the nearer pixel, the other one, and the edge's two vertices; the first is -1 where nothing passes.
+#define TD_CROSSINGS(T)                                                                                      \
+  const T *clip, const int32_t *faces, const int32_t *neighbours, const int32_t *triangle, const T *depth,   \
+      int64_t views, int64_t vertices, int64_t triangles, int64_t height, int64_t width, int64_t *found
+TD_EXPORT int td_silhouette_crossings_f32(TD_CROSSINGS(float));
+TD_EXPORT int td_silhouette_crossings_f64(TD_CROSSINGS(double));
