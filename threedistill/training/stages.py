@@ -14,6 +14,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from threedistill.training.callbacks import Checkpoints, MetricsFile, Previews, ProgressLine, StopOnInterrupt
 from threedistill.training.checkpoint import StageState
 from threedistill.training.run_folder import RunFolder
+from threedistill.training.student_report import student_report
 from threedistill.training.system import ScoreDistillation
 
 
@@ -106,6 +107,8 @@ def run_stage(
     if int(system.iteration) < system.stage.iterations:
         raise Interrupted(str(run.path))
     system.to(device)
+    if system.student is not None:
+        run.update_record(student={"stage": system.stage.name, **student_report(system)})
 
 
 class _Restore(pl.Callback):
