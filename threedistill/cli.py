@@ -26,6 +26,7 @@ VERBS = {
     "resume": ("threedistill.commands.resume", "continue an interrupted run"),
     "export": ("threedistill.commands.export", "write a finished run's asset in other formats"),
     "eval": ("threedistill.commands.evaluate", "judge the assets of finished runs"),
+    "sweep": ("threedistill.commands.sweep", "many runs: prompts x settings x seeds, and their table"),
     "list": ("threedistill.commands.listing", "show representations, priors, rules, presets, words, formats"),
     "doctor": ("threedistill.doctor", "say what is installed, what is missing, and what brings it"),
     "toybox": ("threedistill.commands.toybox", "the embedded prior's world: render, sample, train, judge"),
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         folder = _run_folder_of(error)
         hint = f"; continue with: threedistill resume {folder}" if folder else ""
+        hint = getattr(error, "hint", hint)
         return _fail(f"interrupted{hint}", 130, show_traceback, prefix="threedistill: ")
     except BrokenPipeError:
         # The reader of our output has gone (| head): not an error, and nothing more can be printed.

@@ -1,0 +1,163 @@
+"""One run of a sweep, by its number: the function that Hydra's launchers carry to wherever it runs.
+
+Only numbers and paths travel; prompts and settings are read from the sweep's folder. Nothing but an interruption
+escapes from here, so one failed run never stops the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from threedistill.sweeps.plan import Plan
+
+Outcome = Literal["done", "skipped", "failed", "busy", "waiting"]
+
+
+def run_job(cfg: Any) -> str:
+    """Hydra's task function.
+
+    Arguments:
+        cfg: ``root`` (the sweep's folder), ``job`` (a run's number), ``threads`` (0 = as the environment says),
+            ``deadline`` (seconds since the epoch after which nothing is started; 0 = none), ``evaluate``.
+    """
+    from threedistill.threads import settle_threads
+
+    settle_threads()
+    if cfg.threads:
+        import torch
+
+        torch.set_num_threads(int(cfg.threads))
+    return work(Plan(cfg.root), int(cfg.job), deadline=float(cfg.deadline), evaluate=bool(cfg.evaluate))
+
+
+def work(plan: Plan, index: int, *, deadline: float = 0.0, evaluate: bool = True) -> Outcome:
+    """Make one run, continue it, or find it finished.
+
+    Returns:
+        ``done``; ``skipped``: it was finished already; ``failed``: see its run.json; ``busy``: another process works
+        on it; ``waiting``: the deadline has passed.
+
+    Raises:
+        KeyboardInterrupt: stopped on request, with the run's state on disk.
+    """
+    from threedistill.errors import ThreedistillError
+    from threedistill.training.run_folder import RunBusy, RunFolder
+
+    run = RunFolder(plan.folder(index))
+    outcome: Outcome = "skipped"
+    try:
+        if not finished(run.path):
+            if deadline and time.time() > deadline:
+                return "waiting"
+            _make(plan, index, run)
+            outcome = "done"
+        if evaluate:
+            evaluate_run(run.path)
+    except RunBusy:
+        return "busy"
+    except Exception as error:
+        known = isinstance(error, ThreedistillError)
+        run.path.mkdir(parents=True, exist_ok=True)
+        if not known:
+            (run.path / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        line = " ".join(str(error).split()) or type(error).__name__
+        note = line if known else f"{type(error).__name__}: {line}; see traceback.txt"
+        if finished(run.path):  # the asset is there; only looking at it failed
+            run.update_record(evaluation_error=note)
+        else:
+            run.update_record(status="failed", error=note)
+        return "failed"
+    return outcome
+
+
+def _make(plan: Plan, index: int, run: Any) -> None:
+    """Continue the run in its folder, or begin it with the configuration that the plan holds for it."""
+    from threedistill import pipeline
+    from threedistill.config import write_config
+
+    request = plan.entries[index]["config"]
+    if not run.exists or run.read_record().get("request") != request:
+        config = {
+            **plan.config(request),
+            "prompt": plan.prompt(index),
+            "negative": plan.entries[index]["negative"],
+            "seed": plan.entries[index]["seed"],
+            "device": plan.entries[index]["device"],
+        }
+        if not run.exists:
+            run.clear()  # what a failure before the first start may have left
+        run.prepare(overwrite=True)
+        with run.locked():
+            run.clear()
+            write_config(config, run.config)
+            run.update_record(status="queued", prompt=config["prompt"], seed=config["seed"], request=request)
+    pipeline.resume(run.path, quiet=True)
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run is done and its asset is there."""
+    record = read_json(folder / "run.json")
+    return record.get("status") == "done" and any((folder / "asset").glob("model.*"))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, or an empty one where there is none (or half of one)."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def evaluate_run(folder: Path) -> dict[str, Any] | None:
+    """Judge a finished run and write ``eval.json`` and ``asset/views.png``, unless that is done already.
+
+    Returns:
+        the evaluation, or None where no judge knows the prompt's words.
+    """
+    from threedistill.errors import UsageError
+    from threedistill.evaluation.report import evaluate_asset, read_run, write_json
+    from threedistill.toybox.grammar import parse
+    from threedistill.toybox.judge import available
+
+    run = read_run(folder)
+    known = read_json(folder / "eval.json")
+    views = folder / "asset" / "views.png"
+    if not views.exists():
+        _write_views(run["asset"], views)
+    if not available():
+        return None
+    try:
+        parse(run["prompt"])
+    except UsageError:
+        return None
+    judge = _judge()
+    if known.get("appearance") and known.get("judge_version") == judge.version:
+        return known
+    found = {**run, **evaluate_asset(run["asset"], run["prompt"], judge=judge)}
+    write_json(folder / "eval.json", found)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _judge() -> Any:
+    from threedistill.toybox.judge import Judge
+
+    return Judge.load()
+
+
+def _write_views(asset: Path, target: Path) -> None:
+    """The ring of views that variety is measured on, side by side in one picture."""
+    import torch
+
+    from threedistill.atomic import write_bytes
+    from threedistill.evaluation.appearance import pictures
+    from threedistill.exports.files import png_bytes
+    from threedistill.exports.read import read_mesh
+
+    write_bytes(target, png_bytes(torch.cat(list(pictures(read_mesh(asset), lit=False).rgb), 1)))

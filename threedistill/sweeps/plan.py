@@ -1,0 +1,210 @@
+"""What a sweep consists of, on disk: prompts as data, settings, and one numbered run folder per combination.
+
+    OUT/sweep/prompts.json   every prompt; runs refer to them by index
+    OUT/sweep/plan.json      every run: prompt index, seed, settings, folder
+    OUT/sweep/configs/       the composed configuration of each setting
+    OUT/runs/<name>/         run folders, each of which ``threedistill resume`` could continue by hand
+    OUT/results.csv  results.json  index.html
+
+A run's folder is named after everything that was asked for, so the same request finds the same folder again; what is
+finished stays finished whatever else is added to the sweep.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from threedistill.atomic import write_text
+from threedistill.errors import UsageError
+from threedistill.training.run_folder import slug
+
+PLAN_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a run is made, apart from its prompt and seed.
+
+    Attributes:
+        name: for tables; unique within a plan.
+        overrides: ``key=value`` lines, presets and groups among them.
+        choices: the keys that vary over the sweep, with this setting's values.
+        negative, device: as for ``generate``.
+    """
+
+    name: str
+    overrides: tuple[str, ...] = ()
+    choices: dict[str, str] = field(default_factory=dict)
+    negative: str = ""
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep."""
+
+    prompt: str
+    seed: int
+    setting: Setting
+
+    @property
+    def folder(self) -> str:
+        """The run folder's name: readable, and unique by a digest of the whole request."""
+        # The order of overrides may matter (a group, then a key in it), so it counts; the device does not.
+        request = [self.prompt, self.seed, list(self.setting.overrides), self.setting.negative]
+        digest = hashlib.sha256(json.dumps(request, ensure_ascii=False).encode()).hexdigest()[:8]
+        return f"{slug(self.prompt, 32)}-{slug(self.setting.name, 40)}-s{self.seed}-{digest}"
+
+
+class Plan:
+    """The runs of a sweep folder. Entries are only ever added, so a number means the same run for ever."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.prompts: list[str] = []
+        self.entries: list[dict[str, Any]] = []
+        self._read()
+
+    @property
+    def prompts_file(self) -> Path:
+        return self.root / "sweep" / "prompts.json"
+
+    @property
+    def plan_file(self) -> Path:
+        return self.root / "sweep" / "plan.json"
+
+    def folder(self, index: int) -> Path:
+        """The run folder of an entry."""
+        return self.root / "runs" / self.entries[index]["folder"]
+
+    def prompt(self, index: int) -> str:
+        """The prompt of an entry."""
+        return self.prompts[self.entries[index]["prompt"]]
+
+    def config(self, digest: str) -> dict[str, Any]:
+        """A setting's composed configuration, without prompt and seed."""
+        return json.loads((self.root / "sweep" / "configs" / f"{digest}.json").read_text(encoding="utf-8"))
+
+    def keep_config(self, config: dict[str, Any]) -> str:
+        """Put a setting's composed configuration on disk; its digest, under which runs ask for it."""
+        kept = {k: v for k, v in config.items() if k not in ("prompt", "negative", "seed", "device")}
+        text = json.dumps(kept, indent=1, ensure_ascii=False)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        path = self.root / "sweep" / "configs" / f"{digest}.json"
+        if not path.exists():
+            write_text(path, text + "\n")
+        return digest
+
+    def _read(self) -> None:
+        if not self.plan_file.exists():
+            return
+        try:
+            plan = json.loads(self.plan_file.read_text(encoding="utf-8"))
+            self.prompts = list(json.loads(self.prompts_file.read_text(encoding="utf-8")))
+            self.entries = list(plan["runs"])
+            if plan["schema"] != PLAN_SCHEMA or not all(isinstance(p, str) for p in self.prompts):
+                raise ValueError
+            assert all(0 <= e["prompt"] < len(self.prompts) for e in self.entries)
+        except (OSError, ValueError, KeyError, TypeError, AssertionError):
+            raise UsageError(
+                f"{self.plan_file.parent} is damaged or of another version; choose another --out "
+                "(finished runs are in the folder runs beside it)"
+            ) from None
+
+    def add(self, cells: Iterable[Cell], configs: Mapping[str, str]) -> list[int]:
+        """Enter runs that are not there yet; the numbers of all of them, in order, without repetition.
+
+        Arguments:
+            cells: the runs.
+            configs: by a setting's name, the digest of its configuration (:meth:`keep_config`).
+        """
+        known = {entry["folder"]: index for index, entry in enumerate(self.entries)}
+        prompts = {prompt: index for index, prompt in enumerate(self.prompts)}
+        numbers: dict[int, None] = {}
+        for cell in cells:
+            name = cell.folder
+            if name not in known:
+                if cell.prompt not in prompts:
+                    prompts[cell.prompt] = len(self.prompts)
+                    self.prompts.append(cell.prompt)
+                known[name] = len(self.entries)
+                setting = asdict(cell.setting)
+                setting["setting"] = setting.pop("name")
+                self.entries.append(
+                    {"folder": name, "prompt": prompts[cell.prompt], "seed": cell.seed, **setting}
+                )
+            self.entries[known[name]]["config"] = configs[cell.setting.name]
+            numbers[known[name]] = None
+        return list(numbers)
+
+    def write(self) -> None:
+        """Put the plan on disk; prompts first, so that no index ever points nowhere."""
+        write_text(self.prompts_file, json.dumps(self.prompts, indent=1, ensure_ascii=False) + "\n")
+        plan = {"schema": PLAN_SCHEMA, "runs": self.entries}
+        write_text(self.plan_file, json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_prompts(path: str | Path) -> list[str]:
+    """The prompts of a UTF-8 file, one per line (blank lines are skipped), or a JSON list of strings (``.json``).
+
+    Raises:
+        UsageError: the file cannot be read or holds no prompt.
+    """
+    path = Path(path)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"--prompts {path}: {(error.strerror or str(error)).lower()}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--prompts {path}: not UTF-8 text (byte {error.start})") from None
+    if path.suffix == ".json":
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = None
+        if not isinstance(found, list) or not all(isinstance(p, str) for p in found):
+            raise UsageError(f"--prompts {path}: not a JSON list of strings")
+    else:
+        found = [line.strip("\r") for line in text.split("\n")]
+    prompts = list(dict.fromkeys(p for p in found if p.strip()))
+    if not prompts:
+        raise UsageError(f"--prompts {path}: no prompt in it; write one per line")
+    return prompts
+
+
+def grid(
+    axes: Sequence[tuple[str, Sequence[str]]],
+    *,
+    preset: str | None = None,
+    negative: str = "",
+    device: str = "auto",
+) -> list[Setting]:
+    """Every combination of the axes' values, the last axis fastest.
+
+    Arguments:
+        axes: (key, values) in the order given; a key with one value is the same for all runs.
+        preset, negative, device: as for ``generate``.
+    """
+    constant = [f"{key}={values[0]}" for key, values in axes if len(values) == 1]
+    if preset is not None:
+        constant.insert(0, f"preset={preset}")
+    varied = [(key, values) for key, values in axes if len(values) > 1]
+    settings = []
+    for values in product(*[values for _, values in varied]):
+        choices = {key: value for (key, _), value in zip(varied, values)}
+        lines = [f"{key}={value}" for key, value in choices.items()]
+        # Groups first: a group brings the keys that later lines may set.
+        overrides = sorted([*constant, *lines], key=lambda line: "." in line.split("=")[0])
+        settings.append(Setting(" ".join(lines) or "default", tuple(overrides), choices, negative, device))
+    return settings
+
+
+def cells(prompts: Sequence[str], seeds: Sequence[int], settings: Sequence[Setting]) -> list[Cell]:
+    """All runs, ordered so that whatever is finished early can be compared: seeds slowest, settings fastest."""
+    return [Cell(p, seed, setting) for seed, p, setting in product(seeds, prompts, settings)]

@@ -1,0 +1,226 @@
+"""The results of a sweep: one flat row per run, for a CSV, a JSON and a page of pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from threedistill.atomic import write_text
+from threedistill.sweeps.job import read_json
+from threedistill.sweeps.plan import Plan
+
+TABLE_SCHEMA = 1
+
+#: Column -> dotted path in a run's eval.json.
+FIGURES = {
+    "kind_right": "judge.kind_right",
+    "color_right": "judge.color_right",
+    "kind_p": "judge.kind_p",
+    "rank": "judge.rank",
+    "margin": "judge.margin",
+    "clean": "judge.clean",
+    "janus": "judge.janus.share",
+    "yaw_margin": "judge.janus.yaw_margin",
+    "fronts": "judge.janus.fronts",
+    "iou": "shape.silhouette_iou",
+    "chamfer": "shape.chamfer",
+    "saturation": "appearance.saturation",
+    "saturation_error": "appearance.saturation_error",
+    "detail": "appearance.detail",
+    "high_frequency": "appearance.high_frequency",
+    "one_piece": "health.largest_share",
+    "all_requirements": "requirements.all",
+}
+#: Column -> key of a run's run.json.
+RECORD = ("student_gain", "camera_gain", "prior_version", "deterministic", "error")
+
+
+def rows(plan: Plan, numbers: Sequence[int] | None = None) -> list[dict[str, Any]]:
+    """One dictionary per run: what was asked for, how it went, what was measured; None where nothing was.
+
+    Arguments:
+        plan: the sweep.
+        numbers: which runs; default all of the plan.
+    """
+    found = [_row(plan, n) for n in (range(len(plan.entries)) if numbers is None else numbers)]
+    names = labels(plan)
+    for row in found:
+        row["setting"] = names[row["number"]]
+    for row in found:
+        row["diversity"] = None
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in found:
+        if row["status"] == "done":
+            groups.setdefault((row["prompt"], row["setting"]), []).append(row)
+    for (prompt, _), members in groups.items():
+        value = _diversity(prompt, tuple(str(plan.root / m["run"]) for m in members))
+        for row in members:
+            row["diversity"] = value
+    return found
+
+
+def labels(plan: Plan) -> list[str]:
+    """Each run's setting in words; where two calls gave one name to different settings, with what differs."""
+    variants: dict[str, list[tuple[str, ...]]] = {}
+    for entry in plan.entries:
+        own = variants.setdefault(entry["setting"], [])
+        if tuple(entry["overrides"]) not in own:
+            own.append(tuple(entry["overrides"]))
+    found = []
+    for entry in plan.entries:
+        rivals = variants[entry["setting"]]
+        shared = set.intersection(*map(set, rivals))
+        extra = [
+            line for line in entry["overrides"] if line not in shared and line not in entry["setting"].split()
+        ]
+        found.append(
+            entry["setting"]
+            if len(rivals) == 1
+            else f"{entry['setting']} ({' '.join(extra)})".replace(" ()", "")
+        )
+    return found
+
+
+def _row(plan: Plan, number: int) -> dict[str, Any]:
+    from threedistill.evaluation.report import lookup
+
+    entry, folder = plan.entries[number], plan.folder(number)
+    record, judged = read_json(folder / "run.json"), read_json(folder / "eval.json")
+    done = record.get("status") == "done"
+    seconds = record.get("seconds") or {}
+    return {
+        "run": str(folder.relative_to(plan.root)), "number": number, "prompt": plan.prompt(number),
+        "seed": entry["seed"], "setting": entry["setting"], **entry["choices"],
+        "status": record.get("status", "waiting"), "seconds": round(sum(seconds.values()), 2) if seconds else None,
+        **{name: _gain(record, name) if name.endswith("_gain") else record.get(name) for name in RECORD},
+        **{name: lookup(judged, path) if done else None for name, path in FIGURES.items()},
+    }  # fmt: skip
+
+
+def _gain(record: dict[str, Any], name: str) -> float | None:
+    """A student's figure, whether the run wrote it at the top or beside the student's other facts."""
+    student = record.get("student")
+    value = record.get(name, student.get(name) if isinstance(student, dict) else None)
+    return float(value) if isinstance(value, int | float) else None
+
+
+@lru_cache(maxsize=1024)
+def _diversity(prompt: str, folders: tuple[str, ...]) -> float | None:
+    from threedistill.errors import UsageError
+    from threedistill.evaluation.appearance import diversity
+
+    rings = [ring for folder in folders if (ring := _ring(Path(folder))) is not None]
+    if len(rings) < 2:
+        return None
+    try:
+        return diversity(rings, _reference(prompt))
+    except UsageError:  # words the world does not know
+        return None
+
+
+@lru_cache(maxsize=256)
+def _reference(prompt: str) -> float:
+    from threedistill.evaluation.appearance import world_spread
+
+    return world_spread(prompt)
+
+
+def _ring(folder: Path) -> Any:
+    """The views of a run (V, H, W, 3), or None where they were not drawn."""
+    path = folder / "asset" / "views.png"
+    if not path.exists():
+        return None
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    strip = torch.from_numpy(np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) / 255)
+    return torch.stack(strip.split(strip.shape[0], 1))
+
+
+def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Counts by status, and per setting the means with 95 % intervals over prompts."""
+    from threedistill.evaluation.report import column
+
+    settings: dict[str, list[dict[str, Any]]] = {}
+    for row in found:
+        settings.setdefault(row["setting"], []).append(row)
+    figures = ("kind_right", "color_right", "janus", "iou", "saturation_error", "detail", "high_frequency", "clean",
+               "diversity", "student_gain", "camera_gain", "seconds")  # fmt: skip
+    statuses = [row["status"] for row in found]
+    return {
+        "runs": len(found),
+        "statuses": {s: statuses.count(s) for s in dict.fromkeys(statuses)},
+        "partial": any(s != "done" for s in statuses),
+        "prior_versions": sorted({str(r["prior_version"]) for r in found if r["prior_version"]}),
+        "settings": {
+            name: {
+                "done": sum(r["status"] == "done" for r in members),
+                "runs": len(members),
+                **{
+                    f: (e.as_dict() if (e := column([r for r in members if r["status"] == "done"], f)) else None)
+                    for f in figures
+                },
+            }
+            for name, members in settings.items()
+        },
+    }  # fmt: skip
+
+
+def write_tables(plan: Plan, title: str = "sweep") -> list[dict[str, Any]]:
+    """Write ``results.csv``, ``results.json`` and ``index.html``; the rows."""
+    from threedistill.sweeps.page import page
+
+    found = rows(plan)
+    facts = summary(found)
+    content = {"schema": TABLE_SCHEMA, "title": title, "summary": facts, "runs": found}
+    write_text(plan.root / "results.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_text(plan.root / "results.csv", as_csv(found))
+    write_text(plan.root / "index.html", page(title, found, facts))
+    return found
+
+
+def as_csv(found: Sequence[dict[str, Any]]) -> str:
+    """The rows with one header; keys that only some rows have are empty in the others."""
+    columns = list(dict.fromkeys(key for row in found for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in found:
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    return text.getvalue()
+
+
+def settings_table(facts: dict[str, Any], title: str) -> Any:
+    """The summary as a table for people."""
+    from rich.table import Table
+
+    shown = {
+        "kind": "kind_right", "colour": "color_right", "Janus": "janus", "IoU": "iou", "satur. err": "saturation_error",
+        "detail": "detail", "diversity": "diversity", "student gain": "student_gain", "s": "seconds",
+    }  # fmt: skip
+    shown = {k: f for k, f in shown.items() if any(m[f] for m in facts["settings"].values())}
+    partial = "PARTIAL: " if facts["partial"] else ""
+    counts = ", ".join(f"{n} {s}" for s, n in facts["statuses"].items())
+    table = Table(title=title, caption=f"{partial}{counts}; means and 95 % intervals over prompts")
+    table.add_column("setting")
+    table.add_column("runs", justify="right")
+    for name in shown:
+        table.add_column(name, justify="right")
+    for name, means in facts["settings"].items():
+        table.add_row(name, f"{means['done']}/{means['runs']}", *[interval(means[f]) for f in shown.values()])
+    return table
+
+
+def interval(estimate: dict[str, float] | None) -> str:
+    """A mean and its interval in one cell."""
+    if estimate is None:
+        return "-"
+    digits = 0 if abs(estimate["value"]) >= 100 else 1 if abs(estimate["value"]) >= 10 else 2
+    value, low, high = (f"{estimate[k]:.{digits}f}" for k in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
