@@ -51,6 +51,43 @@ def distortion(rendering: Rendering) -> Float[Tensor, ""]:
     return _from_stats(rendering, "distortion")
 
 
+def normal_consistency(rendering: Rendering) -> Float[Tensor, ""]:
+    """``mean (1 - n_f . n_g)`` over neighbouring faces of a mesh (``stats["normal_consistency"]``).
+
+    Raises:
+        ValueError: the rendering has none.
+    """
+    return _from_stats(rendering, "normal_consistency")
+
+
+def laplacian(rendering: Rendering) -> Float[Tensor, ""]:
+    """``mean |v - mean of its neighbours|^2`` in cells of the representation (``stats["laplacian"]``).
+
+    Raises:
+        ValueError: the rendering has none.
+    """
+    return _from_stats(rendering, "laplacian")
+
+
+def eikonal(rendering: Rendering) -> Float[Tensor, ""]:
+    """``mean (|grad s| - 1)^2`` of a signed distance near its surface (Gropp et al. 2020, eq. 2).
+
+    Raises:
+        ValueError: the rendering has none.
+    """
+    return _from_stats(rendering, "eikonal")
+
+
+def sign_change(rendering: Rendering) -> Float[Tensor, ""]:
+    """Cross-entropy of a signed distance with the sign at the other end of each crossed edge (Munkberg et al. 2022,
+    nvdiffrec, eq. 2): fewer floaters and inner surfaces.
+
+    Raises:
+        ValueError: the rendering has none.
+    """
+    return _from_stats(rendering, "sign_change")
+
+
 def _from_stats(rendering: Rendering, name: str) -> Float[Tensor, ""]:
     if name not in rendering.stats:
         raise ValueError(
@@ -65,6 +102,10 @@ TERMS: dict[str, Callable[[Rendering], Tensor]] = {
     "sparsity": sparsity,
     "orientation": orientation,
     "distortion": distortion,
+    "normal_consistency": normal_consistency,
+    "laplacian": laplacian,
+    "eikonal": eikonal,
+    "sign_change": sign_change,
 }
 
 
@@ -74,12 +115,17 @@ class RegularizerWeights:
 
     Arguments:
         opacity_entropy, sparsity, orientation, distortion: see the functions of these names.
+        normal_consistency, laplacian, eikonal, sign_change: of meshes on a grid; likewise.
     """
 
     opacity_entropy: float | Schedule = 0.0
     sparsity: float | Schedule = 0.0
     orientation: float | Schedule = 0.0
     distortion: float | Schedule = 0.0
+    normal_consistency: float | Schedule = 0.0
+    laplacian: float | Schedule = 0.0
+    eikonal: float | Schedule = 0.0
+    sign_change: float | Schedule = 0.0
 
 
 class Regularizers(nn.Module):

@@ -101,7 +101,7 @@ def _blend(image: Tensor, clip: Tensor, crossings: _Crossings) -> Tensor:
 
     def placed(vertex: Tensor) -> tuple[Tensor, Tensor]:
         """Pixel coordinates along and across the line between the two centres; centres are at whole numbers."""
-        x, y, _, w = clip.view(-1, 4).index_select(0, vertex).unbind(1)
+        x, y, _, w = clip.reshape(-1, 4).index_select(0, vertex).unbind(1)
         x, y = (x / w + 1) * (width / 2) - 0.5, (1 - y / w) * (height / 2) - 0.5
         return torch.where(across, x, y), torch.where(across, y, x)
 
@@ -166,9 +166,7 @@ def silhouette_crossings_reference(
         kept = seen[p] != seen[q]
         p, q = p[kept], q[kept]
         swap = (seen[p] < 0) | ((seen[q] >= 0) & (far_away[q] < far_away[p]))
-        pairs.append(
-            torch.stack([torch.where(swap, q, p), torch.where(swap, p, q), 2 * p + vertical], 1)
-        )
+        pairs.append(torch.stack([torch.where(swap, q, p), torch.where(swap, p, q), 2 * p + vertical], 1))
     near, far, rank = torch.cat(pairs).unbind(1)
     horizontal = rank % 2 == 0
     pixel = near % (height * width)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from threedistill.ops._native import Kernel, shape_error, use_native
 
-__all__ = ["MarchedTets", "marching_tets"]
+__all__ = ["TetTopology", "marching_tets", "tet_topology", "tet_vertices"]
 
 _kernel = Kernel("marching_tets", "ppiippppppp")
 _CHUNK = 1 << 14  # tetrahedra per task; the kernel counts in the same chunks
@@ -26,64 +26,97 @@ _EDGES = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
 _MARGIN = 1e-3
 
 
-class MarchedTets(NamedTuple):
-    """A surface, and where on the grid it lies.
+class TetTopology(NamedTuple):
+    """A surface on a grid without its places.
 
     Attributes:
-        vertices: (M, 3), one per crossed grid edge.
-        faces: (F, 3) int32, counter-clockwise from outside.
         edges: (M, 2) int32, the grid edge each vertex lies on, lower point first, in rising order.
+        faces: (F, 3) int32 rows of ``edges``, counter-clockwise from outside.
         tets: (K,) int64, the tetrahedra the surface passes through, in rising order.
     """
 
-    vertices: Float[Tensor, "M 3"]
-    faces: Int[Tensor, "F 3"]
     edges: Int[Tensor, "M 2"]
+    faces: Int[Tensor, "F 3"]
     tets: Int[Tensor, "K"]
 
 
 def marching_tets(
-    points: Float[Tensor, "N 3"],
-    sdf: Float[Tensor, "N"],
-    tets: Int[Tensor, "T 4"],
-    signs: Float[Tensor, "N"] | None = None,
-) -> MarchedTets:
-    """The surface ``sdf = 0`` within a tetrahedral grid.
+    points: Float[Tensor, "N 3"], sdf: Float[Tensor, "N"], tets: Int[Tensor, "T 4"]
+) -> tuple[Float[Tensor, "M 3"], TetTopology]:
+    """The surface ``sdf = 0`` within a tetrahedral grid: :func:`tet_topology`, then :func:`tet_vertices`.
 
-    Inside is ``sdf < 0``. On an edge with ends a, b of different sign lies the vertex
-    ``v = p_a + f (p_b - p_a)``, ``f = s_a / (s_a - s_b)``, kept within [0.001, 0.999]. Where the grid is
-    conforming, the surface is watertight except where it meets the grid's border.
+    Where the grid is conforming, the surface is watertight except where it meets the grid's border.
 
     Args:
         points: grid points, metres; differentiable.
-        sdf: signed distance at the points; differentiable.
-        tets: point indices, of positive volume; int32 is taken as is.
-        signs: the values that decide on inside and outside where they are not those of ``sdf`` itself (which may
-            then be wrong far from the surface).
+        sdf: signed distance at the points, negative inside; differentiable.
+        tets: point indices, of positive volume.
+
+    Returns:
+        vertices (one per crossed grid edge) and topology.
 
     Raises:
         ValueError: a shape or type is wrong.
         IndexError: a tetrahedron names a point that does not exist.
+    """
+    topology = tet_topology(sdf, tets)
+    return tet_vertices(points, sdf, topology), topology
+
+
+def tet_topology(signs: Float[Tensor, "N"], tets: Int[Tensor, "T 4"]) -> TetTopology:
+    """Which edges of a tetrahedral grid a surface crosses, and its triangles.
+
+    Inside is ``signs < 0``. A tetrahedron with one corner on its own side gives a triangle, one with two and two
+    corners a quadrilateral, cut in two.
+
+    Args:
+        signs: values at the grid's points; not differentiable.
+        tets: point indices, of positive volume; int32 is taken as is.
+
+    Raises:
+        ValueError: a shape or type is wrong.
+        IndexError: a tetrahedron names a point that does not exist.
+    """
+    if signs.ndim != 1 or not signs.is_floating_point():
+        raise shape_error("marching_tets", "sdf", "(N,) floating point", signs)
+    if tets.ndim != 2 or tets.shape[1] != 4 or tets.is_floating_point():
+        raise shape_error("marching_tets", "tets", "(T, 4) integers", tets)
+    run = _tet_topology if torch.compiler.is_compiling() else _run
+    return TetTopology(*run(signs.detach(), tets.to(torch.int32)))
+
+
+def tet_vertices(
+    points: Float[Tensor, "N 3"], sdf: Float[Tensor, "N"], topology: TetTopology
+) -> Float[Tensor, "M 3"]:
+    """Where a surface crosses the edges of its grid, differentiable in both.
+
+    On an edge with ends a, b: ``v = p_a + f (p_b - p_a)``, ``f = s_a / (s_a - s_b)``, kept within [0.001, 0.999].
+
+    Args:
+        points: grid points, metres.
+        sdf: signed distance at the points; should have the signs that the topology was made from.
+        topology: of :func:`tet_topology`.
+
+    Raises:
+        ValueError: a shape or type is wrong.
 
     Source: Shen et al., "Deep marching tetrahedra", 2021, section 3.1.2, equation 1.
     """
     if points.ndim != 2 or points.shape[1] != 3 or not points.is_floating_point():
         raise shape_error("marching_tets", "points", "(N, 3) floating point", points)
-    for name, values in (("sdf", sdf), ("signs", sdf if signs is None else signs)):
-        if values.shape != points.shape[:1] or values.dtype != points.dtype:
-            raise shape_error("marching_tets", name, f"({points.shape[0]},) {points.dtype}", values)
-    if tets.ndim != 2 or tets.shape[1] != 4 or tets.is_floating_point():
-        raise shape_error("marching_tets", "tets", "(T, 4) integers", tets)
-    run = _marching_tets if torch.compiler.is_compiling() else _run
-    edges, faces, crossed = run((sdf if signs is None else signs).detach(), tets.to(torch.int32))
-    a, b = edges[:, 0].long(), edges[:, 1].long()
+    if sdf.shape != points.shape[:1] or sdf.dtype != points.dtype:
+        raise shape_error("marching_tets", "sdf", f"({points.shape[0]},) {points.dtype}", sdf)
+    a, b = topology.edges[:, 0].long(), topology.edges[:, 1].long()
     sa, sb = sdf.index_select(0, a), sdf.index_select(0, b)
     gap = sa - sb
-    # `signs` of another origin may disagree with `sdf` in the last digit; the edge's middle is as good as any.
-    gap = torch.where(gap == 0, torch.ones_like(gap), gap)
-    fraction = torch.where(sa == sb, torch.full_like(gap, 0.5), sa / gap).clamp(_MARGIN, 1 - _MARGIN)
+    # Signs of another origin may disagree with `sdf` in the last digit; the edge's middle is as good as any.
+    level = gap == 0
+    fraction = torch.where(
+        level, torch.full_like(gap, 0.5), sa / torch.where(level, torch.ones_like(gap), gap)
+    )
+    fraction = fraction.clamp(_MARGIN, 1 - _MARGIN)
     pa, pb = points.index_select(0, a), points.index_select(0, b)
-    return MarchedTets(pa + fraction[:, None] * (pb - pa), faces, edges, crossed)
+    return pa + fraction[:, None] * (pb - pa)
 
 
 @cache
@@ -115,7 +148,7 @@ def _table() -> Tensor:
 
 def _run(signs: Tensor, tets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if not use_native(signs, tets):
-        return marching_tets_reference(signs, tets)
+        return tuple(tet_topology_reference(signs, tets))
     signs, tets = signs.contiguous(), tets.contiguous()
     table = _table().contiguous()
     points, count = signs.shape[0], tets.shape[0]
@@ -134,13 +167,13 @@ def _run(signs: Tensor, tets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return edges[: int(vertices)].clone(), faces, which
 
 
-_marching_tets = torch.library.custom_op(
-    "threedistill::marching_tets", _run, mutates_args=(),
+_tet_topology = torch.library.custom_op(
+    "threedistill::tet_topology", _run, mutates_args=(),
     schema="(Tensor signs, Tensor tets) -> (Tensor, Tensor, Tensor)",
 )  # fmt: skip
 
 
-@_marching_tets.register_fake
+@_tet_topology.register_fake
 def _(signs, tets):
     context = torch.library.get_ctx()
     vertices, faces, crossed = (context.new_dynamic_size() for _ in range(3))
@@ -151,10 +184,8 @@ def _(signs, tets):
     )
 
 
-def marching_tets_reference(
-    signs: Float[Tensor, "N"], tets: Int[Tensor, "T 4"]
-) -> tuple[Int[Tensor, "M 2"], Int[Tensor, "F 3"], Int[Tensor, "K"]]:
-    """The torch twin of the topology: crossed edges, triangles as rows of them, crossed tetrahedra."""
+def tet_topology_reference(signs: Float[Tensor, "N"], tets: Int[Tensor, "T 4"]) -> TetTopology:
+    """The torch twin of :func:`tet_topology`."""
     points, device = signs.shape[0], signs.device
     if len(tets) and (int(tets.min()) < 0 or int(tets.max()) >= points):
         raise IndexError("marching_tets: an index points outside its array")
@@ -174,4 +205,5 @@ def marching_tets_reference(
     rows = torch.arange(len(crossed), device=device)[:, None].expand_as(used)[used]
     faces = vertex[rows[:, None], triangles[used].long()]
     base = max(points, 1)
-    return torch.stack([unique // base, unique % base], 1).int(), faces.int(), crossed
+    edges = torch.stack([unique // base, unique % base], 1)
+    return TetTopology(edges.int(), faces.int(), crossed)

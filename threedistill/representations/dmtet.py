@@ -1,0 +1,381 @@
+"""Deep marching tetrahedra: a signed distance on a tetrahedral grid, its surface, and colours from a hash field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from threedistill.errors import ThreedistillError
+from threedistill.ops.antialias import antialias, face_neighbours
+from threedistill.ops.interpolate import covered, interpolate
+from threedistill.ops.marching_cubes import marching_cubes
+from threedistill.ops.marching_tets import TetTopology, marching_tets, tet_topology, tet_vertices
+from threedistill.ops.rasterize import rasterize
+from threedistill.protocols import RenderContext
+from threedistill.render.mesh import sample_texture
+from threedistill.render.shading import shade
+from threedistill.representations import meshstats
+from threedistill.representations.hashfield import HashField, HashSettings
+from threedistill.representations.signed_distance import check_mesh, sample_surface, signed_distance
+from threedistill.representations.tetgrid import tetrahedral_grid
+from threedistill.rng import Streams
+from threedistill.types import Cameras, Mesh, Rendering
+
+__all__ = ["DMTet"]
+
+#: Points closer to the surface than this many cells are asked after every step, the others every few steps.
+_BAND = 2.5
+
+ColorFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+class _Surface(NamedTuple):
+    vertices: Tensor  # (M, 3)
+    topology: TetTopology
+    neighbours: Tensor  # (F, 3) int32
+    points: Tensor  # (N, 3) grid points after displacement
+    sdf: Tensor  # (N,), with gradients where the surface is
+
+
+class DMTet(nn.Module):
+    """A triangle mesh that can change its topology: the zero set of a signed distance on a tetrahedral grid.
+
+        s_i   = base_i + reach f(x_i)                            metres, negative inside
+        p_i   = x_i + h deformation tanh(g_i)                    grid points
+        mesh  = marching_tets(p, s)
+        color = sigmoid(c(x))                                    sRGB albedo, from a hash field
+
+    ``geometry="field"``: f and g are the outputs of a second hash field, so the shape moves smoothly and from coarse
+    to fine, and ``base`` is what the surface started from (a sphere, a mesh, another field). ``geometry="explicit"``:
+    one distance and one displacement per grid point, as in the original. Pictures are rasterised; gradients reach the
+    vertices through silhouettes (``ops/antialias.py``), normals where shading uses them, and, if asked for, the
+    colours' positions.
+
+    Arguments:
+        resolution: cells per axis of the grid (12 tetrahedra each).
+        bound: half the side of the grid's box, metres; objects stay within 0.85.
+        radius: of the sphere it starts from, metres.
+        geometry: see above.
+        reach: metres per unit of f.
+        deformation: largest displacement of a grid point per axis, in cells; up to 0.2 no tetrahedron can turn over.
+        supersample: rasterised samples per pixel and axis, averaged down.
+        texture_gradient: colours move vertices too, by where on the surface a pixel looks.
+        color_jitter: colours are asked up to this far from the surface, in cells, so that they also hold for a
+            slightly smoothed surface; needs ``context.rng``.
+        refresh_every: iterations between evaluations of all grid points (``geometry="field"``).
+        color, shape: sizes of the two hash fields.
+
+    Raises:
+        ValueError: a value outside its range.
+
+    Sources: Shen et al. 2021, DMTet; Munkberg et al. 2022, nvdiffrec (the rendering); Lin et al. 2023, Magic3D.
+    """
+
+    def __init__(
+        self, *, resolution: int = 40, bound: float = 0.95, radius: float = 0.5,
+        geometry: Literal["field", "explicit"] = "field", reach: float = 0.1, deformation: float = 0.2,
+        supersample: int = 1, texture_gradient: bool = False, color_jitter: float = 0.25, refresh_every: int = 8,
+        color: HashSettings | None = None, shape: HashSettings | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        for name, value, low, high in (
+            ("resolution", resolution, 4, 256), ("radius", radius, 1e-3, 0.95 * bound), ("reach", reach, 1e-6, 10),
+            ("deformation", deformation, 0, 0.2), ("supersample", supersample, 1, 8),
+            ("color_jitter", color_jitter, 0, 4), ("refresh_every", refresh_every, 1, 1 << 30),
+        ):  # fmt: skip
+            if not low <= value <= high:
+                raise ValueError(f"dmtet: {name}={value} must lie in [{low:g}, {high:g}]")
+        if geometry not in ("field", "explicit"):
+            raise ValueError(f"dmtet: geometry={geometry!r} must be field or explicit")
+        self.grid = tetrahedral_grid(resolution, bound)
+        self.resolution, self.bound, self.cell = resolution, float(bound), self.grid.cell
+        self.geometry: Literal["field", "explicit"] = geometry
+        self.reach, self.deformation = float(reach), float(deformation)
+        self.supersample, self.texture_gradient = supersample, texture_gradient
+        self.color_jitter, self.refresh_every = float(color_jitter), refresh_every
+        self.points: Tensor
+        self.tets: Tensor
+        self.border: Tensor
+        self.base: Tensor
+        self.values: Tensor
+        self.progress: Tensor
+        # The grid follows from the configuration: it moves with the module but is not in checkpoints.
+        self.register_buffer("points", self.grid.points, persistent=False)
+        self.register_buffer("tets", self.grid.tets, persistent=False)
+        self.register_buffer("border", self.grid.border, persistent=False)
+        self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
+        sphere = self.points.norm(dim=1) - radius
+        self.color = HashField(3, color or HashSettings(), bound)
+        if geometry == "field":
+            shape = shape or HashSettings(base_resolution=4, finest_resolution=64, log2_entries=14)
+            self.shape = HashField(4, shape, bound)
+            self.register_buffer("base", sphere)
+        else:
+            self.sdf = nn.Parameter(sphere)
+            self.displacement = nn.Parameter(torch.zeros_like(self.points))
+        #: The last known distances, whose signs decide where the surface is.
+        self.register_buffer("values", sphere.clone(), persistent=geometry == "field")
+        self.refresh()
+
+    # ---- the geometry ----------------------------------------------------------------------------------------------
+
+    def distances(self, index: Int[Tensor, "P"], progress: float) -> tuple[Tensor, Tensor]:
+        """Signed distance (P,) and place (P, 3) of grid points, metres; the grid's border is always outside."""
+        at = self.points.index_select(0, index)
+        if self.geometry == "field":
+            raw = self.shape(at, progress)
+            sdf, moved = self.base.index_select(0, index) + self.reach * raw[:, 0], raw[:, 1:]
+        else:
+            sdf = self.sdf.index_select(0, index)
+            moved = self.displacement.index_select(0, index)
+        rim = self.border.index_select(0, index)
+        sdf = torch.where(rim, sdf.clamp_min(0.1 * self.cell), sdf)
+        place = at + self.deformation * self.cell * torch.where(
+            rim[:, None], torch.zeros_like(moved), moved.tanh()
+        )
+        return sdf, place
+
+    @torch.no_grad()
+    def refresh(self, everywhere: bool = True) -> None:
+        """Bring ``values`` up to date with the parameters: at all grid points, or only near the surface."""
+        if everywhere:
+            index = torch.arange(len(self.points), device=self.points.device)
+        else:
+            index = (self.values.abs() < _BAND * self.cell).nonzero()[:, 0]
+        self.values[index] = self.distances(index, float(self.progress))[0]
+
+    def surface(self, progress: float) -> _Surface:
+        """The mesh of the current parameters, differentiable, with what the regularisers need."""
+        topology = tet_topology(self.values, self.tets)
+        active = torch.zeros(len(self.points), dtype=torch.bool, device=self.points.device)
+        active[self.tets[topology.tets].flatten().long()] = True
+        index = active.nonzero()[:, 0]
+        fresh, place = self.distances(index, progress)
+        sdf = self.values.index_copy(0, index, fresh)
+        points = self.points.index_copy(0, index, place)
+        vertices = tet_vertices(points, sdf, topology)
+        return _Surface(vertices, topology, face_neighbours(topology.faces), points, sdf)
+
+    # ---- the representation ----------------------------------------------------------------------------------------
+
+    def render(self, cameras: Cameras, context: RenderContext) -> Rendering:
+        """Render ``B`` cameras over ``context.background``; see :class:`threedistill.protocols.Representation`.
+
+        ``stats``: ``faces`` (count), ``mean_opacity``; with gradients also ``normal_consistency``, ``laplacian``,
+        ``eikonal`` and ``sign_change`` (``representations/meshstats.py``).
+        """
+        device, s = self.points.device, self.supersample
+        big = cameras.to(device).resized(cameras.height * s, cameras.width * s)
+        shape = self.surface(context.progress)
+        vertices, faces = shape.vertices, shape.topology.faces
+        clip = torch.einsum(
+            "bij,vj->bvi", big.world_to_clip().to(vertices), F.pad(vertices, (0, 1), value=1.0)
+        ).contiguous()
+        fragments = rasterize(clip, faces, big.height, big.width)
+        pixels = covered(fragments)
+        view = pixels // (big.height * big.width)
+        fixed = clip if self.texture_gradient else clip.detach()
+        at = interpolate(
+            vertices if self.texture_gradient else vertices.detach(), fixed, faces, fragments, pixels
+        )
+        albedo = self.color(self._jittered(at, pixels, big, context), context.progress).sigmoid()
+
+        away = big.c2w.to(at)[view, :3, 3] - at.detach()
+        distance = away.norm(dim=1, keepdim=True)
+        normal = None
+        if context.shading != "none":
+            smooth = meshstats.vertex_normals(vertices, faces)
+            normal = F.normalize(interpolate(smooth, clip.detach(), faces, fragments, pixels), dim=1)
+            light = None if context.light is None else context.light.to(at)[view]
+            albedo = shade(albedo, normal, away / distance, context.shading, light)
+
+        background = context.background.to(at)
+        behind = background[:, None, None].expand(-1, big.height, big.width, 3)
+        layers = [
+            F.pad(behind, (0, 1)).reshape(-1, 4).index_copy(0, pixels, F.pad(albedo, (0, 1), value=1.0))
+        ]
+        size = (len(cameras), big.height, big.width)
+        picture = antialias(layers[0].view(*size, 4), clip, faces, fragments, shape.neighbours)
+        extra = [distance.detach(), torch.ones_like(distance)]
+        extra += [] if normal is None else [normal]
+        flat = torch.cat(extra, 1)
+        sharp = torch.zeros(size[0] * size[1] * size[2], flat.shape[1], device=device, dtype=flat.dtype)
+        sharp = sharp.index_copy(0, pixels, flat).view(*size, -1)
+        if s > 1:
+            picture, sharp = (
+                F.avg_pool2d(x.permute(0, 3, 1, 2), s).permute(0, 2, 3, 1) for x in (picture, sharp)
+            )
+        opacity = picture[..., 3:].clamp(0, 1)
+        hit = sharp[..., 1:2].clamp_min(1e-6)
+        stats = {"faces": torch.tensor(float(len(faces))), "mean_opacity": opacity.mean()}
+        if torch.is_grad_enabled():
+            stats.update(self._stats(shape))
+        return Rendering(
+            rgb=picture[..., :3].clamp(0, 1), opacity=opacity, depth=sharp[..., :1] / hit, background=background,
+            normal=None if normal is None else F.normalize(sharp[..., 2:], dim=-1), stats=stats,
+        )  # fmt: skip
+
+    def _jittered(self, at: Tensor, pixels: Tensor, cameras: Cameras, context: RenderContext) -> Tensor:
+        if context.rng is None or self.color_jitter == 0:
+            return at
+        size = cameras.height * cameras.width
+        noise = context.rng.uniform_per_view("color", len(cameras), size, 3).view(-1, 3).to(at)
+        return at + (2 * noise[pixels] - 1) * (self.color_jitter * self.cell)
+
+    def _stats(self, shape: _Surface) -> dict[str, Tensor]:
+        vertices, (edges, faces, tets) = shape.vertices, shape.topology
+        if not len(faces):
+            return {name: vertices.sum() * 0 for name in meshstats.NAMES}
+        return {
+            "normal_consistency": meshstats.normal_consistency(vertices, faces, shape.neighbours),
+            "laplacian": meshstats.laplacian(vertices, faces) / self.cell**2,
+            "eikonal": meshstats.eikonal(shape.points, shape.sdf, self.tets[tets]),
+            "sign_change": meshstats.sign_change(shape.sdf / self.cell, edges),
+        }
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """``table`` and ``mlp`` of the colours; ``shape_table`` and ``shape_mlp``, or ``sdf`` and ``displacement``."""
+        groups = {"table": [self.color.table], "mlp": list(self.color.weights)}
+        if self.geometry == "field":
+            groups |= {"shape_table": [self.shape.table], "shape_mlp": list(self.shape.weights)}
+        else:
+            groups |= {"sdf": [self.sdf], "displacement": [self.displacement]}
+        return groups
+
+    @torch.no_grad()
+    def after_step(self, iteration: int, progress: float, rng: Streams) -> None:
+        """Note the progress and bring the signs up to date, everywhere every ``refresh_every`` iterations."""
+        self.progress.fill_(progress)
+        self.refresh(everywhere=self.geometry == "explicit" or (iteration + 1) % self.refresh_every == 0)
+
+    @torch.no_grad()
+    def extract(self, resolution: int) -> Mesh:
+        """The optimised surface itself; below the grid's own resolution, marching cubes on its corners, resampled.
+
+        Raises:
+            ThreedistillError: nothing lies inside, or everything does.
+        """
+        self.refresh()
+        solid = float((self.values < 0).float().mean())
+        if solid > 0.9:
+            raise ThreedistillError(
+                f"the signed distance is full: {solid:.0%} of its box lies inside; raise the sparsity weight, or draw "
+                "random backgrounds (background.white below 1)"
+            )
+        if resolution >= self.resolution:
+            shape = self.surface(float(self.progress))
+            vertices, faces = shape.vertices, shape.topology.faces.long()
+        else:
+            corners = self.resolution + 1
+            lattice = -self.values[: corners**3].view(1, 1, corners, corners, corners)
+            volume = F.interpolate(lattice, [resolution + 1] * 3, mode="trilinear", align_corners=True)[0, 0]
+            vertices, faces = marching_cubes(volume, 0.0, (-self.bound,) * 3, 2 * self.bound / resolution)
+        if not len(faces):
+            raise ThreedistillError(
+                "the signed distance is empty: no point lies inside the surface; train longer, lower the sparsity "
+                "weight, or start from a larger sphere (representation.model.radius)"
+            )
+        return Mesh(vertices.float(), faces)
+
+    @torch.no_grad()
+    def surface_color(
+        self, points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
+    ) -> Float[Tensor, "N 3"]:
+        """(N, 3) sRGB albedo at surface points."""
+        at = points.to(self.points)
+        return torch.cat([self.color(part, 1.0).sigmoid() for part in at.split(1 << 16)]).float()
+
+    # ---- where it starts -------------------------------------------------------------------------------------------
+
+    def init_from_mesh(self, mesh: Mesh, rng: Streams, color: ColorFunction | None = None) -> None:
+        """Start from a mesh: its signed distance, and its colours.
+
+        Arguments:
+            mesh: within the box, metres; closed or nearly so. Vertex colours or a texture are taken over.
+            rng: draws the surface samples.
+            color: sRGB colours of surface points and normals, in place of the mesh's own.
+
+        Raises:
+            ThreedistillError: the mesh is empty, not finite, too large, or encloses nothing.
+        """
+        generator = rng.generator("init mesh")
+        mesh = check_mesh(mesh, self.bound)
+        distance = signed_distance(self.grid, mesh, generator)
+        with torch.no_grad():
+            if self.geometry == "field":
+                self.base.copy_(distance)
+                self.shape.reset(generator)
+            else:
+                self.sdf.copy_(distance)
+                self.displacement.zero_()
+        self.refresh()
+        if color is not None or mesh.colors is not None or mesh.texture is not None:
+            self._fit_colors(mesh, generator, color)
+
+    def init_from_density(
+        self,
+        density: Callable[[Tensor], Tensor],
+        level: float,
+        rng: Streams,
+        color: ColorFunction | None = None,
+    ) -> None:
+        """Start from the level set of a density (a radiance field's), inside where it is above ``level``.
+
+        Arguments:
+            density: of points (N, 3), 1/metres.
+            level: 1/metres.
+            rng: draws the surface samples.
+            color: see :meth:`init_from_mesh`.
+
+        Raises:
+            ThreedistillError: the level set is empty.
+        """
+        with torch.no_grad():
+            found = torch.cat([density(part) for part in self.points.split(1 << 16)]).to(self.points)
+            signs = torch.where(self.border, torch.full_like(found, level), level - found)
+            vertices, topology = marching_tets(self.points, signs, self.tets)
+        if not len(topology.faces):
+            raise ThreedistillError(
+                f"the density is nowhere above {level:g}: there is no surface to start from"
+            )
+        self.init_from_mesh(Mesh(vertices, topology.faces.long()), rng, color)
+
+    def _fit_colors(self, mesh: Mesh, generator: torch.Generator, color: ColorFunction | None) -> None:
+        """A few hundred steps of regression on surface points, jittered as in training."""
+        corners = mesh.vertices.to(self.points)[mesh.faces.long()]
+        normals = F.normalize(
+            torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), dim=1
+        )
+        face, weights = sample_surface(mesh, 1 << 15, generator)
+        weights = weights.to(self.points)
+        at = (corners[face] * weights[..., None]).sum(1)
+        index = mesh.faces.long()[face]
+        with torch.no_grad():
+            if color is not None:
+                truth = color(at, normals[face])
+            elif mesh.texture is not None and mesh.uv is not None:
+                truth = sample_texture(mesh.texture, (mesh.uv[index] * weights[..., None]).sum(1))
+            else:
+                assert mesh.colors is not None
+                truth = (mesh.colors[index] * weights[..., None]).sum(1)
+        parameters = list(self.color.parameters())
+        optimizer = torch.optim.Adam(parameters, lr=0.01, betas=(0.9, 0.99), eps=1e-15, foreach=True)
+        steps, batch = 300, 4096
+        with torch.enable_grad():
+            for step in range(steps):
+                rows = torch.randint(len(at), (batch,), generator=generator)
+                jitter = (torch.rand(batch, 3, generator=generator) * 2 - 1) * (self.color_jitter * self.cell)
+                loss = (
+                    (self.color(at[rows] + jitter.to(at), 1.0).sigmoid() - truth[rows].to(at)).square().mean()
+                )
+                for row in optimizer.param_groups:
+                    row["lr"] = 0.01 * 0.1 ** (step / steps)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+        optimizer.zero_grad(set_to_none=True)

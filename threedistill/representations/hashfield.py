@@ -1,0 +1,104 @@
+"""Numbers at points of space: a multiresolution hash encoding and a small MLP, without any meaning of their own."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from threedistill.ops.hash_encode import HashLayout
+from threedistill.ops.mlp import fused_mlp
+from threedistill.representations.backends import encode
+from threedistill.schedule import Ramp
+
+__all__ = ["HashField", "HashSettings"]
+
+
+@dataclass(frozen=True)
+class HashSettings:
+    """The size of a hash field.
+
+    Arguments:
+        levels, features: encoding levels and features per level.
+        log2_entries: table entries per level, as a power of two.
+        base_resolution, finest_resolution: cells per axis of the coarsest and the finest level.
+        hidden, hidden_layers: width (at most 64) and number of the MLP's hidden layers.
+        start_levels: levels active at the beginning of a stage.
+        coarse_until: fraction of the stage after which all levels are active, in [0, 1].
+    """
+
+    levels: int = 8
+    features: int = 2
+    log2_entries: int = 15
+    base_resolution: int = 8
+    finest_resolution: int = 128
+    hidden: int = 32
+    hidden_layers: int = 2
+    start_levels: int = 4
+    coarse_until: float = 0.5
+
+    def __post_init__(self) -> None:
+        checks = {
+            f"start_levels={self.start_levels} must lie in [1, levels={self.levels}]": 1
+            <= self.start_levels
+            <= self.levels,
+            f"coarse_until={self.coarse_until} must lie in [0, 1]": 0 <= self.coarse_until <= 1,
+            f"base_resolution={self.base_resolution} exceeds finest_resolution={self.finest_resolution}": (
+                self.base_resolution <= self.finest_resolution
+            ),
+            f"hidden={self.hidden} must lie in [1, 64]": 1 <= self.hidden <= 64,
+            f"hidden_layers={self.hidden_layers} must be at least 1": self.hidden_layers >= 1,
+        }
+        for message, holds in checks.items():
+            if not holds:
+                raise ValueError(f"hash field: {message}")
+
+
+class HashField(nn.Module):
+    """``f(x) = MLP(encode((x / bound + 1) / 2))``, close to 0 everywhere before training.
+
+    Arguments:
+        outputs: numbers per point.
+        settings: see :class:`HashSettings`.
+        bound: half the side of the box, metres; points beyond it take the border's values.
+
+    Source: Mueller et al., "Instant neural graphics primitives", 2022.
+    """
+
+    def __init__(self, outputs: int, settings: HashSettings, bound: float) -> None:
+        super().__init__()
+        s = settings
+        self.settings, self.bound = settings, float(bound)
+        self.layout = HashLayout(s.levels, s.features, s.log2_entries, s.base_resolution, s.finest_resolution)
+        self.table = nn.Parameter(torch.empty(self.layout.entries, s.features))
+        widths = [self.layout.width, *[s.hidden] * s.hidden_layers, outputs]
+        self.weights = nn.ParameterList(torch.empty(o, i) for i, o in pairwise(widths))
+        self.reset(None)
+
+    @torch.no_grad()
+    def reset(self, generator: torch.Generator | None) -> None:
+        """Draw all parameters anew, from ``generator`` or (None) from the default one."""
+
+        def uniform(like: Tensor) -> Tensor:
+            return torch.rand(like.shape, generator=generator) * 2 - 1
+
+        self.table.copy_(uniform(self.table) * 1e-4)
+        for weight in self.weights:
+            weight.copy_(uniform(weight) * math.sqrt(6 / sum(weight.shape)))
+
+    def active_levels(self, progress: float) -> int:
+        """Levels in use at a fraction of the stage: linear from ``start_levels`` to all of them."""
+        s = self.settings
+        if progress >= s.coarse_until:
+            return s.levels
+        return int(Ramp(s.start_levels, s.levels, over=s.coarse_until)(progress))
+
+    def forward(self, points: Float[Tensor, "N 3"], progress: float = 1.0) -> Float[Tensor, "N E"]:
+        """The numbers at points (N, 3) in metres, with the levels that are active at ``progress``."""
+        unit = (points * (0.5 / self.bound) + 0.5).clamp(0, 1)
+        features = encode(unit, self.table, self.layout, self.active_levels(progress))
+        return fused_mlp(features, list(self.weights))

@@ -1,0 +1,89 @@
+"""Normals of a mesh, and what tells a good surface from a bad one: differentiable, in a fixed order of summation."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+__all__ = ["NAMES", "eikonal", "laplacian", "normal_consistency", "sign_change", "vertex_normals"]
+
+#: The names of the four regularisers in ``Rendering.stats``.
+NAMES = ("normal_consistency", "laplacian", "eikonal", "sign_change")
+
+
+def _crosses(vertices: Tensor, faces: Tensor) -> Tensor:
+    """(F, 3) normals as long as twice the faces' areas."""
+    a, b, c = vertices.index_select(0, faces.flatten().long()).view(-1, 3, 3).unbind(1)
+    return torch.linalg.cross(b - a, c - a)
+
+
+def vertex_normals(vertices: Float[Tensor, "M 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "M 3"]:
+    """Unit normals of the vertices, the faces' weighted by area; zero where there is none."""
+    cross = _crosses(vertices, faces)
+    total = torch.zeros_like(vertices).index_add(0, faces.flatten().long(), cross.repeat_interleave(3, 0))
+    return F.normalize(total, dim=1)
+
+
+def normal_consistency(
+    vertices: Float[Tensor, "M 3"], faces: Int[Tensor, "F 3"], neighbours: Int[Tensor, "F 3"]
+) -> Float[Tensor, ""]:
+    """``mean over shared edges of (1 - n_f . n_g)``, in [0, 2]: neighbouring faces should look the same way.
+
+    Arguments:
+        neighbours: see :func:`threedistill.ops.antialias.face_neighbours`.
+    """
+    normal = F.normalize(_crosses(vertices, faces), dim=1)
+    face = torch.arange(len(faces), device=faces.device).repeat_interleave(3)
+    beyond = neighbours.flatten().long()
+    once = (beyond >= 0) & (beyond // 3 > face)  # each edge from its lower face
+    a, b = face[once], beyond[once] // 3
+    return (1 - (normal.index_select(0, a) * normal.index_select(0, b)).sum(1)).mean()
+
+
+def laplacian(vertices: Float[Tensor, "M 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, ""]:
+    """``mean |v - mean of its neighbours|^2`` (uniform weights), square metres."""
+    long = faces.long()
+    # On a closed surface every edge is walked once in each direction.
+    start, end = long.flatten(), long.roll(-1, 1).flatten()
+    total = torch.zeros_like(vertices).index_add(0, start, vertices.index_select(0, end))
+    count = torch.bincount(start, minlength=len(vertices)).clamp_min(1)
+    return (vertices - total / count[:, None]).square().sum(1).mean()
+
+
+def eikonal(
+    points: Float[Tensor, "N 3"], sdf: Float[Tensor, "N"], tets: Int[Tensor, "K 4"]
+) -> Float[Tensor, ""]:
+    """``mean over tetrahedra of (|grad s| - 1)^2``: the values should be distances.
+
+    Within a tetrahedron the linear interpolant has ``grad s = sum_i (s_i - s_0) (e_j x e_k) / det(e_1, e_2, e_3)``,
+    ``e_i = p_i - p_0``. The points are taken as given (no gradient).
+
+    Source: Gropp et al., "Implicit geometric regularization for learning shapes", 2020, equation 2.
+    """
+    index = tets.flatten().long()
+    p = points.detach().index_select(0, index).view(-1, 4, 3)
+    s = sdf.index_select(0, index).view(-1, 4)
+    e1, e2, e3 = (p[:, k] - p[:, 0] for k in (1, 2, 3))
+    faces = torch.stack(
+        [torch.linalg.cross(e2, e3), torch.linalg.cross(e3, e1), torch.linalg.cross(e1, e2)], 1
+    )
+    volume = (e1 * faces[:, 0]).sum(1)
+    gradient = ((s[:, 1:] - s[:, :1])[..., None] * faces).sum(1) / volume[:, None]
+    return ((gradient.square().sum(1) + 1e-12).sqrt() - 1).square().mean()
+
+
+def sign_change(sdf: Float[Tensor, "N"], edges: Int[Tensor, "M 2"]) -> Float[Tensor, ""]:
+    """``mean over crossed edges of H(s(s_a), s_b > 0) + H(s(s_b), s_a > 0)``: fewer changes of sign, fewer floaters.
+
+    Arguments:
+        sdf: positive outside, in cells; ``s`` is the sigmoid, H the binary cross-entropy.
+
+    Source: Munkberg et al., "Extracting triangular 3D models, materials, and lighting from images", 2022, equation 2.
+    """
+    a, b = (sdf.index_select(0, edges[:, k].long()) for k in (0, 1))
+    outside = [(x.detach() > 0).to(sdf.dtype) for x in (b, a)]
+    return F.binary_cross_entropy_with_logits(a, outside[0]) + F.binary_cross_entropy_with_logits(
+        b, outside[1]
+    )
