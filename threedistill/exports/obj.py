@@ -7,7 +7,7 @@ from pathlib import Path
 
 from threedistill.atomic import write_bytes
 from threedistill.exports.files import png_bytes
-from threedistill.exports.glb import generator
+from threedistill.exports.gltf import generator
 from threedistill.types import Mesh
 
 __all__ = ["write_obj"]

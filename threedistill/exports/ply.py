@@ -8,7 +8,7 @@ import numpy as np
 
 from threedistill.atomic import write_bytes
 from threedistill.exports.files import to_bytes
-from threedistill.exports.glb import generator
+from threedistill.exports.gltf import generator
 from threedistill.types import Mesh
 
 __all__ = ["write_ply"]
