@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -291,6 +292,11 @@ class DMTet(nn.Module):
         return torch.cat([self.color(part, 1.0).sigmoid() for part in at.split(1 << 16)]).float()
 
     # ---- where it starts -------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """All levels of both fields from the beginning: the grid holds an object already."""
+        for field in (self.color, *([self.shape] if self.geometry == "field" else [])):
+            field.settings = replace(field.settings, coarse_until=0.0)
 
     def init_from_mesh(self, mesh: Mesh, rng: Streams, color: ColorFunction | None = None) -> None:
         """Start from a mesh: its signed distance, and its colours.
