@@ -17,6 +17,9 @@ template <typename T> struct Pack<T, 1> {
     TD_INLINE T& operator[](int) { return v; }
     TD_INLINE type operator*(type o) const { return {v * o.v}; }
     TD_INLINE type operator*(T o) const { return {v * o}; }
+    TD_INLINE type operator/(type o) const { return {v / o.v}; }
+    TD_INLINE type operator+(type o) const { return {v + o.v}; }
+    TD_INLINE type operator-(type o) const { return {v - o.v}; }
     TD_INLINE type& operator+=(type o) { return v += o.v, *this; }
   };
 };
@@ -33,6 +36,18 @@ template <typename T, int N> struct Pack {
       type r;
       for (int i = 0; i < N; ++i) r.v[i] = v[i] * o;
       return r;
+    }
+    TD_INLINE type operator/(type o) const {
+      for (int i = 0; i < N; ++i) o.v[i] = v[i] / o.v[i];
+      return o;
+    }
+    TD_INLINE type operator+(type o) const {
+      for (int i = 0; i < N; ++i) o.v[i] += v[i];
+      return o;
+    }
+    TD_INLINE type operator-(type o) const {
+      for (int i = 0; i < N; ++i) o.v[i] = v[i] - o.v[i];
+      return o;
     }
     TD_INLINE type& operator+=(type o) {
       for (int i = 0; i < N; ++i) v[i] += o.v[i];
@@ -52,4 +67,20 @@ template <typename T, int N> TD_INLINE pack<T, N> load(const T* from) {
 }
 template <typename T, int N> TD_INLINE void store(T* to, pack<T, N> value) {
   std::memcpy(to, &value, sizeof value);
+}
+template <typename T, int N> TD_INLINE pack<T, N> filled(T value) {
+  pack<T, N> r;
+  for (int i = 0; i < N; ++i) r[i] = value;
+  return r;
+}
+
+// x >= least ? yes : no, in every lane (no where x is NaN).
+template <typename T, int N>
+TD_INLINE pack<T, N> at_least(pack<T, N> x, T least, pack<T, N> yes, pack<T, N> no) {
+#if defined(__GNUC__) || defined(__clang__)
+  return x >= least ? yes : no;
+#else
+  for (int i = 0; i < N; ++i) no[i] = x[i] >= least ? yes[i] : no[i];
+  return no;
+#endif
 }

@@ -1,49 +1,13 @@
 // Emission-absorption compositing along packed rays, forward and backward. One ray has one owner, so nothing
 // depends on the number of threads.
+#include "exponential.h"
 #include "threedistill_ops.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace {
 
 constexpr int64_t kRays = 128; // per task
-
-// exp(x) - 1 without branches, so that loops over it vectorise: x = n ln 2 + r with |r| <= ln 2 / 2, Taylor's
-// series of exp(r) - 1 to the last bit of T, and 2^n built from the bits that rounding leaves in the last
-// place.
-template <typename T> struct Exponential;
-template <> struct Exponential<float> {
-  using Bits = int32_t;
-  static constexpr int kMantissa = 23, kTerms = 8;
-  static constexpr Bits kOne = 0x3f800000;
-  static constexpr float kRound = 12582912.0f, kHigh = 0.693359375f, kLow = -2.12194440e-4f, kLeast = -87,
-                         kMost = 88;
-};
-template <> struct Exponential<double> {
-  using Bits = int64_t;
-  static constexpr int kMantissa = 52, kTerms = 14;
-  static constexpr Bits kOne = 0x3ff0000000000000;
-  static constexpr double kRound = 6755399441055744.0, kHigh = 0.693145751953125,
-                          kLow = 1.42860682030941723212e-6, kLeast = -708, kMost = 709;
-};
-
-template <typename T> TD_INLINE T expm1(T x) {
-  using E = Exponential<T>;
-  x = x < E::kLeast ? E::kLeast : x; // written so that NaN stays NaN
-  x = x > E::kMost ? E::kMost : x;
-  const T shifted = x * T(1.4426950408889634) + E::kRound;
-  const T n = shifted - E::kRound;
-  const T r = (x - n * E::kHigh) - n * E::kLow;
-  T series = 1;
-  for (int k = E::kTerms; k > 1; --k) series = series * r * (T(1) / T(k)) + 1; // 1 + r/2 (1 + r/3 (1 + ...))
-  typename E::Bits bits;
-  std::memcpy(&bits, &shifted, sizeof bits);
-  bits = typename E::Bits((uint64_t(bits) << E::kMantissa) + uint64_t(E::kOne));
-  T power;
-  std::memcpy(&power, &bits, sizeof power);
-  return power * (r * series) + (power - 1);
-}
 
 // out_i = alpha_i = 1 - exp(-sigma_i dt_i), exact to the last bits where the step is thin.
 template <typename T>

@@ -1,8 +1,4 @@
-"""Real spherical harmonics as 3D Gaussian splatting uses them: values, rotation, change of degree.
-
-Basis, order and signs are INRIA's (and ``KHR_gaussian_splatting``'s): degree by degree, order ``m = -l .. l``, with the
-Condon-Shortley sign ``(-1)^m``. A colour along the unit direction d is ``0.5 + sum_k Y_k(d) sh_k``.
-"""
+"""Real spherical harmonics up to degree 3, in the basis, order and signs that 3D Gaussian splatting files use."""
 
 from __future__ import annotations
 
@@ -10,96 +6,65 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["DEGREES", "SH_C0", "change_degree", "rotate_harmonics", "sh_basis"]
+__all__ = ["C0", "MAX_DEGREE", "basis", "color_of"]
 
-DEGREES = (0, 1, 2, 3)
-#: ``Y_0``, the constant by which a degree-0 coefficient becomes a colour: ``1 / (2 sqrt(pi))``.
-SH_C0 = 0.28209479177387814
+MAX_DEGREE = 3
+
+#: ``Y_0 = sqrt(1 / (4 pi))``.
+C0 = 0.28209479177387814
+_C1 = 0.4886025119029199  # sqrt(3 / (4 pi))
+_C2 = (
+    1.0925484305920792,
+    0.31539156525252005,
+    0.5462742152960396,
+)  # sqrt(15/4pi), sqrt(5/16pi), sqrt(15/16pi)
+_C3 = (0.5900435899266435, 2.890611442640554, 0.4570457994644658, 0.3731763325901154, 1.445305721320277)
 
 
-def sh_basis(directions: Float[Tensor, "*batch 3"], degree: int) -> Float[Tensor, "*batch K"]:
-    """The values ``Y_k(d)`` of the first ``(degree + 1)^2`` real spherical harmonics.
+def basis(directions: Float[Tensor, "*S 3"], degree: int) -> Float[Tensor, "*S K"]:
+    """``Y_0 .. Y_(K-1)`` at unit directions, ``K = (degree + 1)^2``; odd orders carry the Condon-Shortley sign.
 
     Arguments:
-        directions: unit vectors.
+        directions: unit, in the world.
         degree: 0 to 3.
 
     Raises:
         ValueError: another degree.
 
-    Source: Sloan, "Stupid spherical harmonics tricks", appendix A2, with the sign ``(-1)^m``.
+    Source: Sloan, "Stupid spherical harmonics tricks", 2008, appendix A2.
     """
-    if degree not in DEGREES:
-        raise ValueError(f"spherical harmonics have degree 0 to 3 here, not {degree}")
+    if not 0 <= degree <= MAX_DEGREE:
+        raise ValueError(f"spherical harmonics of degree {degree}: 0 to {MAX_DEGREE} are known")
     x, y, z = directions.unbind(-1)
-    xx, yy, zz = x * x, y * y, z * z
-    values = [torch.full_like(x, SH_C0)]
+    terms = [torch.full_like(x, C0)]
     if degree >= 1:
-        values += [-0.4886025119029199 * y, 0.4886025119029199 * z, -0.4886025119029199 * x]
+        terms += [-_C1 * y, _C1 * z, -_C1 * x]
     if degree >= 2:
-        values += [
-            1.0925484305920792 * x * y,
-            -1.0925484305920792 * y * z,
-            0.31539156525252005 * (2 * zz - xx - yy),
-            -1.0925484305920792 * x * z,
-            0.5462742152960396 * (xx - yy),
-        ]
-    if degree >= 3:
-        values += [
-            -0.5900435899266435 * y * (3 * xx - yy),
-            2.890611442640554 * x * y * z,
-            -0.4570457994644658 * y * (4 * zz - xx - yy),
-            0.3731763325901154 * z * (2 * zz - 3 * xx - 3 * yy),
-            -0.4570457994644658 * x * (4 * zz - xx - yy),
-            1.445305721320277 * z * (xx - yy),
-            -0.5900435899266435 * x * (xx - 3 * yy),
-        ]
-    return torch.stack(values, -1)
+        xx, yy, zz = x * x, y * y, z * z
+        terms += [
+            _C2[0] * x * y, -_C2[0] * y * z, _C2[1] * (2 * zz - xx - yy), -_C2[0] * x * z, _C2[2] * (xx - yy),
+        ]  # fmt: skip
+        if degree == 3:
+            terms += [
+                -_C3[0] * y * (3 * xx - yy), _C3[1] * x * y * z, -_C3[2] * y * (4 * zz - xx - yy),
+                _C3[3] * z * (2 * zz - 3 * xx - 3 * yy), -_C3[2] * x * (4 * zz - xx - yy),
+                _C3[4] * z * (xx - yy), -_C3[0] * x * (xx - 3 * yy),
+            ]  # fmt: skip
+    return torch.stack(terms, -1)
 
 
-def rotate_harmonics(sh: Float[Tensor, "N K 3"], rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "N K 3"]:
-    """The coefficients of the turned function ``f'(d) = f(R^-1 d)``.
-
-    Every degree is a space of its own under rotation, so ``Y_l(R^-1 d) = M_l Y_l(d)`` with an orthogonal
-    ``(2l + 1) x (2l + 1)`` matrix, and ``c' = M_l^T c``. ``M_l`` follows exactly (to rounding, in double) from the
-    values at more directions than the degree has functions: no table of formulas, hence none to get wrong.
+def color_of(
+    sh: Float[Tensor, "N K 3"], directions: Float[Tensor, "*B N 3"] | None
+) -> Float[Tensor, "*B N 3"]:
+    """``0.5 + sum_k Y_k(d) sh_k``, clamped to [0, 1]: what each Gaussian shows along its viewing direction, sRGB.
 
     Arguments:
-        sh: coefficients, K = (degree + 1)^2 with degree at most 3.
-        rotation: a proper rotation.
+        sh: (N, K, 3), K = 1, 4, 9 or 16.
+        directions: unit, from the camera to the Gaussian; may be None for degree 0.
     """
     degree = round(sh.shape[1] ** 0.5) - 1
-    if degree == 0:
-        return sh
-    turn = rotation.detach().double().cpu()
-    points = _directions()
-    here, there = sh_basis(points, degree), sh_basis(points @ turn, degree)  # rows of R^-1 d = R^T d
-    bands = [sh[:, :1]]
-    for l in range(1, degree + 1):
-        band = slice(l * l, (l + 1) ** 2)
-        transposed = torch.linalg.lstsq(here[:, band], there[:, band]).solution  # here @ M^T = there
-        transposed = torch.where(transposed.abs() < 1e-14, 0.0, transposed)
-        bands.append(torch.einsum("ij,njc->nic", transposed.to(sh), sh[:, band]))
-    return torch.cat(bands, 1)
-
-
-def _directions() -> Float[Tensor, "32 3"]:
-    """Evenly spread unit vectors (a Fibonacci lattice), in double."""
-    k = torch.arange(32, dtype=torch.float64) + 0.5
-    z, angle = 1 - k / 16, k * 2.399963229728653
-    radius = (1 - z * z).sqrt()
-    return torch.stack([radius * angle.cos(), radius * angle.sin(), z], -1)
-
-
-def change_degree(sh: Float[Tensor, "N K 3"], degree: int) -> Float[Tensor, "N M 3"]:
-    """The coefficients at another degree: higher bands are dropped, missing ones are zero.
-
-    Raises:
-        ValueError: a degree outside 0 to 3.
-    """
-    if degree not in DEGREES:
-        raise ValueError(f"spherical harmonics have degree 0 to 3 here, not {degree}")
-    wanted = (degree + 1) ** 2
-    if sh.shape[1] >= wanted:
-        return sh[:, :wanted]
-    return torch.cat([sh, sh.new_zeros(len(sh), wanted - sh.shape[1], 3)], 1)
+    if (degree + 1) ** 2 != sh.shape[1]:
+        raise ValueError(f"sh must be (N, K, 3) with K = 1, 4, 9 or 16, got {tuple(sh.shape)}")
+    if degree == 0 or directions is None:
+        return (0.5 + C0 * sh[:, 0]).clamp(0, 1)
+    return (0.5 + torch.einsum("...nk,nkc->...nc", basis(directions, degree), sh)).clamp(0, 1)
