@@ -35,7 +35,11 @@ def test_every_option_composes_and_its_plain_objects_build(group: str, option: s
         flags[group] = option
     else:
         overrides.append(f"{group}={option}")
-    config = compose(prompt="a red mushroom", overrides=overrides, **flags)  # type: ignore[arg-type]
+    needs: dict[str, str] = {}
+    if option == "dds":  # an edit has something to start from, and words for it
+        needs["init"] = "model.glb"
+        overrides.append("prompts.source='a red ball'")
+    config = compose(prompt="a red mushroom", overrides=overrides, **flags, **needs)  # type: ignore[arg-type]
     check(config)
 
 

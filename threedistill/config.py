@@ -24,7 +24,8 @@ FLAG_GROUPS = ("preset", "representation", "prior", "guidance")
 
 #: Parts of a run that a stage may have of its own; without one, the run's counts.
 STAGE_PARTS = (
-    "representation", "optim", "cameras", "background", "regularizers", "guidance", "student", "watchdog", "convert",
+    "representation", "optim", "cameras", "background", "regularizers", "guidance", "student", "baseline", "watchdog",
+    "convert",
 )  # fmt: skip
 
 #: Bumped when a config.yaml written by an older version can no longer be resumed.
@@ -189,6 +190,8 @@ def _compose_groups(chosen: dict[str, str], overrides: Sequence[str]) -> Config:
                     node = config["stages"][index]
                     node.setdefault(part, copy.deepcopy(config[part]))
                     _put(node[part], tail[1:].split("."), value, f"stages.{index}.{part}", line)
+                    if part == "representation" and tail.startswith(".lr."):
+                        _bring_rates(node, config)
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(_one_line(error)) from None
     return config
@@ -251,6 +254,13 @@ def _expand_stage(
             node[part] = _merged(run[part], changes[part], f"{where}.{part}")
         elif part in names or run.get(part) != config.get(part):
             node[part] = copy.deepcopy(run[part])
+    if "lr" in changes.get("representation", {}) and "optim" not in changes:
+        _bring_rates(node, run)
+
+
+def _bring_rates(node: Config, run: Config) -> None:
+    """The rates of a stage's own representation are those of its optimizer."""
+    node.setdefault("optim", copy.deepcopy(run["optim"]))["lr"] = dict(node["representation"]["lr"])
 
 
 def _merged(base: Any, changes: Config, where: str) -> Any:

@@ -142,9 +142,11 @@ def _execute(config: Config, run: RunFolder, quiet: bool) -> Result:
             run.update_record(prior_version=getattr(prior, "version", None))
             stages = build_stages(config, prior, device)
             settings = build(config["trainer"], "trainer", config["plugins"])
-            source = load_start(run.start) if config["init"] else None
+            start = load_start(run.start) if config["init"] else None
+        source = start
         for index in range(first_unfinished(run, stages), len(stages)):
             system = stages[index]
+            system.unedited = start
             with record.phase(f"stage {system.stage.name}"):
                 hand_over(source, system, config, run, index, device, quiet)
                 before = sum(done.stage.iterations for done in stages[:index])

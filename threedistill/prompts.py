@@ -23,7 +23,7 @@ VIEW_WORDINGS: dict[ViewName, tuple[str, ...]] = {
     "back": ("back view", "rear view", "seen from behind"),
     "overhead": ("overhead view", "top view", "seen from above"),
 }
-_VIEW_SUFFIX = re.compile(r",\s*(?:%s)$" % "|".join(w for words in VIEW_WORDINGS.values() for w in words))
+_VIEW_SUFFIX = re.compile(rf",\s*(?:{'|'.join(w for words in VIEW_WORDINGS.values() for w in words)})$")
 #: Where the description of the thing ends and that of its surroundings or parts begins.
 _TAIL = re.compile(
     r"[,.;:]|\b(?:with|wearing|holding|on|in|at|of|made|sitting|standing|riding|next|under|beside)\b"

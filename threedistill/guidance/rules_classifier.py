@@ -18,40 +18,40 @@ _STAGE = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True)
 class CSD:
-    """Classifier score distillation: ``g = k_c eps_c + k_0 eps_null + k_n eps_negative + k_e eps``.
+    """Classifier score distillation: ``g = k_c eps_c + k_0 eps_empty + k_n eps_negative + k_e eps``.
 
-    By default ``eps_c - eps_null``, the classifier's score alone. The coefficients are to sum to zero, or noise is left
-    over that grows with none of the others; annealing ``null`` from -1 to 0 while ``negative`` goes from 0 to -1 trades
+    By default ``eps_c - eps_empty``, the classifier's score alone. The coefficients are to sum to zero, or noise is left
+    over that grows with none of the others; annealing ``empty`` from -1 to 0 while ``negative`` goes from 0 to -1 trades
     nothing for the negative prompt. Where all distributions are equally wide there is no point at rest: the direction
     is the same everywhere, and regularisers, annealing or few steps have to end it.
     Source: Yu et al. 2023, arXiv 2310.19415, eq. 8-9; the four coefficients are those of the released code.
 
     Arguments:
         cfg: says whether the queries without the prompt are told the camera; its scale is not used.
-        cond, null, negative, noise: ``k_c``, ``k_0``, ``k_n``, ``k_e``, numbers or schedules of progress. Predictions
+        cond, empty, negative, noise: ``k_c``, ``k_0``, ``k_n``, ``k_e``, numbers or schedules of progress. Predictions
             whose coefficient is 0 are not asked for.
     """
 
     cfg: CFG
     cond: float | Schedule = 1.0
-    null: float | Schedule = -1.0
+    empty: float | Schedule = -1.0
     negative: float | Schedule = 0.0
     noise: float | Schedule = 0.0
 
     def __post_init__(self) -> None:
         for progress in _STAGE:
-            total = sum(value_at(k, progress) for k in (self.cond, self.null, self.negative, self.noise))
+            total = sum(value_at(k, progress) for k in (self.cond, self.empty, self.negative, self.noise))
             if abs(total) > 1e-6:
                 raise ValueError(
-                    f"the coefficients cond, null, negative and noise sum to {total:g} at progress {progress:g}, not to "
-                    "0: the difference would be pure noise"
+                    f"the coefficients cond, empty, negative and noise sum to {total:g} at progress {progress:g}, "
+                    "not to 0: noise would be left over"
                 )
 
     def queries(self, progress: float) -> tuple[Query, ...]:
         """Every prediction whose coefficient is not 0."""
         asked = {
             "cond": (self.cond, Query("cond", text="view")),
-            "null": (self.null, self.cfg.unconditional("null", "null")),
+            "empty": (self.empty, self.cfg.unconditional("empty", "null")),
             "negative": (self.negative, self.cfg.unconditional("negative", "negative")),
         }
         return tuple(query for coefficient, query in asked.values() if value_at(coefficient, progress))
@@ -59,7 +59,7 @@ class CSD:
     def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
         """The direction, detached."""
         direction = value_at(self.noise, progress) * evidence.noise
-        for name in ("cond", "null", "negative"):
+        for name in ("cond", "empty", "negative"):
             coefficient = value_at(getattr(self, name), progress)
             if coefficient:
                 direction = direction + coefficient * evidence[name].eps

@@ -137,5 +137,52 @@ class Annealed:
         return _levels(path, torch.full((views,), value), self.unit)
 
 
+@dataclass(frozen=True)
+class DreamTime:
+    """One falling level for all views that spends the run where content is made.
+
+    ``t(p)`` solves ``sum_{t' >= t} W(t') = p`` over the levels of the window, with ``W`` of sum 1 proportional to
+    ``(sigma / alpha) W_p``: ``W_p = 1`` between ``low`` and ``high``, ``exp(-(t - high)^2 / (2 high_width^2))`` above
+    and ``exp(-(t - low)^2 / (2 low_width^2))`` below. The factor ``sigma / alpha`` is DERIVED (recalled, not read).
+    Source: Huang et al. 2023 (DreamTime), arXiv 2306.12422, algorithm 1.
+
+    Arguments:
+        high, low: the plateau, fractions of the path.
+        high_width, low_width: of the slopes beside it.
+        min, max: the window.
+    """
+
+    high: float = 0.8
+    low: float = 0.5
+    high_width: float = 0.3
+    low_width: float = 0.1
+    min: float = 0.02
+    max: float = 0.98
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min < self.max <= 1 or not 0 <= self.low <= self.high <= 1:
+            raise ValueError(
+                f"timesteps: 0 <= min={self.min} < max={self.max} <= 1 and 0 <= low={self.low} <= high={self.high} <= 1 "
+                "must hold"
+            )
+        if self.high_width <= 0 or self.low_width <= 0:
+            raise ValueError("timesteps: high_width and low_width must be positive")
+
+    def value(self, path: NoisePath, progress: float) -> float:
+        """The fraction of the path at this point of the stage."""
+        t = torch.linspace(self.min, self.max, 981, dtype=torch.float64)
+        above, below = (t - self.high).clamp(min=0), (self.low - t).clamp(min=0)
+        bell = torch.exp(-(above**2) / (2 * self.high_width**2) - below**2 / (2 * self.low_width**2))
+        weight = bell * path.at_fraction(t).sigma_bar
+        left = weight.flip(0).cumsum(0) / weight.sum()  # from the noisy end down
+        return float(t.flip(0)[int((left - progress).abs().argmin())])
+
+    def sample(
+        self, path: NoisePath, progress: float, rng: Streams, views: int, group: int = 1
+    ) -> NoiseLevel:
+        """(views,) equal levels; ``rng`` and ``group`` are not used."""
+        return _levels(path, torch.full((views,), self.value(path, progress)), "t")
+
+
 #: What draws the noise levels of a step.
-TimestepPolicy = Uniform | Annealed
+TimestepPolicy = Uniform | Annealed | DreamTime

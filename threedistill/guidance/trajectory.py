@@ -1,9 +1,10 @@
 """Where else than at a freshly noised render the teacher is asked: deterministic strategies that find noisy samples.
 
-One step of deterministic DDIM, up or down, is the same on every path: ``x_s = alpha_s x0_hat(x_t) + sigma_s eps_hat(x_t)``
-(Song et al. 2021, arXiv 2010.02502, eq. 12 with eta = 0). Going up (inversion) it finds the noise that the teacher would
-take away again. Its error is of first order in the stride. A rule names its strategy in ``rule.trajectory``;
-:func:`collect` runs it and then asks the rule's own questions. Nothing here has gradients.
+One step of deterministic DDIM, up or down, is the same on every path:
+``x_s = alpha_s x0_hat(x_t) + sigma_s eps_hat(x_t)`` (Song et al. 2021, arXiv 2010.02502, eq. 12 with eta = 0). Going up
+(inversion) it finds the noise that the teacher would take away again. Its error is of first order in the stride. A rule
+names its strategy in ``rule.trajectory``; :func:`collect` runs it and then asks the rule's own questions. Nothing here
+has gradients.
 """
 
 from __future__ import annotations
@@ -130,8 +131,7 @@ def invert(
     """DDIM inversion of the clean render up to ``target``: ``x_{k+1} = alpha_{k+1} x0_hat_k + sigma_{k+1} eps_hat_k``.
 
     Every view walks its own even grid of fractions of the path, all in equally many steps,
-    ``n = min(ceil(largest fraction / stride), max_steps)``, from the cleanest level, at which the render counts as noisy
-    as it is. Costs n evaluations (2 n unless ``scale`` is 0 or 1).
+    ``n = min(ceil(largest fraction / stride), max_steps)``, from the cleanest level, where the render stands for itself. Costs n evaluations (2 n unless ``scale`` is 0 or 1).
 
     Arguments:
         situation: gives the render, the words and the networks.
@@ -162,7 +162,7 @@ def _asked(
     """eps and x0 at one sample of an inversion."""
     null = cfg.unconditional("null", "inverse", point="x")
     cond = Query("cond", text="view", point="x")
-    queries = {0: (null,), 1: (cond,)}.get(scale, (null, cond))
+    queries = (null,) if scale == 0 else (cond,) if scale == 1 else (null, cond)
     seen = situation.ask(queries, {"x": (x, level)})
     answers = [seen[query.name] for query in queries]
     if len(answers) == 1:

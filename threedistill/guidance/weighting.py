@@ -10,7 +10,15 @@ from torch import Tensor
 
 from threedistill.prediction import NoiseLevel
 
-WeightingKind = Literal["uniform", "sigma2", "alpha_sigma2", "sigma_over_alpha", "alpha_over_sigma"]
+WeightingKind = Literal[
+    "uniform",
+    "sigma2",
+    "alpha_sigma",
+    "alpha_sigma2",
+    "sigma_over_alpha",
+    "alpha_over_sigma",
+    "inverse_sigma2",
+]
 
 
 @dataclass(frozen=True)
@@ -22,9 +30,11 @@ class Weighting:
     ==================  =======================  ============================================
     uniform             1                        Magic3D coarse, CSD on pixels
     sigma2              sigma^2                  DreamFusion, VSD
+    alpha_sigma         alpha sigma              the mean of SDS on a Gaussian prior, but for 1 / v
     alpha_sigma2        alpha sigma^2            Fantasia3D geometry
     sigma_over_alpha    sigma / alpha            ISM; makes SDS the L2 distance to ``x0_hat``
     alpha_over_sigma    alpha / sigma            noise matching
+    inverse_sigma2      1 / sigma^2              X-Dreamer
     ==================  =======================  ============================================
 
     Arguments:
@@ -51,9 +61,11 @@ class Weighting:
         weight = {
             "uniform": lambda: sigma * 0 + 1,
             "sigma2": lambda: sigma**2,
+            "alpha_sigma": lambda: alpha * sigma,
             "alpha_sigma2": lambda: alpha * sigma**2,
             "sigma_over_alpha": lambda: sigma / alpha,
             "alpha_over_sigma": lambda: alpha / sigma,
+            "inverse_sigma2": lambda: sigma**-2,
         }[self.kind]()
         return self.factor * (weight if self.cap is None else weight.clamp(max=self.cap))
 

@@ -12,6 +12,7 @@ from threedistill.errors import UsageError, nearest
 from threedistill.prompts import PromptSet
 from threedistill.protocols import Prior, Representation, Student
 from threedistill.rng import Streams
+from threedistill.training.rule_setup import build_baseline, check_rule
 from threedistill.training.student_setup import build_student, check_student
 from threedistill.training.system import Guidance, ScoreDistillation, Stage
 
@@ -64,7 +65,9 @@ def _check_stage(config: Config, index: int) -> None:
     for part in ("cameras", "background", "regularizers", "optim", "watchdog", "convert"):
         if part in node:
             build(node[part], f"{where}.{part}", config["plugins"])
-    check_student(config, index, _guidance(config, index).rule)
+    rule = _guidance(config, index).rule
+    check_rule(config, index, rule)
+    check_student(config, index, rule)
 
 
 def _guidance(config: Config, index: int) -> Guidance:
@@ -139,10 +142,7 @@ def build_stage(
         representation=build_representation(config, index),
         prior=prior,
         guidance=_guidance(config, index),
-        prompts=PromptSet(
-            config["prompt"], negative=config["negative"],
-            view_words=config["prompts"]["view_words"], category=config["prompts"]["category"],
-        ),
+        prompts=_prompts(config),
         stage=build(stage_node(config, index), f"stages.{index}", config["plugins"]),
         sampler=sampler,
         background=part("background"),
@@ -153,4 +153,14 @@ def build_stage(
         max_rows=config["trainer"]["max_rows"],
         student=student,
         student_training=student_training,
+        baseline=build_baseline(config, index, prior),
     )  # fmt: skip
+
+
+def _prompts(config: Config) -> PromptSet:
+    return PromptSet(
+        config["prompt"],
+        negative=config["negative"],
+        prior_negative=config["prior"].get("negative", ""),
+        **{str(key): value for key, value in config["prompts"].items()},
+    )

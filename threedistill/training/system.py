@@ -6,6 +6,7 @@ knows nothing about any particular representation, prior or rule.
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,9 +16,9 @@ import torch
 from torch import Tensor
 
 from threedistill.cameras import CameraSampler
-from threedistill.guidance.evidence import gather
 from threedistill.guidance.regularizers import Regularizers
 from threedistill.guidance.surrogate import Surrogate
+from threedistill.guidance.trajectory import Situation, collect, draw_noise
 from threedistill.guidance.weighting import Weighting, apply
 from threedistill.prompts import PromptSet
 from threedistill.protocols import GuidanceRule, NoisePath, Prior, RenderContext, Representation, Student
@@ -26,9 +27,10 @@ from threedistill.rng import Streams
 from threedistill.schedule import Schedule, value_at
 from threedistill.training.data import Iterations
 from threedistill.training.optim import Adam
+from threedistill.training.rule_setup import is_edit, render_unedited
 from threedistill.training.student_step import Shown, StudentStep, StudentTraining
 from threedistill.training.watchdog import Vital, Watchdog
-from threedistill.types import Cameras, NoiseLevel, Rendering, Shading
+from threedistill.types import Cameras, Mesh, NoiseLevel, Rendering, Shading, Splats
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Stage:
     shading: Shading = "none"
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
+            raise ValueError(f"name={self.name!r} must be a word of letters, digits, - and _")
         if self.iterations < 1:
             raise ValueError(f"iterations={self.iterations} must be at least 1")
         if isinstance(self.resolution, int) and self.resolution < 8:
@@ -100,6 +104,7 @@ class ScoreDistillation(pl.LightningModule):
         max_rows: largest batch a network is given at once; None = all rows.
         student: the score of the renders, for the rules that ask for it (registered; it holds its adapter only).
         student_training: how it learns; needed with a student.
+        baseline: a second frozen model, for the rules that compare with one.
     """
 
     def __init__(
@@ -119,6 +124,7 @@ class ScoreDistillation(pl.LightningModule):
         max_rows: int | None = None,
         student: Student | None = None,
         student_training: StudentTraining | None = None,
+        baseline: Prior | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -126,6 +132,10 @@ class ScoreDistillation(pl.LightningModule):
         self.regularizers = regularizers
         # A plain dictionary keeps the frozen networks out of module registration.
         self.networks: dict[str, Prior] = {"teacher": prior}
+        if baseline is not None:
+            self.networks["baseline"] = baseline
+        #: What an edit starts from, where the run was given one.
+        self.unedited: Mesh | Splats | None = None
         self.student, self.student_step = student, None
         if student is not None:
             self.networks["student"] = student
@@ -230,14 +240,26 @@ class ScoreDistillation(pl.LightningModule):
         level = guidance.timesteps.sample(prior.path, progress, rng, len(cameras), prior.view_group).to(
             x0.device
         )
-        noise = rng.normal_per_view("noise", len(cameras), *prior.space.shape).to(x0)
-        evidence = gather(
-            guidance.rule.queries(progress), self.networks, self.prompts, cameras, background,
-            x0.detach(), level, noise, max_rows=self.max_rows,
+        noise = draw_noise(guidance.rule, rng, len(cameras), prior.space.shape).to(x0)
+        prompts = self.prompts.drawn(rng, len(cameras))
+        situation = Situation(
+            self.networks, prompts, cameras, background, x0.detach(), level, noise, self.max_rows,
+            self._unedited(cameras, background),
         )  # fmt: skip
+        evidence = collect(guidance.rule, situation, progress)
         weighted = apply(guidance.weighting(level), guidance.rule(evidence, progress).to(x0))
         direction, nonfinite = guidance.surrogate.guard(weighted, progress)
         return direction, float(level.index.mean()), nonfinite
+
+    def _unedited(self, cameras: Cameras, background: Tensor) -> Tensor | None:
+        """The encoded renders of the scene before its edit, for rules that ask for them."""
+        if not is_edit(self.guidance.rule):
+            return None
+        if self.unedited is not None:
+            rgb = render_unedited(self.unedited, cameras, background)
+        else:
+            rgb = self.representation.unedited(cameras)  # pyright: ignore[reportAttributeAccessIssue]
+        return self.prior.space.encode(rgb)
 
     @torch.no_grad()
     def _track(self, out: Rendering) -> None:
