@@ -10,7 +10,9 @@
 
 namespace {
 
-constexpr int kMostSteps = 64; // as in threedistill/ops/antialias.py
+// As in threedistill/ops/antialias.py.
+constexpr int kMostSteps = 64;
+constexpr double kEnd = 1 + 1e-6;
 
 // Pixel coordinates of a vertex, pixel centres at whole numbers.
 struct Point {
@@ -61,7 +63,7 @@ bool walk(
       const double reached = (at[a].u + (at[b].u - at[a].u) * ratio - origin) * sign;
       if (reached > most) most = reached, leave = k;
     }
-    if (leave < 0 || !(most < 1)) return false;
+    if (leave < 0 || !(most < kEnd)) return false;
     const int a = (leave + 1) % 3, b = (leave + 2) % 3;
     const int32_t beyond = image.neighbours[3 * int64_t(face) + leave];
     bool stop = beyond < 0;

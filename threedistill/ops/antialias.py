@@ -24,6 +24,7 @@ __all__ = ["antialias", "face_neighbours"]
 _neighbours_kernel = Kernel("face_neighbours", "piip")
 _crossings_kernel = Kernel("silhouette_crossings", "pppppiiiiip")
 _MOST_STEPS = 64  # triangles a walk from one pixel centre to the next may pass
+_END = 1 + 1e-6  # a silhouette on the far centre itself belongs to the pair, whatever rounding says
 
 
 class _Crossings(NamedTuple):
@@ -195,7 +196,7 @@ def silhouette_crossings_reference(
         reached = torch.where(cut, reached, torch.full_like(reached, -torch.inf))
         leave = reached.argmax(1)
         rows = torch.arange(len(walking), device=device)
-        going = in_front[corners].all(1) & cut.any(1) & (reached[rows, leave] < 1)
+        going = in_front[corners].all(1) & cut.any(1) & (reached[rows, leave] < _END)
         beyond = neighbours[face[walking], leave].long()
         alone = beyond < 0
         opposite = faces.flatten()[beyond.clamp_min(0)].long() + image[walking] * vertices
