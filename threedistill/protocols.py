@@ -23,8 +23,10 @@ from threedistill.types import (
     NoiseLevel,
     Prediction,
     Query,
+    Refinement,
     Rendering,
     Shading,
+    Splats,
 )
 
 
@@ -59,8 +61,12 @@ class Representation(Protocol):
         """Parameters by the name under which the optimizer config gives their learning rates."""
         ...
 
-    def after_step(self, iteration: int, progress: float, rng: Streams) -> None:
-        """Bookkeeping after each optimizer step (occupancy refresh, progressive levels)."""
+    def after_step(self, iteration: int, progress: float, rng: Streams) -> Refinement | None:
+        """Bookkeeping after each optimizer step (occupancy refresh, progressive levels).
+
+        The gradients of the step are still there. A returned refinement must be carried out at once
+        (:func:`threedistill.representations.refinement.apply_refinement`).
+        """
         ...
 
     def extract(self, resolution: int) -> Mesh:
@@ -71,6 +77,15 @@ class Representation(Protocol):
         self, points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
     ) -> Float[Tensor, "N 3"]:
         """sRGB albedo at surface points, for baking."""
+        ...
+
+
+@runtime_checkable
+class SplatSource(Protocol):
+    """A representation that is made of splats: it is exported as splats too."""
+
+    def splats(self) -> Splats:
+        """A detached copy on the CPU."""
         ...
 
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from threedistill.prediction import NoiseLevel, Prediction, PredictionKind
 
 __all__ = [
     "Cameras", "Conditioning", "Evidence", "Mesh", "NoiseLevel", "Prediction", "PredictionKind", "Query",
-    "Rendering", "Shading", "Splats",
+    "Refinement", "Rendering", "Shading", "Splats",
 ]  # fmt: skip
 
 Shading = Literal["none", "lambertian", "textureless", "normal"]
@@ -222,3 +222,23 @@ class Splats:
     @property
     def sh_degree(self) -> int:
         return round(self.sh.shape[1] ** 0.5) - 1
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """A change of how many primitives a representation has, as data; whoever owns the optimizer carries it out.
+
+    Row ``m`` of every named parameter becomes ``values[name][m]``; the optimizer's moments of row ``m`` become those
+    of the old row ``source[m]``, or zero where ``fresh[m]``.
+
+    Attributes:
+        source: (M,) old row that each new row comes from.
+        fresh: (M,) whether the moments of the row start anew.
+        values: new values (M, ...) by parameter group; each of these groups holds one parameter.
+        restart: groups whose moments all start anew.
+    """
+
+    source: Int[Tensor, "M"]
+    fresh: Bool[Tensor, "M"]
+    values: dict[str, Tensor]
+    restart: tuple[str, ...] = ()
