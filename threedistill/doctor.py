@@ -84,7 +84,12 @@ def examine() -> list[Finding]:
 
 #: (distribution, module, what it adds, command)
 _EXTRAS = (
-    ("av", "av", "mp4 turntables (webp needs nothing)", "pip install av"),
+    (
+        "imageio_ffmpeg",
+        "imageio-ffmpeg",
+        "mp4 turntables (webp and gif need nothing)",
+        "pip install imageio-ffmpeg",
+    ),
     ("viser", "viser", "the viewer", "pip install 'viser>=1.1'"),
     ("tensorboard", "tensorboard", "TensorBoard logs (metrics.csv needs nothing)", "pip install tensorboard"),
     ("usd-core", "pxr", "USD validation", "pip install 'usd-core>=26.8'"),

@@ -27,6 +27,11 @@ from threedistill.types import Mesh
         ({"formats": ("fbx",)}, "no format 'fbx'"),
         ({"up": "x"}, "export.up='x' must be y or z"),
         ({"origin": "top"}, "export.origin='top'"),
+        ({"sh_degree": 4}, r"export.sh_degree=4 must lie in \[0, 3\]"),
+        ({"splat_up": "x"}, "export.splat_up='x' must be -y, y or z"),
+        ({"normal_map": True}, "export.normal_map needs export.unlit=false"),
+        ({"normal_map": True, "unlit": False, "texture_size": 0}, "needs a texture"),
+        ({"turntable_passes": ()}, "export.turntable_passes is empty"),
     ],
 )
 def test_settings_are_checked(change: dict, text: str) -> None:
@@ -93,8 +98,8 @@ def test_turntable_and_sheet_show_the_object(cube_asset: Mesh, tmp_path: Path) -
         assert film.info["loop"] == 0
     write_sheet(cube_asset, tmp_path / "s.png", views=4, size=48)
     with Image.open(tmp_path / "s.png") as sheet:
-        assert sheet.size == (4 * 48, 2 * 48)
-        pixels = torch.tensor(list(sheet.convert("RGB").getdata())).view(96, 192, 3) / 255  # type: ignore[arg-type]
+        assert sheet.size == (4 * 48, 3 * 48)
+        pixels = torch.tensor(list(sheet.convert("RGB").getdata())).view(144, 192, 3) / 255  # type: ignore[arg-type]
     for column, side in enumerate((4, 0, 5, 1)):  # front +z, then round by +x
         middle = pixels[28, column * 48 + 24]
         assert (middle - SIDES[side]).abs().max() < 0.02
@@ -105,14 +110,56 @@ def test_turntable_and_sheet_show_the_object(cube_asset: Mesh, tmp_path: Path) -
     assert (pixels[0, 0] == 1).all()
 
 
-def test_turntables_have_two_suffixes(cube_asset: Mesh, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"a turntable is \.webp or \.mp4"):
-        write_turntable(cube_asset, tmp_path / "t.gif")
-    try:
-        import av  # noqa: F401
-    except ImportError:
-        with pytest.raises(UsageError, match=r"pip install 'threedistill\[video\]'"):
-            write_turntable(cube_asset, tmp_path / "t.mp4")
-    else:
-        write_turntable(cube_asset, tmp_path / "t.mp4", frames=4, size=48)
-        assert (tmp_path / "t.mp4").stat().st_size > 500
+def test_depth_is_bright_where_near(cube_asset: Mesh) -> None:
+    """The middle of the front against the analytic distance; black where there is nothing."""
+    from threedistill.cameras import orbit
+    from threedistill.exports.video import render_orbit
+
+    picture = render_orbit(cube_asset, 1, 65, "depth", elevation=0.0)[0]
+    assert not picture[0, 0].any() and torch.equal(picture[..., 0], picture[..., 2])
+    radius = 0.75**0.5  # half the diagonal of the unit cube, which becomes 1
+    distance = float(orbit(1, elevation=0.0, size=65).distance[0])
+    expected = 1 - 0.45 * ((distance - 0.5 / radius) - (distance - 1))
+    assert picture[32, 32, 0] == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("suffix", ["webp", "gif"])
+def test_films_show_their_passes_side_by_side(suffix: str, cube_asset: Mesh, tmp_path: Path) -> None:
+    path = tmp_path / f"t.{suffix}"
+    write_turntable(cube_asset, path, frames=6, size=40, fps=10, passes=("color", "normal", "depth"))
+    with Image.open(path) as film:
+        assert film.n_frames == 6 and film.size == (120, 40)  # pyright: ignore[reportAttributeAccessIssue]
+        assert film.info["loop"] == 0
+        first = torch.tensor(list(film.convert("RGB").getdata())).view(40, 120, 3) / 255  # type: ignore[arg-type]
+        film.seek(3)
+        film.load()
+        assert film.info["duration"] == 100
+        half = torch.tensor(list(film.convert("RGB").getdata())).view(40, 120, 3) / 255  # type: ignore[arg-type]
+    assert (first[24, 20] - SIDES[4]).abs().max() < 0.1 and (half[24, 20] - SIDES[5]).abs().max() < 0.1
+    assert (first[24, 60] - torch.tensor([0.5, 0.5, 1.0])).abs().max() < 0.1  # the front's normal is +z
+    assert (first[0, 119] < 0.02).all()
+
+
+def test_mp4_has_the_frames_and_the_size(cube_asset: Mesh, tmp_path: Path) -> None:
+    ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="mp4 needs imageio-ffmpeg")
+    path = tmp_path / "t.mp4"
+    write_turntable(cube_asset, path, frames=12, size=49, fps=24)  # odd: one more row and column
+    frames = ffmpeg.read_frames(str(path))
+    facts = next(frames)
+    decoded = [torch.frombuffer(bytearray(f), dtype=torch.uint8).view(50, 50, 3) / 255 for f in frames]
+    assert facts["size"] == (50, 50) and facts["fps"] == 24 and len(decoded) == 12
+    assert (decoded[0][29, 24] - SIDES[4]).abs().max() < 0.1  # chroma is halved and quantised
+    assert (decoded[6][29, 24] - SIDES[5]).abs().max() < 0.1
+
+
+def test_turntables_have_three_suffixes(
+    cube_asset: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    with pytest.raises(UsageError, match=r"a turntable is \.webp, \.gif or \.mp4"):
+        write_turntable(cube_asset, tmp_path / "t.avi")
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(UsageError, match=r"pip install 'threedistill\[video\]'"):
+        write_turntable(cube_asset, tmp_path / "t.mp4")
+    assert not list(tmp_path.iterdir())

@@ -17,7 +17,8 @@ import trimesh
 from tests.exports.conftest import EXTRAS
 from tests.exports.objects import SIDES, inside_f
 from threedistill.errors import ThreedistillError, UsageError
-from threedistill.exports.asset import FORMATS, ExportSettings, export_asset, write_mesh
+from threedistill.exports.asset import ExportSettings, export_asset, write_mesh
+from threedistill.exports.formats import MESHES
 from threedistill.exports.read import read_mesh
 from threedistill.types import Mesh
 
@@ -63,7 +64,7 @@ def winding(mesh: trimesh.Trimesh, points: np.ndarray) -> np.ndarray:
     return total > 2 * np.pi  # +4 pi inside an outward surface
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix", ["glb", "obj", "ply", "stl"])
 def test_an_f_keeps_its_hand_its_up_and_its_size(suffix: str, f_asset: Mesh, tmp_path: Path) -> None:
     path = tmp_path / f"model.{suffix}"
     write_mesh(f_asset, path)
@@ -250,12 +251,12 @@ def test_our_stl_comes_back_in_metres_and_closed(f_asset: Mesh, tmp_path: Path) 
 
 
 def test_equal_input_gives_equal_bytes(f_asset: Mesh, tmp_path: Path) -> None:
-    settings = ExportSettings(formats=FORMATS, turntable_frames=3, preview_size=32)
+    settings = ExportSettings(formats=MESHES, turntable_frames=3, preview_size=32)
     first, second = (export_asset(f_asset, tmp_path / name, settings) for name in "ab")
     assert [p.name for p in first] == [
-        "model.glb", "model.obj", "model.ply", "model.stl", "turntable.webp", "sheet.png",
+        "model.glb", "model.obj", "model.ply", "model.stl", "model.usdz", "turntable.webp", "sheet.png",
     ]  # fmt: skip
-    assert len(os.listdir(tmp_path / "a")) == 8  # with the OBJ's MTL and PNG, and nothing left over
+    assert len(os.listdir(tmp_path / "a")) == 9  # with the OBJ's MTL and PNG, and nothing left over
     for name in os.listdir(tmp_path / "a"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
     assert len(second) == len(first)
@@ -327,10 +328,10 @@ def test_several_parts_with_transforms_are_joined(cube_asset: Mesh, tmp_path: Pa
 def test_wrong_suffixes_and_unwritable_places(f_asset: Mesh, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"did you mean \.glb\?"):
         write_mesh(f_asset, tmp_path / "model.gltf")
-    with pytest.raises(UsageError, match="written as glb, obj, ply, stl"):
+    with pytest.raises(UsageError, match="written as glb, obj, ply, stl, usdz"):
         write_mesh(f_asset, tmp_path / "model")
     (tmp_path / "file").write_text("")
-    for suffix in FORMATS:
+    for suffix in MESHES:
         with pytest.raises(ThreedistillError, match="cannot write") as caught:
             write_mesh(f_asset, tmp_path / "file" / f"model.{suffix}")
         assert "\n" not in str(caught.value)

@@ -187,7 +187,7 @@ def test_large_clouds_share_a_palette(tmp_path: Path) -> None:
 
 def test_frames_turn_everything_and_back() -> None:
     """A cloud looked at from d has the colours of the turned cloud looked at from R d, and its shape turns along."""
-    from threedistill.render.harmonics import sh_basis
+    from threedistill.render.harmonics import basis
 
     splats = cloud(degree=3)
     splats = replace(splats, **{n: getattr(splats, n).double() for n in FIELDS})
@@ -199,8 +199,8 @@ def test_frames_turn_everything_and_back() -> None:
     assert torch.allclose(turned.means, splats.means @ turn.T)
     assert worst(covariances(turned), turn @ covariances(splats) @ turn.T) < 1e-12
     direction = torch.nn.functional.normalize(torch.randn(7, 3, dtype=torch.float64), dim=1)
-    seen = torch.einsum("dk,nkc->dnc", sh_basis(direction, 3), splats.sh)
-    assert worst(torch.einsum("dk,nkc->dnc", sh_basis(direction @ turn.T, 3), turned.sh), seen) < 1e-12
+    seen = torch.einsum("dk,nkc->dnc", basis(direction, 3), splats.sh)
+    assert worst(torch.einsum("dk,nkc->dnc", basis(direction @ turn.T, 3), turned.sh), seen) < 1e-12
     for up in ("-y", "y", "z"):
         back = from_file_frame(into_file_frame(splats, up), up)
         assert worst(back.means, splats.means) < 1e-12 and worst(back.sh, splats.sh) < 1e-12

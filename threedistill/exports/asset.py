@@ -1,31 +1,36 @@
-"""From a representation to an asset on disk: the order of the steps and the settings that steer them."""
+"""From a representation to an asset on disk: the order of the steps."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from threedistill.errors import UsageError, nearest
 from threedistill.exports import surface
-from threedistill.exports.bake import bake, color_at
+from threedistill.exports.bake import bake, bake_values, color_at, painted
+from threedistill.exports.formats import FILMS, FORMATS, MESHES, SPLATS, Format, file_of
 from threedistill.exports.glb import write_glb
 from threedistill.exports.obj import write_obj
 from threedistill.exports.ply import write_ply
+from threedistill.exports.settings import ExportSettings
+from threedistill.exports.splat_cloud import moved
+from threedistill.exports.splats import write_splats
 from threedistill.exports.stl import write_stl
 from threedistill.exports.unwrap import unwrap
-from threedistill.exports.video import write_sheet, write_turntable
-from threedistill.types import Mesh
+from threedistill.exports.usd import write_usdz
+from threedistill.exports.video import need_encoder, write_sheet, write_turntable
+from threedistill.types import Mesh, Splats
 
-__all__ = ["FORMATS", "ExportSettings", "Format", "build_asset", "export_asset", "write_mesh"]
-
-Format = Literal["glb", "obj", "ply", "stl"]
-FORMATS: tuple[Format, ...] = ("glb", "obj", "ply", "stl")
+__all__ = [
+    "FORMATS", "ExportSettings", "Format", "build_asset", "export_asset", "placed_splats", "refuse_splats",
+    "write_format", "write_mesh",
+]  # fmt: skip
 
 
 class Exportable(Protocol):
@@ -36,70 +41,13 @@ class Exportable(Protocol):
     def surface_color(self, points: Tensor, normals: Tensor) -> Tensor: ...
 
 
-@dataclass(frozen=True)
-class ExportSettings:
-    """How an asset is made and written.
+@runtime_checkable
+class HasMaterial(Protocol):
+    """A representation that knows more of its surface than its colour."""
 
-    Arguments:
-        resolution: samples per axis when the surface is extracted.
-        faces: triangles at most.
-        texture_size: texels a side, a power of two; 0 keeps vertex colours instead of a texture.
-        smooth_iterations: Taubin iterations on the extracted surface; 0 leaves its staircase.
-        keep_fraction: components with less than this fraction of the largest one's area are dropped.
-        gutter: texels between charts, filled with the charts' colours.
-        unit_size: longest side, metres.
-        origin: at the centre of the bounding box, or of its base.
-        up: the axis that points up in OBJ, PLY and STL; GLB is +Y up by definition.
-        stl_size: longest side in STL files, millimetres.
-        formats: what is written.
-        unlit: the colours contain their light: viewers show them as they are (``KHR_materials_unlit``).
-        unwrap_max_faces, unwrap_max_charts: beyond either, a box projection replaces xatlas.
-        turntable_frames: frames of ``turntable.webp``; 0 writes none.
-        preview_size: pixels a side of turntable frames and sheet cells.
-    """
-
-    resolution: int = 160
-    faces: int = 10_000
-    texture_size: int = 512
-    smooth_iterations: int = 10
-    keep_fraction: float = 0.05
-    gutter: int = 4
-    unit_size: float = 1.0
-    origin: surface.Origin = "center"
-    up: Literal["y", "z"] = "y"
-    stl_size: float = 100.0
-    formats: tuple[Format, ...] = ("glb",)
-    unlit: bool = True
-    unwrap_max_faces: int = 30_000
-    unwrap_max_charts: int = 2_000
-    turntable_frames: int = 24
-    preview_size: int = 256
-
-    def __post_init__(self) -> None:
-        ranges: dict[str, tuple[float, float]] = {
-            "resolution": (8, 1024), "faces": (12, 10_000_000), "smooth_iterations": (0, 1000),
-            "keep_fraction": (0, 1), "gutter": (1, 64), "unit_size": (1e-4, 1e4), "stl_size": (1e-2, 1e5),
-            "unwrap_max_faces": (0, 10_000_000), "unwrap_max_charts": (0, 10_000_000),
-            "turntable_frames": (0, 1000), "preview_size": (16, 4096),
-        }  # fmt: skip
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ValueError(f"export.{name}={value} must lie in [{low:g}, {high:g}]")
-        size = self.texture_size
-        if size and not (16 <= size <= 8192 and size & (size - 1) == 0):
-            raise ValueError(
-                f"export.texture_size={size} must be a power of two in [16, 8192], or 0 for vertex colours"
-            )
-        if self.origin not in ("center", "base"):
-            raise ValueError(f"export.origin={self.origin!r} must be center or base")
-        if self.up not in ("y", "z"):
-            raise ValueError(f"export.up={self.up!r} must be y or z")
-        if not self.formats:
-            raise ValueError(f"export.formats is empty: name at least one of {', '.join(FORMATS)}")
-        unknown = [f for f in self.formats if f not in FORMATS]
-        if unknown:
-            raise ValueError(f"export.formats: no format {unknown[0]!r} (there are {', '.join(FORMATS)})")
+    def surface_material(self, points: Tensor, normals: Tensor) -> Tensor:
+        """(N, 2) metalness and roughness in [0, 1] at surface points, for baking."""
+        ...
 
 
 def build_asset(
@@ -118,7 +66,7 @@ def build_asset(
     Raises:
         ThreedistillError: nothing to extract, or values that are not finite.
     """
-    mesh, device = _surface(representation, settings)
+    mesh, fine, device = _surface(representation, settings)
     mesh = replace(mesh, normals=surface.vertex_normals(mesh.vertices, mesh.faces), extras=dict(extras or {}))
 
     def color(points: Tensor, normals: Tensor) -> Tensor:
@@ -127,42 +75,72 @@ def build_asset(
     assert mesh.normals is not None
     mesh.colors = color_at(color, mesh.vertices, mesh.normals)
     if settings.texture_size:
-        unwrapped = unwrap(
-            mesh,
-            settings.texture_size,
-            settings.gutter,
-            settings.unwrap_max_faces,
-            settings.unwrap_max_charts,
-        )
-        mesh, _ = bake(unwrapped.mesh, color, settings.texture_size, settings.gutter)
-        mesh.extras["texture layout"] = f"{unwrapped.method}, {unwrapped.charts} charts"
+        size, gutter = settings.texture_size, settings.gutter
+        unwrapped = unwrap(mesh, size, gutter, settings.unwrap_max_faces, settings.unwrap_max_charts)
+        mesh, _ = bake(unwrapped.mesh, color, size, gutter)
+        charts = f", {unwrapped.charts} charts" if unwrapped.charts else ""
+        mesh.extras["texture layout"] = f"{unwrapped.method}{charts}"
+        if isinstance(representation, HasMaterial):
+            material = representation.surface_material
+            mesh.metallic_roughness = bake_values(
+                painted(mesh, size), lambda p, n: material(p.to(device), n.to(device)), size, 2, gutter
+            )
+        if settings.normal_map:
+            from threedistill.exports.normal_map import bake_normals
+
+            mesh = bake_normals(mesh, fine, size, gutter)
+    middle, scale = surface.frame(mesh, settings.unit_size, settings.origin)
+    mesh.extras["frame"] = {"origin": [float(v) for v in middle], "scale": scale}
     return surface.normalise(mesh, settings.unit_size, settings.origin)
 
 
-def _surface(representation: Exportable, settings: ExportSettings) -> tuple[Mesh, torch.device]:
-    """The cleaned surface within the face budget, on the CPU, and the device it came from.
+def placed_splats(splats: Splats, mesh: Mesh) -> Splats:
+    """A representation's splats, on the CPU, where :func:`build_asset` put its mesh, with the same facts."""
+    frame = mesh.extras["frame"]
+    assert isinstance(frame, dict)
+    with torch.no_grad():
+        held = Splats(
+            splats.means.cpu(), splats.log_scales.cpu(), splats.quaternions.cpu(), splats.opacity_logits.cpu(),
+            splats.sh.cpu(), {k: v for k, v in mesh.extras.items() if k != "texture layout"},
+        )  # fmt: skip
+        return moved(held, torch.tensor(frame["origin"]), float(frame["scale"]))
 
-    Where collapsing edges tears the surface, a coarser extraction that meets the budget by itself replaces it.
+
+def _surface(representation: Exportable, settings: ExportSettings) -> tuple[Mesh, Mesh, torch.device]:
+    """The cleaned surface within the face budget and its fine self, on the CPU, and the device they came from.
+
+    Where collapsing edges tears the surface, a coarser extraction that meets the budget by itself replaces it. A
+    surface with texture coordinates of its own is the user's: within the budget it is left as it is.
     """
     resolution = settings.resolution
     found: Mesh | None = None
+    finest: Mesh | None = None
     while True:
         with torch.no_grad():
             raw = representation.extract(resolution)
         device = raw.vertices.device
-        dense = Mesh(raw.vertices.detach().cpu().float(), raw.faces.cpu().long())
+        own = raw.uv is not None and len(raw.faces) <= settings.faces
+        dense = Mesh(
+            raw.vertices.detach().cpu().float(), raw.faces.cpu().long(),
+            uv=raw.uv.detach().cpu().float() if own and raw.uv is not None else None,
+        )  # fmt: skip
         surface.check(dense, "extraction")
-        dense = surface.keep_components(dense, settings.keep_fraction)
-        mesh = surface.decimate(surface.smooth(dense, settings.smooth_iterations), settings.faces)
+        if own:
+            return dense, dense, device
+        dense = surface.smooth(
+            surface.keep_components(dense, settings.keep_fraction), settings.smooth_iterations
+        )
+        finest = finest or dense
+        mesh = surface.decimate(dense, settings.faces)
         surface.check(mesh, "decimation")
         found = found or mesh
         closed = surface.is_watertight(dense.faces)
         if not closed or surface.is_watertight(mesh.faces):
-            return mesh, device
+            return mesh, finest, device
         # A surface has about resolution^2 faces.
         coarser = int(resolution * min(0.97 * math.sqrt(settings.faces / len(dense.faces)), 0.9))
         if coarser < 8:
-            return found, device
+            return found, finest, device
         resolution = coarser
 
 
@@ -176,10 +154,10 @@ def write_mesh(mesh: Mesh, path: Path | str, settings: ExportSettings | None = N
     settings = settings or ExportSettings()
     path = Path(path)
     suffix = path.suffix.lower()[1:]
-    if suffix not in FORMATS:
-        close = nearest(suffix, FORMATS, 1)
+    if suffix not in MESHES:
+        close = nearest(suffix, MESHES, 1)
         hint = f"did you mean .{close[0]}? " if close else ""
-        raise UsageError(f"cannot write {path}: {hint}a mesh is written as {', '.join(FORMATS)}")
+        raise UsageError(f"cannot write {path}: {hint}a mesh is written as {', '.join(MESHES)}")
     surface.check(mesh, f"cannot write {path}")
     if mesh.normals is None:
         mesh = replace(mesh, normals=surface.vertex_normals(mesh.vertices, mesh.faces))
@@ -189,6 +167,8 @@ def write_mesh(mesh: Mesh, path: Path | str, settings: ExportSettings | None = N
         write_obj(surface.placed(mesh, settings.up), path, settings.unlit, settings.up)
     elif suffix == "ply":
         write_ply(surface.placed(surface.welded(_with_vertex_colors(mesh)), settings.up), path, settings.up)
+    elif suffix == "usdz":
+        write_usdz(surface.placed(mesh, settings.up), path, settings.unlit, settings.up)
     else:
         longest = float((mesh.vertices.amax(0) - mesh.vertices.amin(0)).max())
         write_stl(surface.placed(mesh, settings.up, settings.stl_size / longest), path, settings.up)
@@ -204,19 +184,64 @@ def _with_vertex_colors(mesh: Mesh) -> Mesh:
 
 
 def export_asset(
-    mesh: Mesh, folder: Path | str, settings: ExportSettings, stem: str = "model"
+    mesh: Mesh, folder: Path | str, settings: ExportSettings, splats: Splats | None = None
 ) -> list[Path]:  # fmt: skip
-    """Write every format, ``turntable.webp`` and ``sheet.png`` into a folder; the paths, meshes first."""
+    """Write every format, ``turntable.webp`` and ``sheet.png`` into a folder; the paths, meshes first.
+
+    An asset made of splats always has its ``model.glb`` (evaluation and other programs want a surface) and its
+    ``splats.ply``, whatever else is asked for.
+
+    Arguments:
+        mesh: the asset.
+        folder: where.
+        settings: the formats and how they are written.
+        splats: the same asset as splats, in the mesh's frame.
+
+    Raises:
+        UsageError: a splat format for an asset that is not made of splats, or mp4 without its encoder.
+        ThreedistillError: a place that cannot be written.
+    """
     folder = Path(folder)
-    written = []
-    for suffix in settings.formats:
-        written.append(folder / f"{stem}.{suffix}")
-        write_mesh(mesh, written[-1], settings)
+    formats = list(settings.formats)
+    if splats is None:
+        refuse_splats(formats)
+    else:
+        formats = list(dict.fromkeys([*formats, "glb", "3dgs"]))
+    films = [name for name in formats if name in FILMS]
     if settings.turntable_frames:
-        written.append(folder / "turntable.webp")
-        write_turntable(
-            mesh, written[-1], settings.turntable_frames, settings.preview_size, unlit=settings.unlit
+        films = list(dict.fromkeys([*films, "webp", "sheet"]))
+    if "mp4" in films:
+        need_encoder(folder / file_of("mp4"))
+    ordered = [n for n in formats if n in MESHES] + [n for n in formats if n in SPLATS] + films
+    return [write_format(name, mesh, splats, folder / file_of(name), settings) for name in ordered]
+
+
+def refuse_splats(formats: Sequence[str]) -> None:
+    """Raise UsageError if any of the formats holds splats."""
+    wanted = [name for name in formats if name in SPLATS]
+    if wanted:
+        raise UsageError(
+            f"--format {wanted[0]} needs an asset that is made of splats: --representation gaussians "
+            f"(of a mesh file: threedistill convert MESH {file_of(wanted[0])})"
         )
-        written.append(folder / "sheet.png")
-        write_sheet(mesh, written[-1], size=settings.preview_size, unlit=settings.unlit)
-    return written
+
+
+def write_format(
+    name: str, mesh: Mesh | None, splats: Splats | None, path: Path, settings: ExportSettings
+) -> Path:
+    """Write one format of :data:`FORMATS`; returns the path."""
+    if name in SPLATS:
+        assert splats is not None
+        write_splats(splats, path, settings.splats())
+        return path
+    assert mesh is not None
+    if name in MESHES:
+        write_mesh(mesh, path, settings)
+    elif name == "sheet":
+        write_sheet(mesh, path, size=settings.preview_size, unlit=settings.unlit)
+    else:
+        write_turntable(
+            mesh, path, settings.turntable_frames or 24, settings.preview_size, unlit=settings.unlit,
+            passes=settings.turntable_passes,
+        )  # fmt: skip
+    return path

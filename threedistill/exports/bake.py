@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,7 +14,7 @@ from threedistill.errors import ThreedistillError
 from threedistill.exports.surface import vertex_normals
 from threedistill.types import Mesh
 
-__all__ = ["ColorField", "bake", "color_at", "fill_gutter"]
+__all__ = ["ColorField", "Texels", "bake", "bake_values", "color_at", "fill_gutter", "painted"]
 
 #: (N, 3) points and (N, 3) unit normals to (N, 3) sRGB: a representation's ``surface_color``.
 ColorField = Callable[[Tensor, Tensor], Tensor]
@@ -22,8 +23,8 @@ _CHUNK = 1 << 16
 
 
 def color_at(
-    color: ColorField, points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
-) -> Float[Tensor, "N 3"]:
+    color: ColorField, points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"], channels: int = 3
+) -> Float[Tensor, "N channels"]:
     """The field's colours in [0, 1], asked for in chunks of bounded memory.
 
     Raises:
@@ -31,26 +32,34 @@ def color_at(
     """
     with torch.no_grad():
         chunks = [color(p, n) for p, n in zip(points.split(_CHUNK), normals.split(_CHUNK))]
-    result = torch.cat(chunks).float().cpu() if chunks else torch.zeros(0, 3)
+    result = torch.cat(chunks).float().cpu() if chunks else torch.zeros(0, channels)
     if not bool(torch.isfinite(result).all()):
         raise ThreedistillError("bake: the representation returned colours that are not finite numbers")
     return result.clamp(0, 1)
 
 
-def bake(mesh: Mesh, color: ColorField, size: int, gutter: int = 4) -> tuple[Mesh, Bool[Tensor, "size size"]]:
-    """Paint a texture of ``size`` texels a side through the mesh's own texture coordinates.
+class Texels(NamedTuple):
+    """The texels of a layout whose centres lie on the surface.
 
-    The layout is rasterised with ``clip = (2 u - 1, 2 v - 1, 0, 1)``, so every covered texel centre knows its face
-    and barycentrics, hence its point and normal in the field's own coordinates.
+    Attributes:
+        covered: (size, size) which, row 0 at the top.
+        corner: (P, 3) the vertices of each one's face.
+        weights: (P, 3, 1) its barycentrics.
+        points, normals: (P, 3) where it lies in the mesh's coordinates, and the interpolated unit normal.
+    """
 
-    Arguments:
-        mesh: with ``uv``, in the frame of the field.
-        color: the field.
-        size: texels.
-        gutter: texels around charts that get the nearest chart's colour.
+    covered: Tensor
+    corner: Tensor
+    weights: Tensor
+    points: Tensor
+    normals: Tensor
 
-    Returns:
-        The mesh with its texture, and which texels were painted directly (row 0 at the top).
+
+def painted(mesh: Mesh, size: int) -> Texels:
+    """Rasterise the layout with ``clip = (2 u - 1, 2 v - 1, 0, 1)``: every covered texel knows its place.
+
+    Raises:
+        ThreedistillError: the layout covers no texel.
     """
     from threedistill.ops.rasterize import rasterize
 
@@ -69,14 +78,36 @@ def bake(mesh: Mesh, color: ColorField, size: int, gutter: int = 4) -> tuple[Mes
     weights = fragments.barycentric[0][covered].to(mesh.vertices.dtype)[..., None]
     points = (mesh.vertices[corner] * weights).sum(1)
     directions = torch.nn.functional.normalize((normals[corner] * weights).sum(1), dim=-1)
-    texture = torch.zeros(size, size, 3)
-    texture[covered] = color_at(color, points, directions)
-    return replace(mesh, texture=fill_gutter(texture, covered, gutter)), covered
+    return Texels(covered, corner, weights, points, directions)
+
+
+def bake(mesh: Mesh, color: ColorField, size: int, gutter: int = 4) -> tuple[Mesh, Bool[Tensor, "size size"]]:
+    """Paint a texture of ``size`` texels a side through the mesh's own texture coordinates.
+
+    Arguments:
+        mesh: with ``uv``, in the frame of the field.
+        color: the field.
+        size: texels.
+        gutter: texels around charts that get the nearest chart's colour.
+
+    Returns:
+        The mesh with its texture, and which texels were painted directly (row 0 at the top).
+    """
+    texels = painted(mesh, size)
+    texture = bake_values(texels, color, size, 3, gutter)
+    return replace(mesh, texture=texture), texels.covered
+
+
+def bake_values(texels: Texels, field: ColorField, size: int, channels: int, gutter: int) -> Tensor:
+    """A picture of anything in [0, 1] that a field knows at surface points, its gutter filled."""
+    picture = torch.zeros(size, size, channels)
+    picture[texels.covered] = color_at(field, texels.points, texels.normals, channels)
+    return fill_gutter(picture, texels.covered, gutter)
 
 
 def fill_gutter(
-    texture: Float[Tensor, "H W 3"], covered: Bool[Tensor, "H W"], gutter: int
-) -> Float[Tensor, "H W 3"]:  # fmt: skip
+    texture: Float[Tensor, "H W C"], covered: Bool[Tensor, "H W"], gutter: int
+) -> Float[Tensor, "H W C"]:  # fmt: skip
     """Continue the painted texels outward, so that filtering across a chart's border meets no background.
 
     Within ``gutter`` texels an empty texel takes the mean of its painted neighbours, ring by ring; beyond, the
@@ -97,7 +128,7 @@ def _neighbour_sum(texture: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     planes = torch.cat([texture.permute(2, 0, 1)[None] * weight, weight], 1)
     total = torch.nn.functional.avg_pool2d(planes, 3, stride=1, padding=1, divisor_override=1)[0]
     # The centre is known nowhere we look, so it adds nothing.
-    return total[:3].permute(1, 2, 0), total[3].round()
+    return total[:-1].permute(1, 2, 0), total[-1].round()
 
 
 def _pulled(texture: Tensor, known: Tensor) -> Tensor:
@@ -108,9 +139,9 @@ def _pulled(texture: Tensor, known: Tensor) -> Tensor:
         h, w = levels[-1].shape[-2:]
         even = torch.nn.functional.pad(levels[-1], (0, w % 2, 0, h % 2))
         levels.append(torch.nn.functional.avg_pool2d(even, 2))
-    below = levels[-1][:, :3] / levels[-1][:, 3:]
+    below = levels[-1][:, :-1] / levels[-1][:, -1:]
     for level in reversed(levels[:-1]):
         h, w = level.shape[-2:]
         up = below.repeat_interleave(2, -2).repeat_interleave(2, -1)[..., :h, :w]
-        below = torch.where(level[:, 3:] > 0, level[:, :3] / level[:, 3:].clamp(min=1e-20), up)
+        below = torch.where(level[:, -1:] > 0, level[:, :-1] / level[:, -1:].clamp(min=1e-20), up)
     return below[0].permute(1, 2, 0)

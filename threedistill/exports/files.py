@@ -10,7 +10,7 @@ from torch import Tensor
 
 from threedistill.atomic import replacing, write_bytes
 
-__all__ = ["png_bytes", "replacing", "to_bytes", "write_bytes"]
+__all__ = ["png_bytes", "replacing", "roughness_and_metal", "to_bytes", "write_bytes"]
 
 
 def to_bytes(image: Float[Tensor, "H W 3"]) -> Tensor:
@@ -25,3 +25,9 @@ def png_bytes(image: Float[Tensor, "H W 3"]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(to_bytes(image).numpy()).save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
+
+
+def roughness_and_metal(metallic_roughness: Float[Tensor, "H W 2"]) -> Float[Tensor, "H W 3"]:
+    """glTF's packing, which USD's channels can read too: nothing in red, roughness in green, metalness in blue."""
+    metallic, roughness = metallic_roughness.unbind(-1)
+    return torch.stack([torch.ones_like(metallic), roughness, metallic], -1)

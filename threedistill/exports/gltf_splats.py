@@ -21,7 +21,7 @@ from torch import Tensor
 from threedistill.errors import ThreedistillError
 from threedistill.exports.gltf import Buffer, glb_file
 from threedistill.exports.splat_cloud import rotated
-from threedistill.render.harmonics import SH_C0
+from threedistill.render.harmonics import C0
 from threedistill.render.shading import srgb_to_linear
 from threedistill.types import Splats
 
@@ -39,7 +39,7 @@ def gltf_splat_bytes(splats: Splats, name: str = "asset") -> bytes:
     opacity = torch.sigmoid(splats.opacity_logits.double())
     quaternion = torch.nn.functional.normalize(splats.quaternions.double(), dim=1)
     attributes = {"POSITION": buffer.attribute(splats.means, "positions", bounds=True)}
-    color = srgb_to_linear((0.5 + SH_C0 * splats.sh[:, 0]).clamp(0, 1))
+    color = srgb_to_linear((0.5 + C0 * splats.sh[:, 0]).clamp(0, 1))
     attributes["COLOR_0"] = buffer.bytes_attribute(
         torch.cat([color, opacity[:, None].to(color)], 1), "points"
     )

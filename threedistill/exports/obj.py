@@ -14,14 +14,15 @@ __all__ = ["write_obj"]
 
 
 def write_obj(mesh: Mesh, path: Path, unlit: bool = True, up: str = "y") -> None:
-    """Write ``name.obj`` and, for a textured mesh, ``name.mtl`` and ``name.png``.
+    """Write ``name.obj`` and, for a textured mesh, ``name.mtl`` and ``name.png`` (and one per further map).
 
     Texture coordinates have their origin at the bottom left, as ours. Without a texture, vertex colours follow
     the positions (``v x y z r g b``, sRGB), an extension that Blender and MeshLab read. ``illum 0`` says that the
-    colours are to be shown without lighting.
+    colours are to be shown without lighting. Metalness, roughness and normals use the usual extension keys (``Pm``
+    ``Pr`` ``map_Pm`` ``map_Pr`` ``norm``).
     """
     stem = re.sub(r"[^\w.-]+", "_", path.stem) or "asset"
-    material, picture = path.with_name(f"{stem}.mtl"), path.with_name(f"{stem}.png")
+    material = path.with_name(f"{stem}.mtl")
     textured = mesh.texture is not None and mesh.uv is not None
 
     lines = [f"# {generator()}", f"# metres, +{up.upper()} up, sRGB colours"]
@@ -47,10 +48,28 @@ def write_obj(mesh: Mesh, path: Path, unlit: bool = True, up: str = "y") -> None
 
     if textured and mesh.texture is not None:
         describe = [f"# {generator()}", f"newmtl {stem}", "Kd 1 1 1", "Ka 0 0 0", "Ks 0 0 0", "d 1"]
-        describe += [f"illum {0 if unlit else 1}", f"map_Kd {picture.name}"]
-        write_bytes(picture, png_bytes(mesh.texture))
+        describe += [f"illum {0 if unlit else 1}", f"map_Kd {stem}.png"]
+        write_bytes(path.with_name(f"{stem}.png"), png_bytes(mesh.texture))
+        describe += _more_maps(mesh, path, stem)
         write_bytes(material, ("\n".join(describe) + "\n").encode())
     write_bytes(path, ("\n".join(lines) + "\n").encode())  # last: an OBJ that exists has all it names
+
+
+def _more_maps(mesh: Mesh, path: Path, stem: str) -> list[str]:
+    """The lines of the maps besides the colour, whose pictures are written beside the OBJ."""
+    lines = ["Pm 0", "Pr 1"]
+    if mesh.metallic_roughness is not None:
+        lines = []
+        for key, name, values in zip(
+            ("Pm", "Pr"), ("metallic", "roughness"), mesh.metallic_roughness.unbind(-1)
+        ):
+            lines += [f"{key} 1", f"map_{key} {stem}_{name}.png"]
+            grey = values[..., None].expand(*values.shape, 3)
+            write_bytes(path.with_name(f"{stem}_{name}.png"), png_bytes(grey))
+    if mesh.normal_map is not None:
+        lines.append(f"norm {stem}_normal.png")
+        write_bytes(path.with_name(f"{stem}_normal.png"), png_bytes(mesh.normal_map))
+    return lines
 
 
 def _one_line(value: object) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from threedistill.errors import ThreedistillError
-from threedistill.render.harmonics import SH_C0
+from threedistill.render.harmonics import C0
 from threedistill.types import Splats
 
 __all__ = ["read_splat", "splat_bytes"]
@@ -26,7 +26,7 @@ def splat_bytes(splats: Splats) -> bytes:
     order = torch.argsort(
         torch.exp(splats.log_scales.double().sum(1)) * opacity, descending=True, stable=True
     )
-    color = torch.cat([0.5 + SH_C0 * splats.sh[:, 0].double(), opacity[:, None]], 1).clamp(0, 1)
+    color = torch.cat([0.5 + C0 * splats.sh[:, 0].double(), opacity[:, None]], 1).clamp(0, 1)
     quaternion = torch.nn.functional.normalize(splats.quaternions.double(), dim=1)
     records = np.empty(len(splats), dtype=_RECORD)
     records["mean"] = splats.means[order].numpy()
@@ -59,5 +59,5 @@ def read_splat(path: Path, data: bytes) -> Splats:
     opacity = rgba[:, 3].clamp(1e-4, 1 - 1e-4)
     return Splats(
         means=mean, log_scales=scale.clamp(min=1e-12).log(), quaternions=rotation,
-        opacity_logits=torch.logit(opacity), sh=((rgba[:, :3] - 0.5) / SH_C0)[:, None],
+        opacity_logits=torch.logit(opacity), sh=((rgba[:, :3] - 0.5) / C0)[:, None],
     )  # fmt: skip

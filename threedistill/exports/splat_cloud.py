@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.errors import ThreedistillError
-from threedistill.render.harmonics import DEGREES, change_degree, rotate_harmonics
+from threedistill.exports.harmonics import change_degree, rotate_harmonics
+from threedistill.render.harmonics import MAX_DEGREE
 from threedistill.types import Splats
 
 __all__ = ["SplatUp", "check_splats", "from_file_frame", "into_file_frame", "moved", "rotated", "with_degree"]
@@ -46,7 +47,7 @@ def check_splats(splats: Splats, what: str) -> None:
             raise ThreedistillError(
                 f"{what}: {bad} of {count} splats have {name} that are not finite numbers"
             )
-    if splats.sh.shape[1] not in [(d + 1) ** 2 for d in DEGREES]:
+    if splats.sh.shape[1] not in [(d + 1) ** 2 for d in range(MAX_DEGREE + 1)]:
         raise ThreedistillError(
             f"{what}: {splats.sh.shape[1]} harmonics per colour are no whole degree from 0 to 3 (1, 4, 9 or 16)"
         )

@@ -23,7 +23,7 @@ from threedistill.exports.splat_cloud import (
 )
 from threedistill.exports.splat_ply import ply_bytes, read_ply
 from threedistill.exports.spz import read_spz, spz_bytes
-from threedistill.render.harmonics import DEGREES
+from threedistill.render.harmonics import MAX_DEGREE
 from threedistill.types import Splats
 
 __all__ = ["SPLAT_SUFFIXES", "SplatSettings", "read_splats", "write_splats"]
@@ -48,7 +48,7 @@ class SplatSettings:
     up: SplatUp = "-y"
 
     def __post_init__(self) -> None:
-        if self.sh_degree is not None and self.sh_degree not in DEGREES:
+        if self.sh_degree is not None and not 0 <= self.sh_degree <= MAX_DEGREE:
             raise UsageError(
                 f"sh_degree={self.sh_degree} must lie in [0, 3]: splats have no higher harmonics"
             )

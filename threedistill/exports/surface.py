@@ -17,8 +17,8 @@ from threedistill.errors import ThreedistillError
 from threedistill.types import Mesh
 
 __all__ = [
-    "Origin", "check", "connected", "decimate", "is_watertight", "keep_components", "normalise", "placed", "smooth",
-    "unused_removed", "vertex_normals", "welded",
+    "Origin", "check", "connected", "decimate", "frame", "is_watertight", "keep_components", "normalise", "placed",
+    "smooth", "unused_removed", "vertex_normals", "welded",
 ]  # fmt: skip
 
 Origin = Literal["center", "base"]
@@ -85,7 +85,8 @@ def welded(mesh: Mesh) -> Mesh:
     first = torch.full((int(inverse.max()) + 1,), len(inverse)).scatter_reduce(
         0, inverse, torch.arange(len(inverse)), "amin"
     )
-    return unused_removed(replace(mesh, uv=None, texture=None), first[inverse][mesh.faces])
+    bare = replace(mesh, uv=None, texture=None, normal_map=None, metallic_roughness=None)
+    return unused_removed(bare, first[inverse][mesh.faces])
 
 
 def connected(count: int, a: Int[Tensor, "E"], b: Int[Tensor, "E"]) -> Int[Tensor, "count"]:
@@ -227,13 +228,19 @@ def vertex_normals(vertices: Float[Tensor, "N 3"], faces: Int[Tensor, "F 3"]) ->
     return torch.where(length > 1e-20, total / length.clamp(min=1e-30), up).to(vertices.dtype)
 
 
-def normalise(mesh: Mesh, unit_size: float, origin: Origin) -> Mesh:
-    """The mesh with its longest side ``unit_size`` metres, its origin at the centre of its box or base."""
+def frame(mesh: Mesh, unit_size: float, origin: Origin) -> tuple[Float[Tensor, "3"], float]:
+    """The point that becomes the origin, and the enlargement that makes the longest side ``unit_size`` metres."""
     low, high = mesh.vertices.amin(0), mesh.vertices.amax(0)
     middle = (low + high) / 2
     if origin == "base":
         middle[1] = low[1]
-    return replace(mesh, vertices=(mesh.vertices - middle) * (unit_size / float((high - low).max())))
+    return middle, unit_size / float((high - low).max())
+
+
+def normalise(mesh: Mesh, unit_size: float, origin: Origin) -> Mesh:
+    """The mesh with its longest side ``unit_size`` metres, its origin at the centre of its box or base."""
+    middle, scale = frame(mesh, unit_size, origin)
+    return replace(mesh, vertices=(mesh.vertices - middle) * scale)
 
 
 def placed(mesh: Mesh, up: Literal["y", "z"], scale: float = 1.0) -> Mesh:

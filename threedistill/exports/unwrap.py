@@ -44,6 +44,9 @@ def unwrap(
 ) -> Unwrapped:
     """Lay the surface out in the unit square without overlaps, ``gutter`` texels between charts.
 
+    A mesh that comes with texture coordinates keeps them, whatever they are (``charts`` is then 0), unless they are
+    outside the unit square or cover nothing.
+
     Arguments:
         mesh: any triangles; normals and colours are carried to the split vertices.
         size: texels along a side of the texture the layout is meant for.
@@ -55,6 +58,8 @@ def unwrap(
         ThreedistillError: empty mesh, or vertices that are not finite.
     """
     check(mesh, "unwrap")
+    if mesh.uv is not None and _usable(mesh.uv, mesh.faces):
+        return Unwrapped(replace(mesh, texture=None, normal_map=None, metallic_roughness=None), "own", 0)
     piece = _pieces(mesh.faces, _face_directions(mesh))
     if len(mesh.faces) <= max_faces and int(piece.max()) + 1 <= max_charts:
         found = _xatlas(mesh, size, gutter)
@@ -63,10 +68,20 @@ def unwrap(
     return _box_projection(mesh, piece, size, gutter)
 
 
+def _usable(uv: Tensor, faces: Tensor) -> bool:
+    """Whether a layout lies in the unit square (to rounding) and has any area."""
+    if not bool(torch.isfinite(uv).all()) or float(uv.min()) < -1e-4 or float(uv.max()) > 1 + 1e-4:
+        return False
+    a, b, c = uv.double()[faces].unbind(1)
+    area = ((b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]).abs().sum() / 2
+    return float(area) > 1e-4
+
+
 def _split(mesh: Mesh, source: Tensor, faces: Tensor, uv: Tensor) -> Mesh:
     """The mesh whose vertex i is a copy of vertex ``source[i]``, with texture coordinates."""
     return replace(
         mesh, vertices=mesh.vertices[source], faces=faces, uv=uv.to(mesh.vertices.dtype), texture=None,
+        normal_map=None, metallic_roughness=None,
         normals=None if mesh.normals is None else mesh.normals[source],
         colors=None if mesh.colors is None else mesh.colors[source],
     )  # fmt: skip

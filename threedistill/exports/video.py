@@ -1,9 +1,11 @@
-"""Pictures of an asset: a turntable that loops and a contact sheet with a row of normals."""
+"""Pictures of an asset: a turntable that loops, and a contact sheet with normals and depth."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -13,17 +15,22 @@ from threedistill.atomic import replacing, write_bytes
 from threedistill.cameras import orbit
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.exports.files import png_bytes, to_bytes
-from threedistill.types import Mesh, Shading
+from threedistill.types import Mesh
 
-__all__ = ["render_orbit", "write_sheet", "write_turntable"]
+__all__ = ["FILM_SUFFIXES", "Pass", "need_encoder", "render_orbit", "write_sheet", "write_turntable"]
+
+#: What a picture shows: colours as they are, colours lit by a headlight, world normals, depth.
+Pass = Literal["color", "lit", "normal", "depth"]
+FILM_SUFFIXES = (".webp", ".gif", ".mp4")
 
 
 def render_orbit(
-    mesh: Mesh, views: int, size: int, shading: Shading, elevation: float = 15.0
+    mesh: Mesh, views: int, size: int, show: Pass = "color", elevation: float = 15.0
 ) -> Float[Tensor, "B H W 3"]:
     """``views`` pictures around the mesh on white, starting at its front, the mesh filling the frame.
 
-    A texture wins over vertex colours, as in the formats that hold only one.
+    A texture wins over vertex colours, as in the formats that hold only one. Depth is white at the near side of
+    the ball around the mesh, dark at its far side, and black beyond.
     """
     from threedistill.render.mesh import render_mesh
 
@@ -35,16 +42,36 @@ def render_orbit(
         colors=mesh.colors if mesh.texture is None else None,
     )
     cameras = orbit(views, elevation=elevation, size=size)
-    pictures = [
-        render_mesh(shown, cameras[view : view + 1], shading=shading).rgb for view in range(views)
-    ]  # one by one: bounded memory at any size
+    shading: Any = {"color": "none", "lit": "lambertian", "normal": "normal", "depth": "none"}[show]
+    pictures = []
+    for view in range(views):  # one by one: bounded memory at any size
+        seen = render_mesh(shown, cameras[view : view + 1], shading=shading)
+        if show == "depth":
+            near = cameras.distance[view] - 1
+            grey = (1 - 0.45 * (seen.depth - near)).clamp(0.1, 1) * seen.opacity
+            pictures.append(grey.expand(-1, -1, -1, 3))
+        else:
+            pictures.append(seen.rgb)
     return torch.cat(pictures)
 
 
 def write_turntable(
-    mesh: Mesh, path: Path | str, frames: int = 24, size: int = 256, fps: float = 12.0, unlit: bool = True
+    mesh: Mesh,
+    path: Path | str,
+    frames: int = 24,
+    size: int = 256,
+    fps: float = 12.0,
+    unlit: bool = True,
+    passes: Sequence[Pass] = ("color",),
 ) -> None:
-    """One turn as an animated WebP, or as MP4 by the path's suffix (that needs the extra ``video``).
+    """One turn as an animated WebP, GIF or MP4 (that needs the extra ``video``), by the path's suffix.
+
+    Arguments:
+        mesh: the asset.
+        path: where.
+        frames, size, fps: of the film; MP4 needs even sides, an odd one gains a white row and column.
+        unlit: whether ``color`` is shown as it is or lit.
+        passes: what is shown side by side.
 
     Raises:
         UsageError: another suffix, or MP4 without its encoder.
@@ -52,38 +79,63 @@ def write_turntable(
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in (".webp", ".mp4"):
-        raise UsageError(f"cannot write {path}: a turntable is .webp or .mp4")
+    if suffix not in FILM_SUFFIXES:
+        raise UsageError(f"cannot write {path}: a turntable is .webp, .gif or .mp4")
     if suffix == ".mp4":
-        try:
-            import av  # noqa: F401
-        except ImportError:
-            raise UsageError(
-                f"cannot write {path}: mp4 needs an encoder; pip install 'threedistill[video]' or use .webp"
-            ) from None
-    pictures = to_bytes(render_orbit(mesh, frames, size, "none" if unlit else "lambertian")).numpy()
+        need_encoder(path)
+    shown = ["lit" if p == "color" and not unlit else p for p in passes]
+    columns = [render_orbit(mesh, frames, size, p) for p in shown]  # type: ignore[arg-type]
+    pictures = to_bytes(torch.cat(columns, dim=2)).numpy()
     with replacing(path) as temporary:
         if suffix == ".mp4":
-            import imageio.v3 as imageio
-
-            try:
-                imageio.imwrite(temporary, pictures, plugin="pyav", codec="libx264", fps=fps)
-            except (ValueError, RuntimeError) as error:
-                raise ThreedistillError(f"cannot encode {path}: {error}; use .webp") from error
+            _write_mp4(temporary, pictures, fps, path)
         else:
             from PIL import Image
 
             first, *rest = [Image.fromarray(p) for p in pictures]
-            first.save(
-                temporary, "WEBP", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0,
-                quality=85, method=2,
-            )  # fmt: skip
+            options: dict[str, Any] = {"save_all": True, "append_images": rest, "loop": 0}
+            options["duration"] = round(1000 / fps)
+            if suffix == ".webp":
+                first.save(temporary, "WEBP", quality=85, method=2, **options)
+            else:
+                first.save(temporary, "GIF", **options)
+
+
+def need_encoder(path: Path | str) -> None:
+    """Raise UsageError where MP4 cannot be written."""
+    try:
+        import imageio_ffmpeg  # noqa: F401
+    except ImportError:
+        raise UsageError(
+            f"cannot write {path}: mp4 needs an encoder; pip install 'threedistill[video]' or use .webp"
+        ) from None
+
+
+def _write_mp4(temporary: Path, pictures: Any, fps: float, path: Path) -> None:
+    import imageio_ffmpeg
+    import numpy as np
+
+    odd = [(0, side % 2) for side in pictures.shape[1:3]]
+    pictures = np.pad(pictures, [(0, 0), *odd, (0, 0)], constant_values=255)
+    try:
+        writer = imageio_ffmpeg.write_frames(
+            str(temporary), (pictures.shape[2], pictures.shape[1]), fps=fps,  # pyright: ignore[reportArgumentType]
+            codec="libx264", quality=None, macro_block_size=1,  # pyright: ignore[reportArgumentType]
+            output_params=["-crf", "18", "-movflags", "+faststart", "-fflags", "+bitexact"],
+        )  # fmt: skip
+        writer.send(None)
+        for picture in pictures:
+            writer.send(np.ascontiguousarray(picture).tobytes())
+        writer.close()
+    except (OSError, RuntimeError, ValueError) as error:
+        text = " ".join(str(error).split())[:120]
+        raise ThreedistillError(f"cannot encode {path}: {text}; use .webp") from error
 
 
 def write_sheet(mesh: Mesh, path: Path | str, views: int = 8, size: int = 256, unlit: bool = True) -> None:
-    """A PNG with ``views`` columns from the front round by +X: colours above, world normals below."""
+    """A PNG with ``views`` columns from the front round by +X; rows of colours, world normals and depth."""
     rows = [
-        torch.cat(list(render_orbit(mesh, views, size, shading)), dim=1)
-        for shading in ("none" if unlit else "lambertian", "normal")
-    ]
+        torch.cat(list(render_orbit(mesh, views, size, show)), dim=1)
+        for show in (("color" if unlit else "lit"), "normal", "depth")
+    ]  # fmt: skip
     write_bytes(Path(path), png_bytes(torch.cat(rows, dim=0)))

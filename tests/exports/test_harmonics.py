@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from threedistill.render.harmonics import change_degree, rotate_harmonics, sh_basis
+from threedistill.exports.harmonics import change_degree, rotate_harmonics
+from threedistill.render.harmonics import basis
 
 
 def sphere_quadrature(n: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,7 +34,7 @@ def rotation(seed: int) -> torch.Tensor:
 def test_the_basis_is_orthonormal() -> None:
     """Gram matrix by exact quadrature: wrong constants, factors or repeated functions would all show."""
     directions, weights = sphere_quadrature()
-    values = sh_basis(directions, 3)
+    values = basis(directions, 3)
     gram = values.T @ (values * weights[:, None])
     assert (gram - torch.eye(16, dtype=torch.float64)).abs().max() < 1e-12
 
@@ -42,7 +43,7 @@ def test_signs_and_order_are_inrias() -> None:
     """Degree 1 is (-y, z, -x); further orders checked at a point by hand."""
     d = torch.nn.functional.normalize(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), dim=0)
     x, y, z = d.tolist()
-    values = sh_basis(d, 3)
+    values = basis(d, 3)
     assert values[0] == pytest.approx(0.5 / math.sqrt(math.pi))
     assert values[1:4].tolist() == pytest.approx([c * math.sqrt(3 / (4 * math.pi)) for c in (-y, z, -x)])
     assert values[4] == pytest.approx(0.5 * math.sqrt(15 / math.pi) * x * y)
@@ -60,8 +61,8 @@ def test_turned_coefficients_are_the_turned_function(degree: int, seed: int) -> 
         torch.randn(50, 3, dtype=torch.float64, generator=generator), dim=1
     )
     turn = rotation(seed)
-    before = torch.einsum("dk,nkc->ndc", sh_basis(directions @ turn, degree), sh)  # f(R^-1 d)
-    after = torch.einsum("dk,nkc->ndc", sh_basis(directions, degree), rotate_harmonics(sh, turn))
+    before = torch.einsum("dk,nkc->ndc", basis(directions @ turn, degree), sh)  # f(R^-1 d)
+    after = torch.einsum("dk,nkc->ndc", basis(directions, degree), rotate_harmonics(sh, turn))
     assert (before - after).abs().max() < 1e-12
 
 
