@@ -9,6 +9,7 @@ import torch
 
 from threedistill.cameras import orbit
 from threedistill.guidance.evidence import gather
+from threedistill.guidance.trajectory import Situation, collect
 from threedistill.prediction import NoiseLevel
 from threedistill.priors.analytic import GaussianPrior, Normal
 from threedistill.priors.noise_path import DiscretePath
@@ -27,6 +28,45 @@ def double_level(alpha, sigma, rows):
     """The same noise level for every row, in float64."""
     full = [torch.full((rows,), v, dtype=torch.float64) for v in (alpha, sigma, 0.0)]
     return NoiseLevel(*full)
+
+
+def vp_level(alpha, rows, path=None):
+    """The level of a variance-preserving path at which ``alpha`` is the signal, with its place on the path."""
+    log_snr = torch.full((rows,), alpha**2 / (1 - alpha**2), dtype=torch.float64).log()
+    return (path or DiscretePath.from_betas()).at_log_snr(log_snr)
+
+
+def scalars(values):
+    """Numbers as one-pixel pictures."""
+    return torch.as_tensor(values, dtype=torch.float64).view(-1, 1, 1, 1)
+
+
+def situation(networks, x0, noise, alpha=0.6, reference=None, **wordings):
+    """A step in the scalar world: the prompt is "c", the negative "n", the category "a k", the source "s"."""
+    x0, noise = scalars(x0), scalars(noise)
+    networks = networks if isinstance(networks, dict) else {"teacher": networks}
+    prompts = PromptSet(
+        "c", **{"prior_negative": "n", "view_words": False, "category": "k", "source": "s", **wordings}
+    )
+    reference = None if reference is None else scalars(reference)
+    path = next(iter(networks.values())).path
+    return Situation(
+        networks,
+        prompts,
+        orbit(len(x0), size=8),
+        None,
+        x0,
+        vp_level(alpha, len(x0), path),
+        noise,
+        None,
+        reference,
+    )
+
+
+def direction(rule, networks, x0, noise, progress=0.0, **options):
+    """What a rule, its trajectory included, says in the scalar world, as a flat tensor."""
+    step = situation(networks, x0, noise, **options)
+    return rule(collect(rule, step, progress), progress).flatten()
 
 
 @pytest.fixture
