@@ -36,6 +36,7 @@ examples:
   threedistill generate "a red mushroom"
   threedistill generate "a blue car" --preset draft --seed 3 --format glb,stl
   threedistill generate "a yellow duck" --negative blurry export.faces=4000
+  threedistill generate "a yellow duck" --init duck.glb --representation dmtet
   echo "a green tree" | threedistill generate --prompt-file -
 
 key=value words behind the prompt override the configuration (threedistill list shows the choices).
@@ -57,6 +58,7 @@ class Request:
     formats: tuple[str, ...] = ("glb",)
     negative: str = ""
     device: str = "auto"
+    init: Path | None = None
     resume: bool = False
     overwrite: bool = False
     quiet: bool = False
@@ -98,6 +100,9 @@ def parser() -> Parser:
     frame_options(p)
     p.add_argument("--negative", metavar="TEXT", help="what the asset must not look like")
     p.add_argument("--device", type=one_of("--device", DEVICES), metavar="D", help="auto | cpu | cuda")
+    p.add_argument(
+        "--init", metavar="FILE", help="start from this mesh or these splats (glb obj ply stl, 3DGS ply ...)"
+    )
     p.add_argument("--resume", action="store_true", help="continue the run in the folder")
     p.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
     p.add_argument(
@@ -128,8 +133,9 @@ def parse(argv: Sequence[str]) -> Request:
         prompt=prompt, out=Path(options.out) if options.out else None, preset=options.preset or "standard",
         seed=options.seed or 0, representation=options.representation, prior=options.prior,
         guidance=options.guidance, formats=options.formats or ("glb",), negative=options.negative or "",
-        device=options.device or "auto", resume=options.resume, overwrite=options.overwrite,
-        quiet=options.quiet, json=options.json, print_config=options.print_config, overrides=overrides,
+        device=options.device or "auto", init=Path(options.init) if options.init else None,
+        resume=options.resume, overwrite=options.overwrite, quiet=options.quiet, json=options.json,
+        print_config=options.print_config, overrides=overrides,
     )  # fmt: skip
 
 
@@ -145,8 +151,8 @@ def run(argv: Sequence[str]) -> int:
         result = pipeline.generate(
             request.prompt, out=request.out, preset=request.preset, seed=request.seed,  # type: ignore[arg-type]
             representation=request.representation, prior=request.prior, guidance=request.guidance,
-            formats=request.formats, negative=request.negative, device=request.device, resume=request.resume,
-            overwrite=request.overwrite, quiet=request.quiet, overrides=request.overrides,
+            formats=request.formats, negative=request.negative, device=request.device, init=request.init,
+            resume=request.resume, overwrite=request.overwrite, quiet=request.quiet, overrides=request.overrides,
         )  # fmt: skip
     answer(result, as_json=request.json)
     return 0
@@ -161,7 +167,8 @@ def _print_config(request: Request) -> int:
     config = compose(
         prompt=request.prompt, negative=request.negative, preset=request.preset, seed=request.seed,
         representation=request.representation, prior=request.prior, guidance=request.guidance,
-        formats=request.formats, device=request.device, overrides=request.overrides,
+        formats=request.formats, device=request.device, init=str(request.init) if request.init else None,
+        overrides=request.overrides,
     )  # fmt: skip
     print(yaml.safe_dump(config, allow_unicode=True, sort_keys=False, width=110), end="")
     return 0

@@ -58,8 +58,8 @@ class ConvertSettings:
     """
 
     resolution: int = 96
-    steps: int = 400
-    polish: int = 150
+    steps: int = 300
+    polish: int = 60
     views: int = 4
     size: int = 64
     bank: int = 64

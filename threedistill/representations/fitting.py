@@ -15,6 +15,7 @@ from threedistill.protocols import RenderContext, Representation
 from threedistill.render.mesh import render_mesh
 from threedistill.render.volume import over
 from threedistill.representations.background import BackgroundSampler
+from threedistill.representations.refinement import apply_refinement
 from threedistill.rng import Streams
 from threedistill.schedule import Ramp
 from threedistill.types import Cameras, Mesh, Rendering, Shading
@@ -22,7 +23,11 @@ from threedistill.types import Cameras, Mesh, Rendering, Shading
 __all__ = ["RATES", "Pictures", "fit_photometric", "fit_to_pictures", "pictures_of"]
 
 #: Learning rates by parameter group that suit each representation (Adam, eps 1e-15).
-RATES: dict[str, float] = {"table": 0.01, "mlp": 0.003}
+RATES: dict[str, float] = {
+    "table": 0.01, "mlp": 0.003,
+    "shape_table": 0.003, "shape_mlp": 0.001, "sdf": 0.001, "displacement": 0.003,
+    "means": 0.004, "scales": 0.02, "rotations": 0.02, "opacities": 0.05, "sh0": 0.03, "sh_rest": 0.0015,
+}  # fmt: skip
 
 #: The rates decay to a tenth over the second half.
 _DECAY = Ramp(start=1.0, end=0.1, at=0.5, over=0.5, shape="log")
@@ -151,7 +156,9 @@ def fit_to_pictures(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        representation.after_step(index, progress, rng)
+        refinement = representation.after_step(index, progress, rng)
+        if refinement is not None:
+            apply_refinement(optimizer, representation, refinement)
         losses.append(float(loss.detach()))
         if not losses[-1] < float("inf"):
             raise ThreedistillError(

@@ -12,6 +12,7 @@ import torch
 from threedistill.config import Config, build, stage_part
 from threedistill.protocols import Representation, Settles
 from threedistill.representations.convert import convert
+from threedistill.representations.particles import members
 from threedistill.training.checkpoint import save_stage
 from threedistill.training.run_folder import RunFolder
 from threedistill.training.system import ScoreDistillation
@@ -45,9 +46,10 @@ def hand_over(
     Raises:
         ThreedistillError: the source holds no surface, or the conversion failed.
     """
-    target, path = system.representation, run.checkpoint(index, system.stage.name)
-    if isinstance(target, Settles) and (index or config["init"]):
-        target.settle()
+    targets, path = members(system.representation), run.checkpoint(index, system.stage.name)
+    for target in targets:
+        if isinstance(target, Settles) and (index or config["init"]):
+            target.settle()
     if source is None or path.exists():
         return
     began = time.perf_counter()
@@ -56,10 +58,11 @@ def hand_over(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(streams.generator("seed").initial_seed())
         system.to(device)
-        convert(source, target, settings, streams)
+        for target in targets:
+            convert(source, target, settings, streams)
     save_stage(path, system, [], {"iteration": 0, "iterations": system.stage.iterations})
     if not quiet:
-        names = f"{type(source).__name__} -> {type(target).__name__}"
+        names = f"{type(source).__name__} -> {type(targets[0]).__name__}"
         print(
             f"{system.stage.name}: {names}, {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True
         )

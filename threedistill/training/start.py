@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from threedistill.atomic import write_bytes
+from threedistill.atomic import os_errors_in_words, write_bytes
 from threedistill.errors import ThreedistillError, UsageError
-from threedistill.exports.read import read_mesh
+from threedistill.exports.read import SUFFIXES, read_mesh
+from threedistill.exports.splats import SPLAT_SUFFIXES, read_splats
 from threedistill.types import Mesh, Splats
 
 __all__ = ["RADIUS", "load_start", "normalised", "read_start", "save_start"]
@@ -55,6 +56,18 @@ def read_start(path: str | Path) -> Mesh | Splats:
 
 
 def _read(path: Path) -> Mesh | Splats:
+    """A PLY or glTF file may hold either; its head says which."""
+    suffix = path.suffix.lower()
+    with os_errors_in_words(path), path.open("rb") as file:
+        head = file.read(1 << 16)
+    mark = {".ply": b"f_dc_0", ".glb": b"KHR_gaussian_splatting", ".gltf": b"KHR_gaussian_splatting"}.get(
+        suffix
+    )
+    if suffix in SPLAT_SUFFIXES and (mark is None or mark in head):
+        return read_splats(path)
+    if suffix not in SUFFIXES:
+        known = sorted({s[1:] for s in (*SUFFIXES, *SPLAT_SUFFIXES)})
+        raise ThreedistillError(f"not one of {' '.join(known)}")
     return read_mesh(path)
 
 

@@ -26,7 +26,7 @@ from threedistill.representations.background import BackgroundSampler
 from threedistill.rng import Streams
 from threedistill.schedule import Schedule, value_at
 from threedistill.training.data import Iterations
-from threedistill.training.optim import Adam
+from threedistill.training.optim import Adam, apply_refinement
 from threedistill.training.rule_setup import is_edit, render_unedited
 from threedistill.training.student_step import Shown, StudentStep, StudentTraining
 from threedistill.training.watchdog import Vital, Watchdog
@@ -42,12 +42,15 @@ class Stage:
         iterations: scene steps.
         resolution: rendered pixels per side; a schedule is rounded to multiples of 8.
         shading: how the render turns albedo into colour.
+        span: which part of the guidance's schedules this stage covers, in fractions; with several stages, noise
+            windows that come down over a run come down once, not in every stage.
     """
 
     name: str = "coarse"
     iterations: int = 1200
     resolution: int | Schedule = 64
     shading: Shading = "none"
+    span: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
@@ -56,6 +59,12 @@ class Stage:
             raise ValueError(f"iterations={self.iterations} must be at least 1")
         if isinstance(self.resolution, int) and self.resolution < 8:
             raise ValueError(f"resolution={self.resolution} must be at least 8 pixels")
+        if not 0 <= self.span[0] <= self.span[1] <= 1:
+            raise ValueError(f"span={list(self.span)} must be two fractions in [0, 1] in rising order")
+
+    def along(self, progress: float) -> float:
+        """Where the guidance's schedules are at this point of the stage."""
+        return self.span[0] + (self.span[1] - self.span[0]) * progress
 
     def size(self, progress: float) -> int:
         """Rendered pixels per side at this point of the stage."""
@@ -139,7 +148,9 @@ class ScoreDistillation(pl.LightningModule):
         self.student, self.student_step = student, None
         if student is not None:
             self.networks["student"] = student
-            self.student_step = StudentStep(student_training or StudentTraining(), prompts)
+            self.student_step = StudentStep(
+                student_training or StudentTraining(), prompts, guidance.timesteps
+            )
         self.guidance, self.prompts, self.stage = guidance, prompts, stage
         self.sampler, self.background, self.optim = sampler, background, optim
         self.watchdog, self.streams, self.max_rows = watchdog, streams, max_rows
@@ -181,7 +192,9 @@ class ScoreDistillation(pl.LightningModule):
         x0 = self.prior.space.encode(out.rgb)
         rendered = time.perf_counter()
 
-        direction, level_mean, nonfinite = self._direction(x0, cameras, background, progress, rng)
+        direction, level_mean, nonfinite = self._direction(
+            x0, cameras, background, self.stage.along(progress), rng
+        )
         asked = time.perf_counter()
 
         loss_guidance = self.guidance.surrogate.loss(x0, direction)
@@ -191,7 +204,9 @@ class ScoreDistillation(pl.LightningModule):
         optimizer.zero_grad(set_to_none=True)
         self.manual_backward(loss_guidance + loss_regular)
         optimizer.step()
-        self.representation.after_step(index, progress, rng)
+        refinement = self.representation.after_step(index, progress, rng)
+        if refinement is not None:
+            apply_refinement(optimizer, self.representation, refinement)
         updated = time.perf_counter()
         shown = Shown(x0.detach(), cameras, background)
         learned = self._teach(shown, others, progress, rng)
@@ -222,7 +237,9 @@ class ScoreDistillation(pl.LightningModule):
         if self.student is None or self.student_step is None:
             return {}
         started = time.perf_counter()
-        numbers = self.student_step(self.student, optimizers[0], shown, rng, progress, self.manual_backward)
+        numbers = self.student_step(
+            self.student, optimizers[0], shown, rng, self.stage.along(progress), self.manual_backward
+        )
         return {**numbers, "seconds_student": time.perf_counter() - started}
 
     def _views(self, progress: float, rng: Streams) -> tuple[Cameras, Tensor]:
