@@ -27,6 +27,8 @@ VERBS = {
     "export": ("threedistill.commands.export", "write a finished run's asset in other formats"),
     "eval": ("threedistill.commands.evaluate", "judge the assets of finished runs"),
     "sweep": ("threedistill.commands.sweep", "many runs: prompts x settings x seeds, and their table"),
+    "bench": ("threedistill.commands.bench", "compare the rules on a world with ground truth"),
+    "cite": ("threedistill.commands.cite", "the BibTeX of exactly what a run used"),
     "list": ("threedistill.commands.listing", "show representations, priors, rules, presets, words, formats"),
     "doctor": ("threedistill.doctor", "say what is installed, what is missing, and what brings it"),
     "toybox": ("threedistill.commands.toybox", "the embedded prior's world: render, sample, train, judge"),
