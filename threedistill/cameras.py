@@ -73,7 +73,8 @@ class CameraSampler:
     """Random training cameras, stratified in azimuth over the batch.
 
     View ``k`` of ``B`` has azimuth ``(u + (k + v_k)/B) 2 pi``: ``u`` shared, ``v_k`` its own, so the batch always
-    covers the circle. In groups (multi-view teachers), views of one group are contiguous and orthogonal.
+    covers the circle. In groups (multi-view teachers), views of one group are contiguous and orthogonal. Antithetic
+    views ``2 k`` and ``2 k + 1`` look from opposite azimuths at one elevation, and the pairs cover the circle.
 
     Arguments:
         views: cameras per step, ``B``.
@@ -81,6 +82,8 @@ class CameraSampler:
         distance: metres, uniform.
         fov_y: degrees, uniform.
         azimuth: degrees, the range that is covered.
+        antithetic: pairs of opposite views (after MV-SDI, arXiv 2606.29964); needs an even number of views and a
+            teacher that sees one view at a time.
     """
 
     views: int = 4
@@ -88,10 +91,13 @@ class CameraSampler:
     distance: tuple[float, float] = DISTANCE_RANGE
     fov_y: tuple[float, float] = FOV_RANGE
     azimuth: tuple[float, float] = (-180.0, 180.0)
+    antithetic: bool = False
 
     def __post_init__(self) -> None:
         if self.views < 1:
             raise ValueError(f"cameras.views={self.views} must be at least 1")
+        if self.antithetic and self.views % 2:
+            raise ValueError(f"cameras.views={self.views} must be even: antithetic views come in pairs")
         for name in ("elevation", "distance", "fov_y", "azimuth"):
             low, high = getattr(self, name)
             if low > high:
@@ -114,7 +120,11 @@ class CameraSampler:
         index = torch.arange(self.views) + rng.view_offset
         shared = rng.uniform("camera/azimuth", 1)
         own = rng.uniform_per_view("camera", self.views, 4)
-        if group == 1:
+        if self.antithetic and group == 1:
+            pair = index // 2
+            own = torch.stack([rng.generator_uniform("camera/pair", int(p), 4) for p in pair])
+            turn = (shared + (pair + own[:, 0]) / total + (index % 2) / 2) % 1.0
+        elif group == 1:
             turn = (shared + (index + own[:, 0]) / total) % 1.0
         else:
             strata = total // group

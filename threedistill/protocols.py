@@ -90,6 +90,19 @@ class SplatSource(Protocol):
 
 
 @runtime_checkable
+class PictureSource(Protocol):
+    """A representation that is pictures and no scene: they are its asset."""
+
+    def pictures(self) -> Float[Tensor, "N H W 3"]:
+        """sRGB in [0, 1], detached, on the CPU."""
+        ...
+
+    def unedited(self, cameras: Cameras) -> Float[Tensor, "B H W 3"]:
+        """What the cameras saw before the first step."""
+        ...
+
+
+@runtime_checkable
 class Settles(Protocol):
     """A representation with a coarse-to-fine schedule that makes no sense once it holds an object."""
 
@@ -133,6 +146,17 @@ class NoisePath(Protocol):
 
     def at_log_snr(self, log_snr: Tensor) -> NoiseLevel:
         """Levels at given log signal-to-noise ratios, clamped to the path's ends."""
+        ...
+
+
+@runtime_checkable
+class TimestepPolicy(Protocol):
+    """Draws the noise levels of a step."""
+
+    def sample(
+        self, path: NoisePath, progress: float, rng: Streams, views: int, group: int = 1
+    ) -> NoiseLevel:
+        """(views,) levels; views of one group share theirs."""
         ...
 
 

@@ -20,10 +20,10 @@ _STAGE = (0.0, 0.25, 0.5, 0.75, 1.0)
 class CSD:
     """Classifier score distillation: ``g = k_c eps_c + k_0 eps_empty + k_n eps_negative + k_e eps``.
 
-    By default ``eps_c - eps_empty``, the classifier's score alone. The coefficients are to sum to zero, or noise is left
-    over that grows with none of the others; annealing ``empty`` from -1 to 0 while ``negative`` goes from 0 to -1 trades
-    nothing for the negative prompt. Where all distributions are equally wide there is no point at rest: the direction
-    is the same everywhere, and regularisers, annealing or few steps have to end it.
+    By default ``eps_c - eps_empty``, the classifier's score alone. The coefficients are to sum to zero, or noise is
+    left over; annealing ``empty`` from -1 to 0 while ``negative`` goes from 0 to -1 trades nothing for the negative
+    prompt. Where all distributions are equally wide there is no point at rest: the direction is the same everywhere,
+    and regularisers, annealing or few steps have to end it.
     Source: Yu et al. 2023, arXiv 2310.19415, eq. 8-9; the four coefficients are those of the released code.
 
     Arguments:

@@ -162,8 +162,8 @@ class DreamTime:
     def __post_init__(self) -> None:
         if not 0 <= self.min < self.max <= 1 or not 0 <= self.low <= self.high <= 1:
             raise ValueError(
-                f"timesteps: 0 <= min={self.min} < max={self.max} <= 1 and 0 <= low={self.low} <= high={self.high} <= 1 "
-                "must hold"
+                f"timesteps: 0 <= min={self.min} < max={self.max} <= 1 and 0 <= low={self.low} <= "
+                f"high={self.high} <= 1 must hold"
             )
         if self.high_width <= 0 or self.low_width <= 0:
             raise ValueError("timesteps: high_width and low_width must be positive")

@@ -131,7 +131,8 @@ def invert(
     """DDIM inversion of the clean render up to ``target``: ``x_{k+1} = alpha_{k+1} x0_hat_k + sigma_{k+1} eps_hat_k``.
 
     Every view walks its own even grid of fractions of the path, all in equally many steps,
-    ``n = min(ceil(largest fraction / stride), max_steps)``, from the cleanest level, where the render stands for itself. Costs n evaluations (2 n unless ``scale`` is 0 or 1).
+    ``n = min(ceil(largest fraction / stride), max_steps)``, from the cleanest level, where the render stands for
+    itself. Costs n evaluations (2 n unless ``scale`` is 0 or 1).
 
     Arguments:
         situation: gives the render, the words and the networks.
