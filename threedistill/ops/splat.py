@@ -87,7 +87,7 @@ def splat_reference(
     features: Float[Tensor, "B N C"], depths: Float[Tensor, "B N"], height: int, width: int,
 ) -> Layers:  # fmt: skip
     """The torch twin of :func:`splat`: all (Gaussian, pixel) pairs in one list, sorted by pixel and depth."""
-    views, count, channels = features.shape
+    views, channels = features.shape[0], features.shape[2]
     means, conics, opacities = means.reshape(-1, 2), conics.reshape(-1, 3), opacities.reshape(-1)
     features, pixels = features.reshape(-1, channels), views * height * width
     with torch.no_grad():
@@ -122,7 +122,7 @@ def _pairs(
     means: Tensor, conics: Tensor, opacities: Tensor, depths: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor]:
     """Which Gaussian (in all views) shows at which pixel (of all views), by pixel, near to far."""
-    views, count = depths.shape
+    count = depths.shape[1]
     near = torch.where(depths > 0, depths, torch.inf).float()
     order = torch.sort(near, dim=1, stable=True).indices
     rank = torch.empty_like(order).scatter_(

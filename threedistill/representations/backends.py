@@ -1,12 +1,12 @@
 """Which implementation carries out a field's steps; one rule, decided per tensor's device.
 
     CPU                                the kernels of ``threedistill.ops`` (native, or their torch twins)
-    CUDA, libraries importable         tinycudann encodes, nerfacc marches and composites
+    CUDA, libraries importable         tinycudann encodes, nerfacc marches and composites, gsplat draws splats
     CUDA without them, other devices   the torch twins, which run anywhere
 
 The table has tiny-cuda-nn's layout, so a checkpoint written by one path loads in every other. ``THREEDISTILL_OPS``
 set to ``reference`` or ``native`` keeps the libraries out. The CUDA path has not been measured on a GPU yet: its
-adapters are checked against stand-ins that speak the libraries' interfaces. Both libraries compute in float32;
+adapters are checked against stand-ins that speak the libraries' interfaces. All of them compute in float32;
 float64 fields take the twins.
 """
 
@@ -26,8 +26,10 @@ from threedistill.ops.composite import composite as native_composite
 from threedistill.ops.hash_encode import HashLayout, hash_encode
 from threedistill.ops.march import Samples
 from threedistill.ops.march import march as native_march
+from threedistill.ops.splat import LEAST, Layers
+from threedistill.ops.splat import splat as native_splat
 
-__all__ = ["composite", "describe", "encode", "march"]
+__all__ = ["composite", "describe", "encode", "march", "splat"]
 
 
 @cache
@@ -53,7 +55,7 @@ def describe(tensor: Tensor) -> str:
     """Who would carry out a step on this tensor, for ``run.json`` and ``doctor``."""
     if tensor.device.type != "cuda":
         return "threedistill.ops"
-    found = [name for name in ("tinycudann", "nerfacc") if _library(name, tensor)]
+    found = [name for name in ("tinycudann", "nerfacc", "gsplat") if _library(name, tensor)]
     return " + ".join(found) or "threedistill.ops (torch)"
 
 
@@ -139,3 +141,35 @@ def composite(density: Float[Tensor, "S"], rgb: Float[Tensor, "S 3"], samples: S
 
     middle = ((samples.start + samples.end) * 0.5)[:, None]
     return Composited(along(rgb), along(None)[:, 0], along(middle)[:, 0], weights)
+
+
+#: Pixels per side of gsplat's tiles.
+_TILE = 16
+
+
+def splat(
+    means: Float[Tensor, "B N 2"], conics: Float[Tensor, "B N 3"], opacities: Float[Tensor, "B N"],
+    features: Float[Tensor, "B N C"], depths: Float[Tensor, "B N"], height: int, width: int,
+) -> Layers:  # fmt: skip
+    """Projected Gaussians near to far: :func:`threedistill.ops.splat.splat`, or gsplat's rasteriser.
+
+    gsplat takes the same conics, so projection and its low-pass filter stay ours on every device.
+    """
+    library = _library("gsplat", means)
+    if library is None:
+        return native_splat(means, conics, opacities, features, depths, height, width)
+    with torch.no_grad():
+        a, b, c = conics.unbind(-1)
+        determinant = a * c - b * b
+        limit = 2 * torch.log(opacities / LEAST).clamp_min(0)
+        seen = (depths > 0) & depths.isfinite() & (opacities >= LEAST) & (determinant > 0)
+        reach = torch.stack([limit * c / determinant, limit * a / determinant], -1).sqrt().ceil()
+        radii = torch.where(seen[..., None] & reach.isfinite(), reach, 0.0).int()
+        across, down = -(-width // _TILE), -(-height // _TILE)
+        _, crossings, order = library.isect_tiles(means, radii, depths, _TILE, across, down)
+        offsets = library.isect_offset_encode(crossings, len(means), across, down)
+    image, opacity = library.rasterize_to_pixels(
+        means.contiguous(), conics.contiguous(), features.contiguous(), opacities.contiguous(), width, height,
+        _TILE, offsets, order,
+    )  # fmt: skip
+    return Layers(image, opacity[..., 0])

@@ -215,7 +215,11 @@ class Relocation:
             return None
         generator = rng.generator("relocate")
         weights = opacity[alive].double().cpu()
-        drawn = torch.multinomial(weights, max(moved, 0), replacement=True, generator=generator) if moved > 0 else None
+        drawn = (
+            torch.multinomial(weights, max(moved, 0), replacement=True, generator=generator)
+            if moved > 0
+            else None
+        )
         target = alive[drawn.to(alive.device)] if drawn is not None else alive[:0]
         source = torch.cat([alive, target])
         values = cloud.rows(source)
@@ -225,8 +229,10 @@ class Relocation:
         fresh = (torch.arange(len(source), device=source.device) >= len(alive)) | (together > 1)
         return Refinement(source, fresh, values)
 
-    def tremble(self, cloud: Cloud, step: float, progress: float, rng: Streams) -> Float[Tensor, "N 3"] | None:
-        """Displacements ``noise step sigmoid(-100 (o - 0.005)) Sigma eta`` scaled so that their size is ``step``'s, or None.
+    def tremble(
+        self, cloud: Cloud, step: float, progress: float, rng: Streams
+    ) -> Float[Tensor, "N 3"] | None:
+        """Displacements ``noise step sigmoid(-100 (o - 0.005)) Sigma eta / max(Sigma)`` of (nearly) transparent splats.
 
         Arguments:
             step: the learning rate of the means, metres.

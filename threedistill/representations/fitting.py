@@ -13,12 +13,14 @@ from threedistill.cameras import CameraSampler
 from threedistill.errors import ThreedistillError
 from threedistill.protocols import RenderContext, Representation
 from threedistill.render.mesh import render_mesh
+from threedistill.render.splat import render_splats
 from threedistill.render.volume import over
 from threedistill.representations.background import BackgroundSampler
 from threedistill.representations.refinement import apply_refinement
+from threedistill.representations.refinement import apply_refinement
 from threedistill.rng import Streams
 from threedistill.schedule import Ramp
-from threedistill.types import Cameras, Mesh, Rendering, Shading
+from threedistill.types import Cameras, Mesh, Rendering, Shading, Splats
 
 __all__ = ["RATES", "Pictures", "fit_photometric", "fit_to_pictures", "pictures_of"]
 
@@ -26,6 +28,7 @@ __all__ = ["RATES", "Pictures", "fit_photometric", "fit_to_pictures", "pictures_
 RATES: dict[str, float] = {
     "table": 0.01, "mlp": 0.003,
     "shape_table": 0.003, "shape_mlp": 0.001, "sdf": 0.001, "displacement": 0.003,
+    "means": 0.002, "scales": 0.01, "rotations": 0.01, "opacities": 0.03, "sh0": 0.02, "sh_rest": 0.001,
     "means": 0.004, "scales": 0.02, "rotations": 0.02, "opacities": 0.05, "sh0": 0.03, "sh_rest": 0.0015,
 }  # fmt: skip
 
@@ -48,16 +51,16 @@ class Pictures:
 
 @torch.no_grad()
 def pictures_of(
-    source: Representation | Mesh, streams: Streams, count: int, size: int, shading: Shading = "none"
+    source: Representation | Mesh | Splats, streams: Streams, count: int, size: int, shading: Shading = "none"
 ) -> Pictures:
-    """``count`` square views of a mesh or of what a representation shows at the end of its stage.
+    """``count`` square views of a mesh, of splats, or of what a representation shows at the end of its stage.
 
     Arguments:
         source: within 0.85 m of the origin.
         streams: of the cameras.
         count: number of views.
         size: pixels per side.
-        shading: of the pictures.
+        shading: of the pictures; splats carry theirs.
     """
     cameras = CameraSampler(views=count).sample(replace(streams, iteration=0), size)
     rows = [list(range(start, min(start + 8, count))) for start in range(0, count, 8)]
@@ -67,6 +70,8 @@ def pictures_of(
         views, behind = cameras[part], black[: len(part)]
         if isinstance(source, Mesh):
             out = render_mesh(source, views, shading=shading, background=behind)
+        elif isinstance(source, Splats):
+            out = render_splats(source, views, behind)
         else:
             out = source.render(views, RenderContext(progress=1.0, background=behind, shading=shading))
         pieces.append(torch.cat([out.rgb, out.opacity], -1))

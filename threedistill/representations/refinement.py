@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import torch
 from torch import Tensor, nn
 
+from threedistill.protocols import Representation
 from threedistill.types import Refinement
 
 __all__ = ["apply_refinement"]
@@ -14,36 +13,55 @@ __all__ = ["apply_refinement"]
 
 @torch.no_grad()
 def apply_refinement(
-    optimizer: torch.optim.Optimizer, groups: Mapping[str, Sequence[nn.Parameter]], refinement: Refinement
+    optimizer: torch.optim.Optimizer, representation: Representation, refinement: Refinement
 ) -> None:
-    """Replace the rows of parameters and of their moments, in place.
+    """Replace the rows of parameters and of their moments.
 
-    The parameter objects stay the same, so whatever refers to them (the optimizer, the module) keeps working.
+    New parameter objects take the places of the old ones in the module and in the optimizer: a graph of an earlier
+    step that is still alive keeps its own.
 
     Arguments:
         optimizer: per-parameter state of the parameter's shape is edited, everything else (step counts) is kept.
-        groups: the representation's ``parameter_groups()``.
-        refinement: what to do; groups that it does not name are left alone.
+        representation: the module; groups that the refinement does not name are left alone.
+        refinement: what to do.
 
     Raises:
         ValueError: a named group does not exist, holds several parameters, or gets rows of another shape.
     """
-    source, fresh = refinement.source, refinement.fresh
+    groups = representation.parameter_groups()
     for name, values in refinement.values.items():
         parameters = groups.get(name, ())
         if len(parameters) != 1:
             raise ValueError(f"refinement: the group {name!r} has {len(parameters)} parameters, not one")
-        parameter = parameters[0]
-        if values.shape != (len(source), *parameter.shape[1:]):
+        old = parameters[0]
+        if values.shape != (len(refinement.source), *old.shape[1:]):
             raise ValueError(
-                f"refinement: {name} of shape {tuple(parameter.shape)} cannot get {tuple(values.shape)} "
-                f"for {len(source)} rows"
+                f"refinement: {name} of shape {tuple(old.shape)} cannot get {tuple(values.shape)} "
+                f"for {len(refinement.source)} rows"
             )
-        state = optimizer.state.get(parameter, {})
-        for key, moment in state.items():
-            if isinstance(moment, Tensor) and moment.shape == parameter.shape:
-                rows = moment.index_select(0, source)
-                rows[slice(None) if name in refinement.restart else fresh] = 0
-                state[key] = rows
-        parameter.data = values.detach().to(parameter).contiguous()
-        parameter.grad = None
+        new = nn.Parameter(values.detach().to(old).contiguous().clone(), requires_grad=old.requires_grad)
+        _replace(representation, old, new)
+        for row in optimizer.param_groups:
+            row["params"] = [new if p is old else p for p in row["params"]]
+        state = optimizer.state.pop(old, None)
+        if state:
+            restart = slice(None) if name in refinement.restart else refinement.fresh
+            optimizer.state[new] = {
+                key: _moved(value, old, refinement.source, restart) for key, value in state.items()
+            }
+
+
+def _moved(value: Tensor, old: Tensor, source: Tensor, restart: Tensor | slice) -> Tensor:
+    if not isinstance(value, Tensor) or value.shape != old.shape:
+        return value
+    rows = value.index_select(0, source)
+    rows[restart] = 0
+    return rows
+
+
+def _replace(representation: Representation, old: nn.Parameter, new: nn.Parameter) -> None:
+    assert isinstance(representation, nn.Module)
+    for module in representation.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter is old:
+                setattr(module, name, new)

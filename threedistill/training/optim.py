@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from threedistill.representations.refinement import apply_refinement
 from threedistill.schedule import Schedule, value_at
+
+__all__ = ["Adam", "apply_refinement"]
 
 
 @dataclass(frozen=True)
@@ -35,16 +38,19 @@ class Adam:
     def build(self, groups: dict[str, list[nn.Parameter]]) -> torch.optim.Optimizer:
         """An optimizer over the groups, in the representation's order.
 
+        A group ``particle-0/name`` has the rate of ``name``.
+
         Raises:
             ValueError: a group has no rate.
         """
         rows = []
         for name, parameters in groups.items():
-            if name not in self.lr:
+            kind = name.rsplit("/", 1)[-1]
+            if kind not in self.lr:
                 raise ValueError(
-                    f"optim.lr has no rate for the parameter group {name!r} (it has {', '.join(self.lr)})"
+                    f"optim.lr has no rate for the parameter group {kind!r} (it has {', '.join(self.lr)})"
                 )
-            rows.append({"params": parameters, "lr": self.lr[name], "name": name, "base_lr": self.lr[name]})
+            rows.append({"params": parameters, "lr": self.lr[kind], "name": name, "base_lr": self.lr[kind]})
         return torch.optim.Adam(rows, betas=self.betas, eps=self.eps, foreach=True)
 
     def anneal(self, optimizer: torch.optim.Optimizer, progress: float) -> None:

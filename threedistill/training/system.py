@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
-from typing import Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -21,7 +20,15 @@ from threedistill.guidance.surrogate import Surrogate
 from threedistill.guidance.trajectory import Situation, collect, draw_noise
 from threedistill.guidance.weighting import Weighting, apply
 from threedistill.prompts import PromptSet
-from threedistill.protocols import GuidanceRule, NoisePath, Prior, RenderContext, Representation, Student
+from threedistill.protocols import (
+    GuidanceRule,
+    PictureSource,
+    Prior,
+    RenderContext,
+    Representation,
+    Student,
+    TimestepPolicy,
+)
 from threedistill.representations.background import BackgroundSampler
 from threedistill.rng import Streams
 from threedistill.schedule import Schedule, value_at
@@ -30,7 +37,7 @@ from threedistill.training.optim import Adam, apply_refinement
 from threedistill.training.rule_setup import is_edit, render_unedited
 from threedistill.training.student_step import Shown, StudentStep, StudentTraining
 from threedistill.training.watchdog import Vital, Watchdog
-from threedistill.types import Cameras, Mesh, NoiseLevel, Rendering, Shading, Splats
+from threedistill.types import Cameras, Mesh, Rendering, Shading, Splats
 
 
 @dataclass(frozen=True)
@@ -69,16 +76,6 @@ class Stage:
     def size(self, progress: float) -> int:
         """Rendered pixels per side at this point of the stage."""
         return max(8, round(value_at(self.resolution, progress) / 8) * 8)
-
-
-class TimestepPolicy(Protocol):
-    """Draws the noise levels of a step."""
-
-    def sample(
-        self, path: NoisePath, progress: float, rng: Streams, views: int, group: int = 1
-    ) -> NoiseLevel:
-        """(views,) levels; views of one group share theirs."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -275,7 +272,8 @@ class ScoreDistillation(pl.LightningModule):
         if self.unedited is not None:
             rgb = render_unedited(self.unedited, cameras, background)
         else:
-            rgb = self.representation.unedited(cameras)  # pyright: ignore[reportAttributeAccessIssue]
+            assert isinstance(self.representation, PictureSource)  # the check saw to it
+            rgb = self.representation.unedited(cameras)
         return self.prior.space.encode(rgb)
 
     @torch.no_grad()
