@@ -122,7 +122,8 @@ def _run(
     clip: Tensor, faces: Tensor, neighbours: Tensor, triangle: Tensor, depth: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if not use_native(clip, faces, triangle):
-        return tuple(silhouette_crossings_reference(clip, faces, neighbours, triangle, depth))
+        near, far, start, end = silhouette_crossings_reference(clip, faces, neighbours, triangle, depth)
+        return near, far, start, end
     views, height, width = triangle.shape
     sizes = (views, clip.shape[1], faces.shape[0], height, width)
     given = [t.contiguous() for t in (clip, faces, neighbours, triangle, depth)]

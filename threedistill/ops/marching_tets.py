@@ -148,7 +148,8 @@ def _table() -> Tensor:
 
 def _run(signs: Tensor, tets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if not use_native(signs, tets):
-        return tuple(tet_topology_reference(signs, tets))
+        edges, faces, crossed = tet_topology_reference(signs, tets)
+        return edges, faces, crossed
     signs, tets = signs.contiguous(), tets.contiguous()
     table = _table().contiguous()
     points, count = signs.shape[0], tets.shape[0]

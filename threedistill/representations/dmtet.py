@@ -12,14 +12,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from threedistill.errors import ThreedistillError
-from threedistill.ops.antialias import antialias, face_neighbours
-from threedistill.ops.interpolate import covered, interpolate
+from threedistill.ops.antialias import face_neighbours
 from threedistill.ops.marching_cubes import marching_cubes
 from threedistill.ops.marching_tets import TetTopology, marching_tets, tet_topology, tet_vertices
-from threedistill.ops.rasterize import rasterize
 from threedistill.protocols import RenderContext
 from threedistill.render.mesh import sample_texture
-from threedistill.render.shading import shade
+from threedistill.render.surface import face_crosses, render_surface
 from threedistill.representations import meshstats
 from threedistill.representations.hashfield import HashField, HashSettings
 from threedistill.representations.signed_distance import check_mesh, sample_surface, signed_distance
@@ -63,7 +61,8 @@ class DMTet(nn.Module):
         radius: of the sphere it starts from, metres.
         geometry: see above.
         reach: metres per unit of f.
-        deformation: largest displacement of a grid point per axis, in cells; up to 0.2 no tetrahedron can turn over.
+        deformation: largest displacement of a grid point per axis, in cells; up to 0.2 no tetrahedron can turn over
+            (points on the border of the box stay where they are).
         supersample: rasterised samples per pixel and axis, averaged down.
         texture_gradient: colours move vertices too, by where on the surface a pixel looks.
         color_jitter: colours are asked up to this far from the surface, in cells, so that they also hold for a
@@ -170,63 +169,30 @@ class DMTet(nn.Module):
         ``stats``: ``faces`` (count), ``mean_opacity``; with gradients also ``normal_consistency``, ``laplacian``,
         ``eikonal`` and ``sign_change`` (``representations/meshstats.py``).
         """
-        device, s = self.points.device, self.supersample
-        big = cameras.to(device).resized(cameras.height * s, cameras.width * s)
         shape = self.surface(context.progress)
-        vertices, faces = shape.vertices, shape.topology.faces
-        clip = torch.einsum(
-            "bij,vj->bvi", big.world_to_clip().to(vertices), F.pad(vertices, (0, 1), value=1.0)
-        ).contiguous()
-        fragments = rasterize(clip, faces, big.height, big.width)
-        pixels = covered(fragments)
-        view = pixels // (big.height * big.width)
-        fixed = clip if self.texture_gradient else clip.detach()
-        at = interpolate(
-            vertices if self.texture_gradient else vertices.detach(), fixed, faces, fragments, pixels
-        )
-        albedo = self.color(self._jittered(at, pixels, big, context), context.progress).sigmoid()
 
-        away = big.c2w.to(at)[view, :3, 3] - at.detach()
-        distance = away.norm(dim=1, keepdim=True)
-        normal = None
-        if context.shading != "none":
-            smooth = meshstats.vertex_normals(vertices, faces)
-            normal = F.normalize(interpolate(smooth, clip.detach(), faces, fragments, pixels), dim=1)
-            light = None if context.light is None else context.light.to(at)[view]
-            albedo = shade(albedo, normal, away / distance, context.shading, light)
+        def color(at: Tensor, pixels: Tensor) -> Tensor:
+            return self.color(at + self._jitter(cameras, pixels, context), context.progress).sigmoid()
 
-        background = context.background.to(at)
-        behind = background[:, None, None].expand(-1, big.height, big.width, 3)
-        layers = [
-            F.pad(behind, (0, 1)).reshape(-1, 4).index_copy(0, pixels, F.pad(albedo, (0, 1), value=1.0))
-        ]
-        size = (len(cameras), big.height, big.width)
-        picture = antialias(layers[0].view(*size, 4), clip, faces, fragments, shape.neighbours)
-        extra = [distance.detach(), torch.ones_like(distance)]
-        extra += [] if normal is None else [normal]
-        flat = torch.cat(extra, 1)
-        sharp = torch.zeros(size[0] * size[1] * size[2], flat.shape[1], device=device, dtype=flat.dtype)
-        sharp = sharp.index_copy(0, pixels, flat).view(*size, -1)
-        if s > 1:
-            picture, sharp = (
-                F.avg_pool2d(x.permute(0, 3, 1, 2), s).permute(0, 2, 3, 1) for x in (picture, sharp)
-            )
-        opacity = picture[..., 3:].clamp(0, 1)
-        hit = sharp[..., 1:2].clamp_min(1e-6)
-        stats = {"faces": torch.tensor(float(len(faces))), "mean_opacity": opacity.mean()}
-        if torch.is_grad_enabled():
-            stats.update(self._stats(shape))
-        return Rendering(
-            rgb=picture[..., :3].clamp(0, 1), opacity=opacity, depth=sharp[..., :1] / hit, background=background,
-            normal=None if normal is None else F.normalize(sharp[..., 2:], dim=-1), stats=stats,
+        out = render_surface(
+            shape.vertices, shape.topology.faces, color, cameras.to(self.points.device), context.background,
+            shading=context.shading, light=context.light, supersample=self.supersample,
+            neighbours=shape.neighbours, texture_gradient=self.texture_gradient,
         )  # fmt: skip
+        out.stats = {
+            "faces": torch.tensor(float(len(shape.topology.faces))),
+            "mean_opacity": out.opacity.mean(),
+        }
+        if torch.is_grad_enabled():
+            out.stats.update(self._stats(shape))
+        return out
 
-    def _jittered(self, at: Tensor, pixels: Tensor, cameras: Cameras, context: RenderContext) -> Tensor:
+    def _jitter(self, cameras: Cameras, pixels: Tensor, context: RenderContext) -> Tensor | float:
         if context.rng is None or self.color_jitter == 0:
-            return at
-        size = cameras.height * cameras.width
-        noise = context.rng.uniform_per_view("color", len(cameras), size, 3).view(-1, 3).to(at)
-        return at + (2 * noise[pixels] - 1) * (self.color_jitter * self.cell)
+            return 0.0
+        size = cameras.height * cameras.width * self.supersample**2
+        noise = context.rng.uniform_per_view("color", len(cameras), size, 3).view(-1, 3).to(self.points)
+        return (2 * noise[pixels] - 1) * (self.color_jitter * self.cell)
 
     def _stats(self, shape: _Surface) -> dict[str, Tensor]:
         vertices, (edges, faces, tets) = shape.vertices, shape.topology
@@ -320,8 +286,7 @@ class DMTet(nn.Module):
                 self.sdf.copy_(distance)
                 self.displacement.zero_()
         self.refresh()
-        if color is not None or mesh.colors is not None or mesh.texture is not None:
-            self._fit_colors(mesh, generator, color)
+        self._fit_colors(mesh, generator, color)
 
     def init_from_density(
         self,
@@ -351,37 +316,34 @@ class DMTet(nn.Module):
             )
         self.init_from_mesh(Mesh(vertices, topology.faces.long()), rng, color)
 
+    def _interpolated(self, points: Tensor) -> Tensor:
+        """(N,) signed distance at any points, from the corners of the grid's cells."""
+        n = self.resolution + 1
+        lattice = self.values[: n**3].view(1, 1, n, n, n)
+        where = (points.flip(1) / self.bound).view(1, 1, 1, -1, 3)
+        return F.grid_sample(lattice, where, align_corners=True, padding_mode="border").flatten()
+
     def _fit_colors(self, mesh: Mesh, generator: torch.Generator, color: ColorFunction | None) -> None:
-        """A few hundred steps of regression on surface points, jittered as in training."""
+        """Regression on surface points, jittered as in training."""
         corners = mesh.vertices.to(self.points)[mesh.faces.long()]
-        normals = F.normalize(
-            torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), dim=1
-        )
         face, weights = sample_surface(mesh, 1 << 15, generator)
         weights = weights.to(self.points)
         at = (corners[face] * weights[..., None]).sum(1)
-        index = mesh.faces.long()[face]
+        # Parts of a mesh that lie inside of others have colours that nobody sees.
+        seen = self._interpolated(at) > -0.2 * self.cell
+        face, weights, at = face[seen], weights[seen], at[seen]
+
+        def of_corners(values: Tensor) -> Tensor:
+            return (values.to(self.points)[mesh.faces.long()[face]] * weights[..., None]).sum(1)
+
         with torch.no_grad():
             if color is not None:
+                normals = F.normalize(face_crosses(mesh.vertices.to(self.points), mesh.faces), dim=1)
                 truth = color(at, normals[face])
             elif mesh.texture is not None and mesh.uv is not None:
-                truth = sample_texture(mesh.texture, (mesh.uv[index] * weights[..., None]).sum(1))
+                truth = sample_texture(mesh.texture, of_corners(mesh.uv))
+            elif mesh.colors is not None:
+                truth = of_corners(mesh.colors)
             else:
-                assert mesh.colors is not None
-                truth = (mesh.colors[index] * weights[..., None]).sum(1)
-        parameters = list(self.color.parameters())
-        optimizer = torch.optim.Adam(parameters, lr=0.01, betas=(0.9, 0.99), eps=1e-15, foreach=True)
-        steps, batch = 300, 4096
-        with torch.enable_grad():
-            for step in range(steps):
-                rows = torch.randint(len(at), (batch,), generator=generator)
-                jitter = (torch.rand(batch, 3, generator=generator) * 2 - 1) * (self.color_jitter * self.cell)
-                loss = (
-                    (self.color(at[rows] + jitter.to(at), 1.0).sigmoid() - truth[rows].to(at)).square().mean()
-                )
-                for row in optimizer.param_groups:
-                    row["lr"] = 0.01 * 0.1 ** (step / steps)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+                return
+        self.color.fit(at, torch.logit(truth.clamp(0.01, 0.99)), self.color_jitter * self.cell, generator)

@@ -102,3 +102,33 @@ class HashField(nn.Module):
         unit = (points * (0.5 / self.bound) + 0.5).clamp(0, 1)
         features = encode(unit, self.table, self.layout, self.active_levels(progress))
         return fused_mlp(features, list(self.weights))
+
+    def fit(
+        self, points: Float[Tensor, "N 3"], values: Float[Tensor, "N E"], jitter: float,
+        generator: torch.Generator, steps: int = 300, batch: int = 4096,
+    ) -> None:  # fmt: skip
+        """Regression: ``mean (sigmoid f(x) - sigmoid y)^2`` by Adam, all levels active.
+
+        Arguments:
+            points: (N, 3) metres.
+            values: (N, outputs) what f should be there, before the sigmoid.
+            jitter: points are moved up to this far along each axis, metres, so that f also holds nearby.
+            generator: draws the batches.
+            steps, batch: optimizer steps and points per step.
+        """
+        if not len(points):
+            return
+        target = values.detach().sigmoid()
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.01, betas=(0.9, 0.99), eps=1e-15, foreach=True)
+        decay = Ramp(0.01, 0.001, shape="log")
+        with torch.enable_grad():
+            for step in range(steps):
+                rows = torch.randint(len(points), (batch,), generator=generator)
+                shift = (torch.rand(batch, 3, generator=generator) * 2 - 1) * jitter
+                loss = (self(points[rows] + shift.to(points)).sigmoid() - target[rows]).square().mean()
+                for group in optimizer.param_groups:
+                    group["lr"] = decay(step / steps)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+        optimizer.zero_grad(set_to_none=True)

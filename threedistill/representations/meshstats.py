@@ -1,4 +1,4 @@
-"""Normals of a mesh, and what tells a good surface from a bad one: differentiable, in a fixed order of summation."""
+"""What tells a good surface from a bad one: regularisers of meshes on a grid, summed in a fixed order."""
 
 from __future__ import annotations
 
@@ -7,23 +7,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["NAMES", "eikonal", "laplacian", "normal_consistency", "sign_change", "vertex_normals"]
+from threedistill.render.surface import face_crosses
+
+__all__ = ["NAMES", "eikonal", "laplacian", "normal_consistency", "sign_change"]
 
 #: The names of the four regularisers in ``Rendering.stats``.
 NAMES = ("normal_consistency", "laplacian", "eikonal", "sign_change")
-
-
-def _crosses(vertices: Tensor, faces: Tensor) -> Tensor:
-    """(F, 3) normals as long as twice the faces' areas."""
-    a, b, c = vertices.index_select(0, faces.flatten().long()).view(-1, 3, 3).unbind(1)
-    return torch.linalg.cross(b - a, c - a)
-
-
-def vertex_normals(vertices: Float[Tensor, "M 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "M 3"]:
-    """Unit normals of the vertices, the faces' weighted by area; zero where there is none."""
-    cross = _crosses(vertices, faces)
-    total = torch.zeros_like(vertices).index_add(0, faces.flatten().long(), cross.repeat_interleave(3, 0))
-    return F.normalize(total, dim=1)
 
 
 def normal_consistency(
@@ -34,7 +23,7 @@ def normal_consistency(
     Arguments:
         neighbours: see :func:`threedistill.ops.antialias.face_neighbours`.
     """
-    normal = F.normalize(_crosses(vertices, faces), dim=1)
+    normal = F.normalize(face_crosses(vertices, faces), dim=1)
     face = torch.arange(len(faces), device=faces.device).repeat_interleave(3)
     beyond = neighbours.flatten().long()
     once = (beyond >= 0) & (beyond // 3 > face)  # each edge from its lower face

@@ -82,7 +82,7 @@ def signed_distance(
     Raises:
         ThreedistillError: see :func:`check_mesh`; or the mesh encloses nothing.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     mesh = check_mesh(mesh, float(grid.points.abs().max()))
     corners = mesh.vertices.double()[mesh.faces.long()]
@@ -91,7 +91,7 @@ def signed_distance(
     surface = torch.cat([(corners[face] * weights[..., None].double()).sum(1), corners.reshape(-1, 3)])
     owner = torch.cat([face, torch.arange(len(corners)).repeat_interleave(3)])
     points = grid.points.double()
-    tree = cKDTree(surface.numpy())
+    tree = KDTree(surface.numpy())
     distance = torch.from_numpy(tree.query(points.numpy())[0])
     near = (distance < 3 * grid.cell).nonzero()[:, 0]
     index = torch.from_numpy(np.asarray(tree.query(points[near].numpy(), k=_NEAREST)[1]))
