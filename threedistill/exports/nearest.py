@@ -91,25 +91,18 @@ def _closest(point: Float[Tensor, "*n 3"], corners: Float[Tensor, "*n 3 3"]) -> 
     d20, d21 = (ap * ab).sum(-1), (ap * ac).sum(-1)
     area = (d00 * d11 - d01 * d01).clamp(min=1e-30)
     v, w = (d11 * d20 - d01 * d21) / area, (d00 * d21 - d01 * d20) / area
-    inside = torch.stack([1 - v - w, v, w], -1)
-
-    def on_edge(start: Tensor, along: Tensor) -> Tensor:
-        return (((point - start) * along).sum(-1) / (along * along).sum(-1).clamp(min=1e-30)).clamp(0, 1)
-
+    outside = (v < 0) | (w < 0) | (v + w > 1)
+    # Each edge's nearest point, and its squared distance less that of the first corner; all from dot products.
+    t, r = (d20 / d00.clamp(min=1e-30)).clamp(0, 1), (d21 / d11.clamp(min=1e-30)).clamp(0, 1)
+    across, from_b = d00 + d11 - 2 * d01, d21 - d20 - d01 + d00
+    s = (from_b / across.clamp(min=1e-30)).clamp(0, 1)
+    to_ab, to_ac = t * (t * d00 - 2 * d20), r * (r * d11 - 2 * d21)
+    to_bc = d00 - 2 * d20 + s * (s * across - 2 * from_b)
+    on_ab, on_ac = (to_ab <= to_ac) & (to_ab <= to_bc), to_ac <= to_bc
     zero = torch.zeros_like(v)
-    t, s, r = on_edge(a, ab), on_edge(b, c - b), on_edge(c, a - c)
-    edges = torch.stack(
-        [
-            torch.stack([1 - t, t, zero], -1),
-            torch.stack([zero, 1 - s, s], -1),
-            torch.stack([r, zero, 1 - r], -1),
-        ],
-        -2,
-    )  # (..., edge, barycentric)
-    place = torch.einsum("...ek,...kx->...ex", edges, corners)
-    best = (place - point[..., None, :]).norm(dim=-1).argmin(-1)
-    edge = edges.gather(-2, best[..., None, None].expand(*best.shape, 1, 3))[..., 0, :]
-    return torch.where((inside >= 0).all(-1, keepdim=True), inside, edge)
+    v = torch.where(outside, torch.where(on_ab, t, torch.where(on_ac, zero, 1 - s)), v)
+    w = torch.where(outside, torch.where(on_ab, zero, torch.where(on_ac, r, s)), w)
+    return torch.stack([1 - v - w, v, w], -1)
 
 
 class MeshField:

@@ -93,8 +93,11 @@ def _part(geometry: Any, transform: np.ndarray, gltf: bool) -> Mesh:
     visual = geometry.visual
     if isinstance(visual, TextureVisuals):
         image, factor = _base_color(visual.material)
-        if visual.uv is not None and image is not None and len(visual.uv) == len(mesh.vertices):
-            mesh.uv, mesh.texture = floats(visual.uv), image * factor
+        if visual.uv is not None and len(visual.uv) == len(mesh.vertices):
+            mesh.uv = floats(visual.uv)
+            mesh.normal_map, mesh.metallic_roughness = _maps(visual.material)
+        if mesh.uv is not None and image is not None:
+            mesh.texture = image * factor
         elif "color" in visual.vertex_attributes:
             mesh.colors = _vertex_colors(visual.vertex_attributes["color"], gltf)
         else:
@@ -128,6 +131,19 @@ def _base_color(material: Any) -> tuple[Tensor | None, Tensor]:
         return picture, torch.ones(3)
     linear = torch.from_numpy(np.asarray(factor, dtype=np.float32)[:3] / (255 if max(factor) > 1 else 1))
     return picture, linear_to_srgb(linear.clamp(0, 1))
+
+
+def _maps(material: Any) -> tuple[Tensor | None, Tensor | None]:
+    """A material's normal map, and its metalness and roughness with their factors multiplied in."""
+    normal = getattr(material, "normalTexture", None)
+    packed = getattr(material, "metallicRoughnessTexture", None)
+    if packed is not None:
+        pixels = torch.from_numpy(np.asarray(packed.convert("RGB"), dtype=np.float32) / 255)
+        factors = [getattr(material, name, None) for name in ("metallicFactor", "roughnessFactor")]
+        packed = pixels[..., [2, 1]] * torch.tensor([1.0 if f is None else float(f) for f in factors])
+    if normal is not None:
+        normal = torch.from_numpy(np.asarray(normal.convert("RGB"), dtype=np.float32) / 255)
+    return normal, packed
 
 
 def _joined(parts: list[Mesh]) -> Mesh:
