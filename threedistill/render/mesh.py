@@ -21,14 +21,6 @@ def face_normals(mesh: Mesh) -> Float[Tensor, "F 3"]:
     return F.normalize(torch.linalg.cross(b - a, c - a), dim=-1)
 
 
-def vertex_normals(mesh: Mesh) -> Float[Tensor, "N 3"]:
-    """Unit normals at the vertices: the mean of the adjacent faces', weighted by area; zero for unused vertices."""
-    a, b, c = mesh.vertices[mesh.faces].unbind(1)
-    areas = torch.linalg.cross(b - a, c - a).repeat_interleave(3, 0)
-    total = torch.zeros_like(mesh.vertices).index_add_(0, mesh.faces.reshape(-1), areas)
-    return F.normalize(total, dim=-1)
-
-
 @torch.no_grad()
 def render_mesh(
     mesh: Mesh,

@@ -17,13 +17,14 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from threedistill.protocols import Representation
-from threedistill.render.mesh import vertex_normals
+from threedistill.protocols import Representation, SplatSource
+from threedistill.render.surface import vertex_normals
+from threedistill.representations import seeding, splat_surface
 from threedistill.representations.fitting import fit_to_pictures, pictures_of
 from threedistill.rng import Streams
 from threedistill.types import Mesh, Splats
 
-__all__ = ["ConvertSettings", "FromMesh", "FromSplats", "as_mesh", "convert"]
+__all__ = ["ConvertSettings", "FromMesh", "FromSplats", "as_mesh", "as_splats", "convert"]
 
 
 @runtime_checkable
@@ -95,11 +96,13 @@ def convert(
     """
     if isinstance(source, nn.Module) and _copied(source, target):
         return
-    pictures = pictures_of(source, rng, settings.bank, settings.size)
-    steps = settings.polish
-    if isinstance(target, FromSplats) and (splats := _splats(source)) is not None:
+    splats = as_splats(source) if isinstance(source, Splats | SplatSource) else None
+    if splats is not None and isinstance(target, FromSplats):
         target.init_from_splats(splats)
-    elif isinstance(target, FromMesh):
+        return
+    steps = settings.polish
+    pictures = pictures_of(source, rng, settings.bank, settings.size)
+    if isinstance(target, FromMesh):
         target.init_from_mesh(as_mesh(source, settings.resolution), rng)
     else:
         steps = settings.steps
@@ -119,15 +122,13 @@ def _copied(source: nn.Module, target: Representation) -> bool:
     return True
 
 
-def _splats(source: Representation | Mesh | Splats) -> Splats | None:
-    if isinstance(source, Splats):
-        return source
-    return source.splats() if hasattr(source, "splats") else None  # pyright: ignore
-
-
 @torch.no_grad()
 def as_mesh(source: Representation | Mesh | Splats, resolution: int) -> Mesh:
-    """The source's surface with its colours at the vertices.
+    """The source's surface, with its colours at the vertices; a mesh is returned as it is.
+
+    Arguments:
+        source: a representation, a mesh, or a cloud of splats.
+        resolution: cells per axis of the surface.
 
     Raises:
         ThreedistillError: there is no surface.
@@ -135,8 +136,29 @@ def as_mesh(source: Representation | Mesh | Splats, resolution: int) -> Mesh:
     if isinstance(source, Mesh):
         return source
     if isinstance(source, Splats):
-        raise NotImplementedError
-    mesh = source.extract(resolution)
-    mesh.normals = vertex_normals(mesh)
-    mesh.colors = source.surface_color(mesh.vertices, mesh.normals)
+        mesh = splat_surface.extract(source, resolution)
+        mesh.normals = vertex_normals(mesh.vertices, mesh.faces)
+        mesh.colors = splat_surface.color(source, mesh.vertices, mesh.normals)
+    else:
+        mesh = source.extract(resolution)
+        mesh.normals = vertex_normals(mesh.vertices, mesh.faces)
+        mesh.colors = source.surface_color(mesh.vertices, mesh.normals)
     return mesh
+
+
+def as_splats(source: SplatSource | Mesh | Splats, count: int = 20_000, rng: Streams | None = None) -> Splats:
+    """The source's own Gaussians, or flat ones spread over a mesh's surface.
+
+    Arguments:
+        source: a representation made of splats, a mesh, or splats, which are returned as they are.
+        count: Gaussians on a mesh.
+        rng: where on a mesh; None = seed 0.
+
+    Raises:
+        ThreedistillError: a mesh without area.
+    """
+    if isinstance(source, Splats):
+        return source
+    if isinstance(source, Mesh):
+        return seeding.on_mesh(source, count, rng or Streams(0))
+    return source.splats()

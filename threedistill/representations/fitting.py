@@ -17,7 +17,6 @@ from threedistill.render.splat import render_splats
 from threedistill.render.volume import over
 from threedistill.representations.background import BackgroundSampler
 from threedistill.representations.refinement import apply_refinement
-from threedistill.representations.refinement import apply_refinement
 from threedistill.rng import Streams
 from threedistill.schedule import Ramp
 from threedistill.types import Cameras, Mesh, Rendering, Shading, Splats
@@ -28,7 +27,6 @@ __all__ = ["RATES", "Pictures", "fit_photometric", "fit_to_pictures", "pictures_
 RATES: dict[str, float] = {
     "table": 0.01, "mlp": 0.003,
     "shape_table": 0.003, "shape_mlp": 0.001, "sdf": 0.001, "displacement": 0.003,
-    "means": 0.002, "scales": 0.01, "rotations": 0.01, "opacities": 0.03, "sh0": 0.02, "sh_rest": 0.001,
     "means": 0.004, "scales": 0.02, "rotations": 0.02, "opacities": 0.05, "sh0": 0.03, "sh_rest": 0.0015,
 }  # fmt: skip
 
