@@ -14,7 +14,7 @@ from typing import Literal
 from threedistill import __version__
 from threedistill.config import Config, build, compose, read_config, stage_part, write_config
 from threedistill.errors import UsageError
-from threedistill.protocols import Prior, Representation
+from threedistill.protocols import PictureSource, Prior, Representation
 from threedistill.training.run_folder import RunFolder, slug
 from threedistill.types import Mesh
 
@@ -161,6 +161,9 @@ def _execute(config: Config, run: RunFolder, quiet: bool) -> Result:
 
 def _export(representation: Representation, config: Config, run: RunFolder, prior: Prior) -> Path:
     from threedistill.exports.asset import build_asset, export_asset
+    from threedistill.exports.picture import write_pictures
+    from threedistill.representations.particles import members
+    from threedistill.training.particle_assets import keep_best, particle_folder
 
     settings = _export_settings(config)
     extras = {
@@ -168,7 +171,14 @@ def _export(representation: Representation, config: Config, run: RunFolder, prio
         "prior_version": getattr(prior, "version", None), "prior_licence": prior.licence,
         "guidance": stage_part(config, -1, "guidance")["name"], "generator": f"threedistill {__version__}",
     }  # fmt: skip
-    return export_asset(build_asset(representation, settings, extras), run.asset_dir, settings)[0]
+    particles = members(representation)
+    if pictures := [one.pictures() for one in particles if isinstance(one, PictureSource)]:
+        return write_pictures(pictures, run.asset_dir)
+    files = [
+        export_asset(build_asset(one, settings, extras), particle_folder(run, i, len(particles)), settings)[0]
+        for i, one in enumerate(particles)
+    ]
+    return files[0] if len(files) == 1 else keep_best(files, config, run)
 
 
 def _export_settings(config: Config):

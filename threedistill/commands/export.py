@@ -84,7 +84,8 @@ def _facts(config: dict[str, Any]) -> dict[str, object]:
 
 def reopen(run_dir: Path, config: dict[str, Any]) -> Any:
     """The optimised representation of a run's last stage, from its checkpoint."""
-    from threedistill.config import build
+    from threedistill.representations.particles import members
+    from threedistill.training.assemble import build_representation
     from threedistill.training.checkpoint import StageState
     from threedistill.training.run_folder import RunFolder
 
@@ -92,9 +93,10 @@ def reopen(run_dir: Path, config: dict[str, Any]) -> Any:
     path = RunFolder(run_dir).checkpoint(last, config["stages"][last]["name"])
     if not path.exists():
         raise UsageError(f"{run_dir} has no checkpoint of its last stage; finish it with threedistill resume")
-    representation = build(config["representation"]["model"], "representation.model", config["plugins"])
+    representation: Any = build_representation(config, last)
     StageState(path).load_module(representation, part="representation")
-    return representation
+    best = RunFolder(run_dir).read_record().get("particles", {}).get("best", 0)
+    return members(representation)[best]
 
 
 def _asset_mesh(run_dir: Path) -> Any:

@@ -11,6 +11,7 @@ from threedistill.config import STAGE_PARTS, Config, build, stage_node, stage_pa
 from threedistill.errors import UsageError, nearest
 from threedistill.prompts import PromptSet
 from threedistill.protocols import Prior, Representation, Student
+from threedistill.representations.particles import ParticleBank
 from threedistill.rng import Streams
 from threedistill.training.rule_setup import build_baseline, check_rule
 from threedistill.training.student_setup import build_student, check_student
@@ -43,6 +44,7 @@ def check(config: Config) -> None:
     plugins = config["plugins"]
     if not config["stages"]:
         raise UsageError("stages: a run needs at least one stage")
+    _check_particles(config)
     for key in ("cameras", "background", "regularizers", "optim", "watchdog", "trainer", "export", "convert"):
         build(config[key], key, plugins)
     for index in range(len(config["stages"])):
@@ -51,6 +53,17 @@ def check(config: Config) -> None:
         from threedistill.toybox.grammar import parse
 
         parse(config["prompt"])
+
+
+def _check_particles(config: Config) -> None:
+    count = config["particles"]
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise UsageError(f"particles={count!r} must be a whole number of at least 1")
+    if count > 1 and len(config["stages"]) > 1:
+        raise UsageError(
+            f"particles={count} and {len(config['stages'])} stages: several particles go through one stage only; use "
+            "particles=1, or a preset with one stage"
+        )
 
 
 def _check_stage(config: Config, index: int) -> None:
@@ -107,17 +120,19 @@ def build_stages(config: Config, prior: Prior, device: torch.device) -> list[Sco
 
 
 def build_representation(config: Config, index: int) -> Representation:
-    """A stage's representation with fresh parameters, drawn from the run's seed."""
-    node = stage_part(config, index, "representation")
-    with torch.random.fork_rng(devices=[]):
-        # Initial parameters are random too: seeded like everything else, and only here.
-        torch.manual_seed(Streams(config["seed"], stage=index).generator("init").initial_seed())
-        return build(node["model"], "representation.model", config["plugins"])
+    """A stage's representation with fresh parameters, drawn from the run's seed; several particles make a bank."""
+    node, streams = stage_part(config, index, "representation"), Streams(config["seed"], stage=index)
+    particles: list[Representation] = []
+    for particle in range(config["particles"]):
+        with torch.random.fork_rng(devices=[]):
+            # Initial parameters are random too: seeded like everything else, and only here.
+            purpose = f"init/{particle}" if particle else "init"
+            torch.manual_seed(streams.generator(purpose).initial_seed())
+            particles.append(build(node["model"], "representation.model", config["plugins"]))
+    return particles[0] if len(particles) == 1 else ParticleBank(particles)
 
 
-def build_stage(
-    config: Config, index: int, prior: Prior, before: Student | None = None
-) -> ScoreDistillation:
+def build_stage(config: Config, index: int, prior: Prior, before: Student | None = None) -> ScoreDistillation:
     """The system of one stage with fresh parameters, on the CPU (the trainer moves it).
 
     Arguments:

@@ -28,7 +28,7 @@ def student_report(system: ScoreDistillation) -> dict[str, float]:
         shown = Shown(
             system.prior.space.encode(system.representation.render(cameras, context).rgb), cameras, background
         )
-        gains = system.student_step.measure(system.student, shown, rng, 1.0, DRAWS)
+        gains = system.student_step.measure(system.student, shown, rng, system.stage.along(1.0), DRAWS)
         losses.append([gains.camera, gains.null, gains.frozen])
     mean = Gains(*torch.tensor(losses).mean(0).tolist())
     return {

@@ -6,16 +6,15 @@ Its loss never meets the scene's: it sees detached renders, has its own optimize
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from threedistill.guidance.timesteps import TimestepPolicy, Uniform, Window
 from threedistill.priors.student import denoising_loss, drop_cameras
 from threedistill.prompts import PromptSet
-from threedistill.protocols import Prior, Student
+from threedistill.protocols import Prior, Student, TimestepPolicy
 from threedistill.rng import Streams
 from threedistill.types import Cameras, Conditioning, NoiseLevel
 
@@ -29,7 +28,7 @@ class StudentTraining:
         lr: AdamW's rate, reached after ``warmup`` of its steps.
         warmup: optimizer steps of linear warm-up.
         camera_dropout: how often a sample's camera is withheld; its null camera (ESD) learns from these alone.
-        timesteps: at which noise levels it learns.
+        timesteps: at which noise levels it learns; None = those at which the rule asks.
         betas, weight_decay: of AdamW.
         measure_every: scene steps between measurements of what it has learned.
     """
@@ -38,7 +37,7 @@ class StudentTraining:
     lr: float = 1e-3
     warmup: int = 20
     camera_dropout: float = 0.1
-    timesteps: TimestepPolicy = field(default_factory=lambda: Uniform(Window(0.02, 0.98)))
+    timesteps: TimestepPolicy | None = None
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
     measure_every: int = 25
@@ -101,13 +100,15 @@ class StudentStep(nn.Module):
     Arguments:
         training: how.
         prompts: the student hears the base prompt, without view words.
+        asked: the rule's noise levels, where the student has no own.
     """
 
     measured: Tensor
 
-    def __init__(self, training: StudentTraining, prompts: PromptSet) -> None:
+    def __init__(self, training: StudentTraining, prompts: PromptSet, asked: TimestepPolicy) -> None:
         super().__init__()
         self.training_settings, self.prompts = training, prompts
+        self.timesteps = asked if training.timesteps is None else training.timesteps
         self.register_buffer("measured", torch.zeros(3))
 
     def optimizer(self, student: Student) -> torch.optim.Optimizer:
@@ -173,9 +174,7 @@ class StudentStep(nn.Module):
         self, student: Prior, shown: Shown, rng: Streams, progress: float
     ) -> tuple[NoiseLevel, Tensor, Tensor]:
         x0 = shown.x0
-        level = self.training_settings.timesteps.sample(
-            student.path, progress, rng, len(x0), student.view_group
-        ).to(x0.device)
+        level = self.timesteps.sample(student.path, progress, rng, len(x0), student.view_group).to(x0.device)
         noise = rng.normal_per_view("noise", len(x0), *x0.shape[1:]).to(x0)
         return level, noise, level.add_noise(x0, noise)
 

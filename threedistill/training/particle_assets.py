@@ -1,0 +1,50 @@
+"""The assets of several particles: each in a folder of its own, the judge's favourite beside them as the run's."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+
+from threedistill.config import Config
+from threedistill.errors import ThreedistillError, UsageError
+from threedistill.training.run_folder import RunFolder
+
+
+def particle_folder(run: RunFolder, index: int, count: int) -> Path:
+    """Where a particle's files go: the asset's own folder where there is only one."""
+    return run.asset_dir if count == 1 else run.asset_dir / f"particle-{index}"
+
+
+def keep_best(files: list[Path], config: Config, run: RunFolder) -> Path:
+    """Copy the best particle's files to the asset's folder; the copy of its main file.
+
+    The best is the one whose caption the judge finds most likely; without a judge, or for words it does not know, the
+    first.
+
+    Arguments:
+        files: the main file of each particle.
+        config, run: what was asked for, and where; ``run.json`` gets the scores and the choice.
+    """
+    scores = [_score(file.parent / "model.glb", config["prompt"]) for file in files]
+    best = max(range(len(files)), key=lambda index: (scores[index], -index))
+    run.update_record(
+        particles={"best": best, "caption_logp": [round(s, 4) if math.isfinite(s) else None for s in scores]}
+    )
+    for file in sorted(files[best].parent.iterdir()):
+        if file.is_file():
+            shutil.copyfile(file, run.asset_dir / file.name)
+    return run.asset_dir / files[best].name
+
+
+def _score(glb: Path, prompt: str) -> float:
+    from threedistill.evaluation.judging import judge_asset
+    from threedistill.exports.read import read_mesh
+    from threedistill.toybox.judge import available
+
+    if not glb.exists() or not available():
+        return -math.inf
+    try:
+        return judge_asset(read_mesh(glb), prompt).caption_logp
+    except (UsageError, ThreedistillError):
+        return -math.inf
