@@ -132,14 +132,15 @@ def _reference(prompt: str) -> float:
 
 def _ring(folder: Path) -> Any:
     """The views of a run (V, H, W, 3), or None where they were not drawn."""
-    path = folder / "asset" / "views.png"
-    if not path.exists():
-        return None
     import numpy as np
     import torch
     from PIL import Image
 
-    strip = torch.from_numpy(np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) / 255)
+    try:
+        pixels = np.asarray(Image.open(folder / "asset" / "views.png").convert("RGB"), dtype=np.float32)
+    except OSError:  # not there, or cut short
+        return None
+    strip = torch.from_numpy(pixels / 255)
     return torch.stack(strip.split(strip.shape[0], 1))
 
 
