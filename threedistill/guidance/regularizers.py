@@ -88,6 +88,34 @@ def sign_change(rendering: Rendering) -> Float[Tensor, ""]:
     return _from_stats(rendering, "sign_change")
 
 
+def splat_scale(rendering: Rendering) -> Float[Tensor, ""]:
+    """Mean standard deviation of splats, metres: small ones, that the screen-space error cannot hide behind
+    (Kheradmand et al. 2024, section 4.4).
+
+    Raises:
+        ValueError: the rendering has none.
+    """
+    return _from_stats(rendering, "splat_scale")
+
+
+def anisotropy(rendering: Rendering) -> Float[Tensor, ""]:
+    """``mean max(s_max / s_min, 3) - 3`` of splats: no needles (Xie et al. 2024, PhysGaussian, eq. 23).
+
+    Raises:
+        ValueError: the rendering has none.
+    """
+    return _from_stats(rendering, "anisotropy")
+
+
+def splat_entropy(rendering: Rendering) -> Float[Tensor, ""]:
+    """Mean binary entropy of the splats' own opacities, in [0, 1]: every splat should be there or not.
+
+    Raises:
+        ValueError: the rendering has none.
+    """
+    return _from_stats(rendering, "splat_entropy")
+
+
 def _from_stats(rendering: Rendering, name: str) -> Float[Tensor, ""]:
     if name not in rendering.stats:
         raise ValueError(
@@ -106,6 +134,9 @@ TERMS: dict[str, Callable[[Rendering], Tensor]] = {
     "laplacian": laplacian,
     "eikonal": eikonal,
     "sign_change": sign_change,
+    "splat_scale": splat_scale,
+    "anisotropy": anisotropy,
+    "splat_entropy": splat_entropy,
 }
 
 
@@ -116,6 +147,7 @@ class RegularizerWeights:
     Arguments:
         opacity_entropy, sparsity, orientation, distortion: see the functions of these names.
         normal_consistency, laplacian, eikonal, sign_change: of meshes on a grid; likewise.
+        splat_scale, anisotropy, splat_entropy: of splats; likewise.
     """
 
     opacity_entropy: float | Schedule = 0.0
@@ -126,6 +158,9 @@ class RegularizerWeights:
     laplacian: float | Schedule = 0.0
     eikonal: float | Schedule = 0.0
     sign_change: float | Schedule = 0.0
+    splat_scale: float | Schedule = 0.0
+    anisotropy: float | Schedule = 0.0
+    splat_entropy: float | Schedule = 0.0
 
 
 class Regularizers(nn.Module):

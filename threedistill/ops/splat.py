@@ -179,9 +179,7 @@ def _boxes(
     "-> (Tensor, Tensor)",
 )  # fmt: skip
 def _splat(means, conics, opacities, features, depths, height, width):
-    if not use_native(means, conics, opacities, features, depths):
-        layers = splat_reference(means, conics, opacities, features, depths, height, width)
-        return tuple(part.clone() for part in layers)  # the op's outputs must not share memory
+    # Only reached with the library: the twin's gradients are autograd's own, which an operator's body cannot record.
     views, count, channels = features.shape
     image, opacity = means.new_empty(views, height, width, channels), means.new_empty(views, height, width)
     _forward_kernel(
@@ -204,11 +202,6 @@ def _(means, conics, opacities, features, depths, height, width):
 )  # fmt: skip
 def _splat_backward(means, conics, opacities, features, depths, grad_image, grad_opacity):
     _, height, width, channels = grad_image.shape
-    if not use_native(means, conics, opacities, features, depths):
-        leaves = [t.detach().requires_grad_() for t in (means, conics, opacities, features)]
-        with torch.enable_grad():
-            layers = splat_reference(*leaves, depths, height, width)
-        return torch.autograd.grad(layers, leaves, (grad_image, grad_opacity))
     given = [t.contiguous() for t in (means, conics, opacities, features)]
     grads = [torch.zeros_like(t) for t in given]
     views, count = depths.shape
