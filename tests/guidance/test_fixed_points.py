@@ -6,6 +6,7 @@ since directions are affine in the noise, noise 0 gives their mean.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy
@@ -181,7 +182,7 @@ def test_reparametrised_ddim_follows_the_sampler_home():
     high, low, steps = 13.0, 0.14, 4000
     levels = numpy.geomspace(high, low, steps + 1)
     x0 = start = 0.9
-    for now, then in zip(levels[:-1], levels[1:], strict=True):
+    for now, then in itertools.pairwise(levels):
         kappa = now * (x0 - mu) / std**2  # solves kappa = eps(x0 + now kappa)
         x0 -= then * eps(x0, kappa, then)
     expected = math.sqrt((std**2 + high**2) / (std**2 + low**2))

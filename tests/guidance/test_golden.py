@@ -1,8 +1,8 @@
 """Every rule against closed forms for Gaussian priors: mean and noise of the direction, in every parametrisation.
 
 Everything is affine in the noise, so (g(1) + g(-1)) / 2 is the mean exactly and |g(1) - g(-1)| / 2 the standard
-deviation. The numbers were worked out by hand from the Gaussians' formulas, at alpha = 0.6, sigma = 0.8, x0 = -0.4, with
-c ~ N(1.3, 0.7^2), nothing ~ N(0.2, 1.4^2), negative ~ N(-1, 1), student ~ N(0.5, 0.9^2).
+deviation. The numbers were worked out by hand from the Gaussians' formulas, at alpha = 0.6, sigma = 0.8, x0 = -0.4,
+with c ~ N(1.3, 0.7^2), nothing ~ N(0.2, 1.4^2), negative ~ N(-1, 1), student ~ N(0.5, 0.9^2).
 """
 
 from __future__ import annotations
