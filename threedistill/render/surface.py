@@ -76,7 +76,7 @@ def render_surface(
     facts = [distance, torch.ones_like(distance)]
     if shading != "none":
         smooth = vertex_normals(vertices, faces)
-        normal = F.normalize(interpolate(smooth, clip.detach(), faces, fragments, pixels), dim=1)
+        normal = F.normalize(interpolate(smooth, clip, faces, fragments, pixels), dim=1)
         towards = None if light is None else light.to(at)[view]
         shown = shade(shown, normal, away / distance, shading, towards)
         facts.append(normal)

@@ -119,7 +119,7 @@ class DMTet(nn.Module):
             self.sdf = nn.Parameter(sphere)
             self.displacement = nn.Parameter(torch.zeros_like(self.points))
         #: The last known distances, whose signs decide where the surface is.
-        self.register_buffer("values", sphere.clone(), persistent=geometry == "field")
+        self.register_buffer("values", sphere.clone())
         self.refresh()
 
     # ---- the geometry ----------------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ class DMTet(nn.Module):
             ThreedistillError: nothing lies inside, or everything does.
         """
         self.refresh()
-        solid = float((self.values < 0).float().mean())
+        solid = float((self.values < 0)[~self.border].float().mean())
         if solid > 0.9:
             raise ThreedistillError(
                 f"the signed distance is full: {solid:.0%} of its box lies inside; raise the sparsity weight, or draw "
