@@ -24,11 +24,15 @@ import torch
 from torch import Tensor
 
 from threedistill.ops import _native
+from threedistill.ops.antialias import antialias
 from threedistill.ops.composite import composite, composite_reference
 from threedistill.ops.hash_encode import HashLayout, hash_encode
+from threedistill.ops.interpolate import covered, interpolate
 from threedistill.ops.march import Samples, march, march_reference
+from threedistill.ops.marching_tets import tet_topology, tet_topology_reference
 from threedistill.ops.mlp import fused_mlp, fused_mlp_reference
 from threedistill.ops.rasterize import rasterize, rasterize_reference
+from threedistill.representations.tetgrid import tetrahedral_grid
 
 #: The factors that DECISIONS and the README rely on, by row; a full run exits 1 below them.
 GOALS = {"hash_encode 16 x 2 x 2^16": 8.0, "composite 64 per ray": 5.0}
@@ -113,20 +117,53 @@ def _composite(rays: int, per_ray: int) -> Pair:
     )
 
 
-def _rasterize(rows: int, columns: int, size: int) -> Pair:
+def _sphere(rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """Points (V, 3) and faces (F, 3) of a sphere."""
     theta = torch.linspace(0, torch.pi, rows + 1)[:, None]
     phi = torch.arange(columns)[None] * (2 * torch.pi / columns)
     places = torch.stack([theta.sin() * phi.cos(), theta.cos() + 0 * phi, theta.sin() * phi.sin()], -1)
-    x, y, z = (0.8 * places.reshape(-1, 3)).unbind(1)
-    clip = torch.stack([2 * x, 2 * y, 1.005 * (2.4 - z) - 0.1, 2.4 - z], 1)[None]
     i, j = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     a, b = i * columns + j, i * columns + (j + 1) % columns
     upper, lower = torch.stack([a, b, a + columns], -1), torch.stack([b, b + columns, a + columns], -1)
-    faces = torch.cat([upper.view(-1, 3), lower.view(-1, 3)]).int()
+    return 0.8 * places.reshape(-1, 3), torch.cat([upper.view(-1, 3), lower.view(-1, 3)]).int()
+
+
+def _clip(points: Tensor) -> Tensor:
+    x, y, z = points.unbind(1)
+    return torch.stack([2 * x, 2 * y, 1.005 * (2.4 - z) - 0.1, 2.4 - z], 1)[None]
+
+
+def _rasterize(rows: int, columns: int, size: int) -> Pair:
+    points, faces = _sphere(rows, columns)
+    clip = _clip(points)
     return (
         lambda: rasterize(clip, faces, size, size),
         lambda: rasterize_reference(clip, faces, size, size),
     )
+
+
+def _mesh(rows: int, columns: int, size: int, views: int) -> Pair:
+    """A differentiable picture: rasterise, interpolate three attributes, antialias the silhouettes, and back."""
+    points, faces = _sphere(rows, columns)
+    points.requires_grad_()
+
+    def work() -> object:
+        clip = torch.cat([_clip(points.roll(view, 1)) for view in range(views)])
+        fragments = rasterize(clip, faces, size, size)
+        pixels = covered(fragments)
+        values = interpolate(points, clip, faces, fragments, pixels)
+        picture = values.new_zeros(views * size * size, 3).index_copy(0, pixels, values)
+        blended = antialias(picture.view(views, size, size, 3), clip, faces, fragments)
+        return torch.autograd.grad(blended.square().sum(), points)
+
+    return work, _reference(work)
+
+
+def _tets(resolution: int) -> Pair:
+    """The topology of a sphere on a tetrahedral grid."""
+    grid = tetrahedral_grid(resolution)
+    sdf = grid.points.norm(dim=1) - 0.6
+    return lambda: tet_topology(sdf, grid.tets), lambda: tet_topology_reference(sdf, grid.tets)
 
 
 def _field(points: int) -> Pair:
@@ -167,6 +204,9 @@ def rows(scale: float) -> dict[str, Pair]:
         "composite 64 per ray": _composite(n(4096), 64),
         "rasterize 2k triangles, 128^2": _rasterize(31, 32, 128),
         "rasterize 20k triangles, 512^2": _rasterize(100, 100, 512),
+        "mesh, 2k triangles, 4 x 64^2": _mesh(31, 32, 64, 4),
+        "mesh, 20k triangles, 4 x 64^2": _mesh(100, 100, 64, 4),
+        "marching_tets 40^3 cells": _tets(40 if scale == 1 else 20),
         "field, 160k samples": _field(n(160_000)),
     }
 
