@@ -276,7 +276,7 @@ class DMTet(nn.Module):
             ThreedistillError: the mesh is empty, not finite, too large, or encloses nothing.
         """
         generator = rng.generator("init mesh")
-        mesh = check_mesh(mesh, self.bound)
+        mesh = check_mesh(mesh, self.bound)  # on the CPU from here on
         distance = signed_distance(self.grid, mesh, generator)
         with torch.no_grad():
             if self.geometry == "field":
@@ -325,23 +325,24 @@ class DMTet(nn.Module):
 
     def _fit_colors(self, mesh: Mesh, generator: torch.Generator, color: ColorFunction | None) -> None:
         """Regression on surface points, jittered as in training."""
-        corners = mesh.vertices.to(self.points)[mesh.faces.long()]
+        corners = mesh.vertices[mesh.faces.long()].to(self.points)
         face, weights = sample_surface(mesh, 1 << 15, generator)
-        weights = weights.to(self.points)
+        face, weights = face.to(self.points.device), weights.to(self.points)
         at = (corners[face] * weights[..., None]).sum(1)
         # Parts of a mesh that lie inside of others have colours that nobody sees.
         seen = self._interpolated(at) > -0.2 * self.cell
         face, weights, at = face[seen], weights[seen], at[seen]
 
         def of_corners(values: Tensor) -> Tensor:
-            return (values.to(self.points)[mesh.faces.long()[face]] * weights[..., None]).sum(1)
+            index = mesh.faces.long().to(face.device)[face]
+            return (values.to(self.points)[index] * weights[..., None]).sum(1)
 
         with torch.no_grad():
             if color is not None:
-                normals = F.normalize(face_crosses(mesh.vertices.to(self.points), mesh.faces), dim=1)
+                normals = F.normalize(face_crosses(mesh.vertices, mesh.faces), dim=1).to(self.points)
                 truth = color(at, normals[face])
             elif mesh.texture is not None and mesh.uv is not None:
-                truth = sample_texture(mesh.texture, of_corners(mesh.uv))
+                truth = sample_texture(mesh.texture.to(self.points), of_corners(mesh.uv))
             elif mesh.colors is not None:
                 truth = of_corners(mesh.colors)
             else:

@@ -23,7 +23,7 @@ _NEAREST = 6  # surface samples whose triangles are asked exactly
 
 
 def check_mesh(mesh: Mesh, bound: float) -> Mesh:
-    """The mesh without faces that have no area, checked.
+    """The mesh without faces that have no area, on the CPU, checked.
 
     Raises:
         ThreedistillError: nothing left, values that are not finite, or a part outside ``[-bound, bound]^3``.
@@ -35,6 +35,9 @@ def check_mesh(mesh: Mesh, bound: float) -> Mesh:
         raise ThreedistillError(
             f"the mesh to start from has {bad} vertices that are not finite numbers; repair it first"
         )
+    mesh = Mesh(
+        mesh.vertices.detach().cpu(), mesh.faces.cpu(), colors=mesh.colors, uv=mesh.uv, texture=mesh.texture
+    )
     corners = mesh.vertices.double()[mesh.faces.long()]
     area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=1)
     kept = area > 0
