@@ -7,6 +7,7 @@ import pytest
 from threedistill.cameras import orbit
 from threedistill.errors import UsageError
 from threedistill.prompts import PromptSet, guess_category, without_view
+from threedistill.rng import Streams
 
 
 def test_view_words_follow_the_cameras():
@@ -45,3 +46,32 @@ def test_missing_texts_are_usage_errors():
         PromptSet("  ")
     with pytest.raises(UsageError, match="compares with a source prompt, and none was given"):
         PromptSet("a duck").texts("source", orbit(1))
+
+
+def test_the_prior_s_negative_is_not_the_user_s():
+    prompts, cameras = PromptSet("a duck", prior_negative="blurry"), orbit(1)
+    assert prompts.texts("negative", cameras) == ["blurry"] and prompts.texts("uncond", cameras) == [""]
+    prompts = PromptSet("a duck", negative="dull", prior_negative="blurry", inverse="a thing")
+    assert prompts.texts("negative", cameras) == prompts.texts("uncond", cameras) == ["dull"]
+    assert prompts.texts("inverse", cameras) == ["a thing"] and prompts.texts("null", cameras) == [""]
+    assert prompts.texts("front", cameras) == ["a duck, front view"]
+
+
+def test_several_wordings_are_drawn_per_view_and_all_can_be_taken_off():
+    prompts, cameras = PromptSet("a duck", view_wordings="several"), orbit(8)
+    seen: dict[int, set[str]] = {}
+    for iteration in range(60):
+        drawn = prompts.drawn(Streams(0, iteration=iteration), 8).texts("view", cameras)
+        for view, text in enumerate(drawn):
+            seen.setdefault(view, set()).add(text)
+    assert seen[0] == {"a duck, front view", "a duck, seen from the front"}
+    assert seen[4] == {"a duck, back view", "a duck, rear view", "a duck, seen from behind"}
+    assert {without_view(text) for texts in seen.values() for text in texts} == {"a duck"}
+    again = prompts.drawn(Streams(0, iteration=3), 8)
+    assert again == prompts.drawn(Streams(0, iteration=3), 8)
+    half = prompts.drawn(Streams(0, iteration=3, view_offset=4), 4)
+    assert half.wordings == again.wordings[4:]
+    one = PromptSet("a duck")
+    assert one.drawn(Streams(0), 8) is one
+    with pytest.raises(UsageError, match=r"prompts\.view_wordings='many' must be one or several"):
+        PromptSet("a duck", view_wordings="many")  # type: ignore[arg-type]

@@ -1,0 +1,101 @@
+"""Pairs that cannot work are refused before anything is loaded or written, with what to change."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from threedistill.config import compose
+from threedistill.errors import UsageError
+from threedistill.training.assemble import check
+
+REFUSED = [
+    (
+        {"guidance": "vsd"}, ["student=none"],
+        "guidance=vsd asks a student, and there is none; use student=lora (or student=gaussian with a prior that has "
+        "no network)",
+    ),
+    (
+        {"guidance": "esd"}, ["student.training.camera_dropout=0"],
+        "guidance=esd asks the student without a camera, which student.training.camera_dropout=0 never teaches it; set "
+        "it to 0.2",
+    ),
+    (
+        {"guidance": "vsd", "prior": "gaussian"}, [],
+        "this prior has no network on which student=lora could grow; use student=gaussian",
+    ),
+    (
+        {"guidance": "csm"}, ["cfg.scale=1"],
+        "guidance.rule: csm distils what classifier-free guidance adds, and cfg.scale=1 adds nothing; set cfg.scale "
+        "above 1 (7.5 is usual), or choose guidance=sds",
+    ),
+    (
+        {"guidance": "csds"}, ["baseline=none"],
+        "guidance=csds compares with a second frozen model, and baseline=none; use baseline=self (the teacher itself, "
+        "told the category) or baseline=<prior>",
+    ),
+    (
+        {"guidance": "csds", "prior": "oracle"}, [],
+        "guidance=csds asks without a camera, which prior=oracle cannot answer; use another prior, baseline=gaussian "
+        "or cfg.uncond_camera=keep",
+    ),
+    (
+        {"guidance": "dds"}, ["prompts.source='a blue ball'"],
+        "guidance=dds edits an existing object, and there is none; give it with --init FILE",
+    ),
+    (
+        {"guidance": "dds", "init": "ball.glb"}, [],
+        "guidance=dds compares the prompt with a description of the unedited object; say what it is with "
+        "prompts.source='a ...'",
+    ),
+    (
+        {"guidance": "mvsds"}, ["guidance.rule.group=3"],
+        "guidance=mvsds rescales groups of 3 views, and cameras.views=4 is no multiple",
+    ),
+    (
+        {"guidance": "esd"}, ["guidance.rule.lam=1.5"],
+        "guidance.rule: lam=1.5 at progress 0 must lie in [0, 1]",
+    ),
+    (
+        {"guidance": "csd"}, ["guidance.rule.negative=0", "guidance.rule.empty=0"],
+        "guidance.rule: the coefficients cond, empty, negative and noise sum to 1 at progress 0, not to 0: noise would "
+        "be left over",
+    ),
+    (
+        {}, ["cameras=antithetic", "budget.views=3"],
+        "cameras: cameras.views=3 must be even: antithetic views come in pairs",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("choices", "overrides", "text"), REFUSED, ids=[row[2][:40] for row in REFUSED])
+def test_refused_with_this_text(choices, overrides, text):
+    with pytest.raises(UsageError) as refused:
+        check(compose(prompt="a red ball", overrides=overrides, **choices))
+    assert str(refused.value) == text
+
+
+def test_the_same_pairs_mended_pass():
+    check(compose(prompt="a red ball", guidance="vsd", prior="gaussian", overrides=["student=gaussian"]))
+    check(compose(prompt="a red ball", guidance="csds", prior="oracle", overrides=["baseline=gaussian"]))
+    check(
+        compose(prompt="a red ball", guidance="dds", init="x.glb", overrides=["prompts.source='a blue ball'"])
+    )
+
+
+def test_a_baseline_in_another_space_is_refused_when_it_is_built():
+    from threedistill.training.assemble import build_prior
+    from threedistill.training.rule_setup import build_baseline
+
+    config = compose(
+        prompt="a red ball",
+        guidance="csds",
+        prior="gaussian",
+        overrides=["baseline=gaussian", "baseline.model.size=32"],
+    )
+    check(config)
+    prior = build_prior(config, torch.device("cpu"))
+    with pytest.raises(
+        UsageError, match="baseline=gaussian works on PixelSpace 3x32x32, the teacher gaussian on PixelSpace"
+    ):
+        build_baseline(config, 0, prior)
