@@ -25,6 +25,7 @@ VERBS = {
     "generate": ("threedistill.commands.generate", "make a textured 3D asset from a text prompt"),
     "resume": ("threedistill.commands.resume", "continue an interrupted run"),
     "export": ("threedistill.commands.export", "write a finished run's asset in other formats"),
+    "convert": ("threedistill.commands.convert", "write a mesh or splat file in another format"),
     "eval": ("threedistill.commands.evaluate", "judge the assets of finished runs"),
     "sweep": ("threedistill.commands.sweep", "many runs: prompts x settings x seeds, and their table"),
     "bench": ("threedistill.commands.bench", "compare the rules on a world with ground truth"),

@@ -38,15 +38,21 @@ class Result:
     @cached_property
     def mesh(self) -> Mesh:
         """The asset, read back from its file."""
-        from threedistill.exports.read import read_mesh
+        from threedistill.exports.read import read_asset
 
-        return read_mesh(self.asset)
+        return read_asset(self.run_dir / "asset")
 
     def export(self, path: str | Path) -> Path:
-        """Write the asset as another file; the suffix (.glb .obj .ply .stl) chooses the format."""
+        """Write the asset as another file: .glb .obj .ply .stl .usdz, or .splat .spz .sog where it has splats."""
         from threedistill.exports.asset import write_mesh
+        from threedistill.exports.read import read_asset_splats
+        from threedistill.exports.splats import write_splats
 
-        write_mesh(self.mesh, Path(path), _export_settings(read_config(RunFolder(self.run_dir).config)))
+        settings = _export_settings(read_config(RunFolder(self.run_dir).config))
+        if Path(path).suffix.lower() in (".splat", ".spz", ".sog"):
+            write_splats(read_asset_splats(self.run_dir / "asset"), path, settings.splats())
+        else:
+            write_mesh(self.mesh, path, settings)
         return Path(path)
 
 
@@ -76,7 +82,7 @@ def generate(
         preset: budgets (iterations, views, faces, texture): draft, standard, high.
         seed: everything random derives from it.
         representation, prior, guidance: config options; None = the defaults.
-        formats: any of glb, obj, ply, stl.
+        formats: any of glb, obj, ply, stl, usdz, 3dgs, splat, spz, sog, gltf-splat, mp4, gif.
         negative: what it shall not look like.
         device: auto, cpu or cuda.
         init: a mesh (glb obj ply stl) or splats to start from, up and front as in the file; None = from nothing.
@@ -160,9 +166,9 @@ def _execute(config: Config, run: RunFolder, quiet: bool) -> Result:
 
 
 def _export(representation: Representation, config: Config, run: RunFolder, prior: Prior) -> Path:
-    from threedistill.exports.asset import build_asset, export_asset
     from threedistill.exports.picture import write_pictures
     from threedistill.representations.particles import members
+    from threedistill.training.asset_files import write_asset
     from threedistill.training.particle_assets import keep_best, particle_folder
 
     settings = _export_settings(config)
@@ -175,7 +181,7 @@ def _export(representation: Representation, config: Config, run: RunFolder, prio
     if pictures := [one.pictures() for one in particles if isinstance(one, PictureSource)]:
         return write_pictures(pictures, run.asset_dir)
     files = [
-        export_asset(build_asset(one, settings, extras), particle_folder(run, i, len(particles)), settings)[0]
+        write_asset(one, particle_folder(run, i, len(particles)), settings, extras)[0]
         for i, one in enumerate(particles)
     ]
     return files[0] if len(files) == 1 else keep_best(files, config, run)

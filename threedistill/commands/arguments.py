@@ -114,7 +114,7 @@ def number(option: str, low: float, high: float) -> Callable[[str], float]:
 
 
 def frame_options(parser: Parser) -> None:
-    """Add the flags for the exported asset's size and origin."""
+    """Add the flags that are export settings: the asset's size and origin, its budgets, which way is up."""
     parser.add_argument(
         "--unit-size",
         type=number("--unit-size", 1e-6, 1e6),
@@ -127,19 +127,59 @@ def frame_options(parser: Parser) -> None:
         metavar="O",
         help="center | base: where (0, 0, 0) is",
     )
+    parser.add_argument(
+        "--face-budget",
+        type=whole_number("--face-budget", 12, 10_000_000),
+        metavar="N",
+        help="triangles at most",
+    )
+    parser.add_argument(
+        "--texture-size",
+        type=whole_number("--texture-size", 0, 8192),
+        metavar="N",
+        help="texels a side, a power of two; 0 = vertex colours",
+    )
+    splat_options(parser)
+
+
+def splat_options(parser: Parser) -> None:
+    """Add the flags about writing that splats have too."""
+    parser.add_argument(
+        "--sh-degree",
+        type=whole_number("--sh-degree", 0, 3),
+        metavar="D",
+        help="harmonics of splats: 0 to 3 (default: as they are)",
+    )
+    parser.add_argument(
+        "--up",
+        type=one_of("--up", ("y", "z")),
+        metavar="A",
+        help="y | z points up in files whose format leaves it open (default: each format's habit)",
+    )
+
+
+#: Flag -> the export settings it stands for.
+_EXPORT_FLAGS = {
+    "unit_size": ("unit_size",), "origin": ("origin",), "face_budget": ("faces",), "texture_size": ("texture_size",),
+    "sh_degree": ("sh_degree",), "up": ("up", "splat_up"),
+}  # fmt: skip
 
 
 def frame_overrides(options: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
     """The overrides with those flags among them; raises UsageError where a flag and an override disagree."""
     found = list(overrides)
-    for flag, value in (("unit_size", options.unit_size), ("origin", options.origin)):
+    for flag, settings in _EXPORT_FLAGS.items():
+        value = getattr(options, flag)
         if value is None:
             continue
-        line = f"export.{flag}={value}"
-        rivals = [o for o in overrides if o.startswith(f"export.{flag}=") and o != line]
-        if rivals:
-            raise UsageError(f"--{flag.replace('_', '-')} {value} and {rivals[0]} disagree; keep one of them")
-        found.append(line)
+        for setting in settings:
+            line = f"export.{setting}={value}"
+            rivals = [o for o in overrides if o.startswith(f"export.{setting}=") and o != line]
+            if rivals:
+                raise UsageError(
+                    f"--{flag.replace('_', '-')} {value} and {rivals[0]} disagree; keep one of them"
+                )
+            found.append(line)
     return list(dict.fromkeys(found))
 
 

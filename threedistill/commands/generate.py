@@ -21,9 +21,9 @@ from threedistill.commands.arguments import (
     whole_number,
 )
 from threedistill.errors import UsageError
+from threedistill.exports.formats import FORMATS
 
 PRESETS = ("bench", "draft", "standard", "high")
-FORMATS = ("glb", "obj", "ply", "stl")
 DEVICES = ("auto", "cpu", "cuda")
 LARGEST_SEED = 2**63 - 1
 
@@ -95,7 +95,7 @@ def parser() -> Parser:
         dest="formats",
         type=many_of("--format", FORMATS),
         metavar="F,F",
-        help="glb,obj,ply,stl (default glb)",
+        help="glb,obj,stl,usdz,3dgs,mp4 ... (threedistill list formats; default glb)",
     )
     frame_options(p)
     p.add_argument("--negative", metavar="TEXT", help="what the asset must not look like")

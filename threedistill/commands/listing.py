@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from threedistill.commands.arguments import Parser, unknown
-from threedistill.commands.generate import FORMATS
 from threedistill.errors import UsageError
+from threedistill.exports.formats import FORMATS
 from threedistill.resources import configs_dir
 
 #: What the user calls it -> the configuration group.
@@ -19,12 +19,6 @@ _GROUPS = {
     "presets": "preset",
 }
 TOPICS = (*_GROUPS, "words", "formats")
-_ABOUT_FORMATS = {
-    "glb": "binary glTF 2.0 with its texture inside",
-    "obj": "Wavefront OBJ with MTL and PNG",
-    "ply": "mesh with vertex colours",
-    "stl": "shape only, for printing",
-}
 
 
 def parser() -> Parser:
@@ -58,7 +52,7 @@ def run(argv: Sequence[str]) -> int:
 def choices(topic: str) -> dict[str, str]:
     """The names under a topic, each with one line about it."""
     if topic == "formats":
-        return {name: _ABOUT_FORMATS[name] for name in FORMATS}
+        return {name: f"{info.file:14} {info.about}" for name, info in FORMATS.items()}
     if topic == "words":
         return _words()
     folder = configs_dir() / _GROUPS[topic]

@@ -28,7 +28,7 @@ from threedistill.exports.video import need_encoder, write_sheet, write_turntabl
 from threedistill.types import Mesh, Splats
 
 __all__ = [
-    "FORMATS", "ExportSettings", "Format", "build_asset", "export_asset", "placed_splats", "refuse_splats",
+    "FORMATS", "ExportSettings", "Format", "build_asset", "export_asset", "placed_splats", "put_back", "refuse_splats",
     "write_format", "write_mesh",
 ]  # fmt: skip
 
@@ -104,6 +104,15 @@ def placed_splats(splats: Splats, mesh: Mesh) -> Splats:
             splats.sh.cpu(), {k: v for k, v in mesh.extras.items() if k != "texture layout"},
         )  # fmt: skip
         return moved(held, torch.tensor(frame["origin"]), float(frame["scale"]))
+
+
+def put_back(mesh: Mesh) -> Mesh:
+    """The mesh of :func:`build_asset` where it came from, at its old size."""
+    frame = mesh.extras["frame"]
+    assert isinstance(frame, dict)
+    kept = {k: v for k, v in mesh.extras.items() if k != "frame"}
+    vertices = mesh.vertices / float(frame["scale"]) + torch.tensor(frame["origin"])
+    return replace(mesh, vertices=vertices, extras=kept)
 
 
 def _surface(representation: Exportable, settings: ExportSettings) -> tuple[Mesh, Mesh, torch.device]:
@@ -188,9 +197,6 @@ def export_asset(
 ) -> list[Path]:  # fmt: skip
     """Write every format, ``turntable.webp`` and ``sheet.png`` into a folder; the paths, meshes first.
 
-    An asset made of splats always has its ``model.glb`` (evaluation and other programs want a surface) and its
-    ``splats.ply``, whatever else is asked for.
-
     Arguments:
         mesh: the asset.
         folder: where.
@@ -198,15 +204,13 @@ def export_asset(
         splats: the same asset as splats, in the mesh's frame.
 
     Raises:
-        UsageError: a splat format for an asset that is not made of splats, or mp4 without its encoder.
+        UsageError: a splat format without splats, or mp4 without its encoder.
         ThreedistillError: a place that cannot be written.
     """
     folder = Path(folder)
     formats = list(settings.formats)
     if splats is None:
         refuse_splats(formats)
-    else:
-        formats = list(dict.fromkeys([*formats, "glb", "3dgs"]))
     films = [name for name in formats if name in FILMS]
     if settings.turntable_frames:
         films = list(dict.fromkeys([*films, "webp", "sheet"]))
@@ -220,10 +224,7 @@ def refuse_splats(formats: Sequence[str]) -> None:
     """Raise UsageError if any of the formats holds splats."""
     wanted = [name for name in formats if name in SPLATS]
     if wanted:
-        raise UsageError(
-            f"--format {wanted[0]} needs an asset that is made of splats: --representation gaussians "
-            f"(of a mesh file: threedistill convert MESH {file_of(wanted[0])})"
-        )
+        raise UsageError(f"--format {wanted[0]}: there are no splats to write")
 
 
 def write_format(

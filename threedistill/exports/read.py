@@ -12,13 +12,55 @@ import torch
 from torch import Tensor
 
 from threedistill.errors import ThreedistillError
+from threedistill.exports.formats import file_of
+from threedistill.exports.splat_ply import is_splat_ply
+from threedistill.exports.splats import read_splats
 from threedistill.exports.stl import MARK
 from threedistill.exports.surface import check, welded
-from threedistill.types import Mesh
+from threedistill.types import Mesh, Splats
 
-__all__ = ["SUFFIXES", "read_mesh"]
+__all__ = ["SUFFIXES", "is_unlit", "read_asset", "read_asset_splats", "read_mesh"]
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")
+#: More than anything here can work on in reasonable memory.
+LARGEST = 20_000_000
+
+
+def read_asset(folder: Path) -> Mesh:
+    """The mesh of the richest file in a run's asset folder.
+
+    Raises:
+        ThreedistillError: there is none.
+    """
+    for suffix in (".glb", ".obj", ".ply", ".stl"):
+        path = folder / f"model{suffix}"
+        if path.exists():
+            return read_mesh(path)
+    raise ThreedistillError(
+        f"{folder} holds no mesh; finish the run with threedistill resume {folder.parent}"
+    )
+
+
+def read_asset_splats(folder: Path) -> Splats:
+    """The splats in a run's asset folder.
+
+    Raises:
+        ThreedistillError: there are none.
+    """
+    path = folder / file_of("3dgs")
+    if not path.exists():
+        raise ThreedistillError(f"{folder} holds no splats; threedistill export makes them from its surface")
+    return read_splats(path)
+
+
+def is_unlit(path: Path) -> bool:
+    """Whether the colours of a file contain their light: a GLB may say so (``KHR_materials_unlit``)."""
+    if path.suffix.lower() != ".glb":
+        return False
+    try:
+        return "KHR_materials_unlit" in _glb_chunks(path)[0].get("extensionsUsed", ())
+    except (ValueError, struct.error):
+        return False
 
 
 def read_mesh(path: Path | str) -> Mesh:
@@ -41,6 +83,8 @@ def read_mesh(path: Path | str) -> Mesh:
         raise ThreedistillError(f"cannot read {path}: there is no such file")
     if path.stat().st_size == 0:
         raise ThreedistillError(f"cannot read {path}: the file is empty")
+    if suffix == ".ply" and is_splat_ply(path):
+        raise ThreedistillError(f"cannot read {path} as a mesh: it holds splats")
     try:
         scene = trimesh.load_scene(path, process=False, maintain_order=True)
         placed = [scene.graph[node] for node in scene.graph.nodes_geometry]
@@ -56,6 +100,11 @@ def read_mesh(path: Path | str) -> Mesh:
         raise ThreedistillError(f"cannot read {path}: not a sound {suffix[1:]} file ({text})") from error
     if not parts:
         raise ThreedistillError(f"cannot read {path}: it holds no triangles")
+    count = sum(len(part.faces) for part in parts)
+    if count > LARGEST:
+        raise ThreedistillError(
+            f"cannot use {path}: {count} triangles are more than {LARGEST}; reduce it first"
+        )
     mesh = parts[0] if len(parts) == 1 else _joined(parts)
     check(mesh, f"cannot use {path}")
     if suffix == ".glb":
