@@ -244,3 +244,16 @@ def test_the_loss_is_summed_for_the_optimizer_and_averaged_for_the_log():
     told = fresh.conditioning(["a ball"] * VIEWS, shown.cameras, None)
     loss = denoising_loss(fresh.answer(level.add_noise(shown.x0, noise), level, told), shown.x0, noise)
     assert numbers["student_loss"] == pytest.approx(float(loss.detach().mean()), rel=1e-5)
+
+
+def test_a_step_that_overflows_is_left_out():
+    student, step, shown = scalar_world(steps=1)
+    optimizer, before = step.optimizer(student), copies(student)
+
+    def overflowing(loss: torch.Tensor) -> None:
+        (loss * math.inf).backward()
+
+    step(student, optimizer, shown, Streams(0, iteration=1), 0.0, overflowing)
+    assert all(torch.equal(p, before[n]) for n, p in student.named_parameters()) and not optimizer.state
+    step(student, optimizer, shown, Streams(0, iteration=1), 0.0, lambda loss: loss.backward())
+    assert any(not torch.equal(p, before[n]) for n, p in student.named_parameters())

@@ -50,6 +50,8 @@ class CameraEmbedding(nn.Module):
         self.inner = nn.Linear(CAMERA_SIZE, width)
         self.outer = nn.Linear(width, size)
         self.null = nn.Parameter(torch.zeros(size))
+        # Features of unit size: what the last layer learns from zero grows with them.
+        nn.init.normal_(self.inner.weight, std=0.5)
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
 

@@ -8,6 +8,7 @@ from threedistill.config import Config, build, stage_part
 from threedistill.errors import UsageError
 from threedistill.protocols import GuidanceRule, Prior, Student
 from threedistill.rng import Streams
+from threedistill.training.rule_setup import questions
 from threedistill.training.student_step import StudentTraining
 
 
@@ -18,7 +19,7 @@ def check_student(config: Config, index: int, rule: GuidanceRule) -> None:
         UsageError: with the setting to change.
     """
     name = stage_part(config, index, "guidance")["name"]
-    asked = [q for p in (0.0, 0.5, 1.0) for q in rule.queries(p) if q.network == "student"]
+    asked = [query for query in questions(rule) if query.network == "student"]
     model, training = _settings(config, index)
     if model is None or training is None:
         if asked:

@@ -107,13 +107,13 @@ class StudentStep(nn.Module):
 
     def __init__(self, training: StudentTraining, prompts: PromptSet, asked: TimestepPolicy) -> None:
         super().__init__()
-        self.training_settings, self.prompts = training, prompts
+        self.settings, self.prompts = training, prompts
         self.timesteps = asked if training.timesteps is None else training.timesteps
         self.register_buffer("measured", torch.zeros(3))
 
     def optimizer(self, student: Student) -> torch.optim.Optimizer:
         """AdamW over everything the student learns."""
-        s = self.training_settings
+        s = self.settings
         return torch.optim.AdamW(
             list(student.parameters()), lr=s.lr, betas=s.betas, weight_decay=s.weight_decay, foreach=True
         )
@@ -136,7 +136,7 @@ class StudentStep(nn.Module):
             progress: fraction of the stage that is done.
             backward: the trainer's backward pass.
         """
-        s = self.training_settings
+        s = self.settings
         rng = rng.branched("student")
         if rng.iteration % s.measure_every == 0:
             gains = self.measure(student, shown, rng.branched("measure"), progress)
@@ -154,7 +154,10 @@ class StudentStep(nn.Module):
             optimizer.zero_grad(set_to_none=True)
             # Summed over elements: Adam does not mind, and half-precision gradients do not vanish.
             backward(loss.mean() * shown.x0[0].numel())
-            optimizer.step()
+            gradients = [p.grad for p in student.parameters() if p.grad is not None]
+            # Half precision may overflow: such a step is left out rather than let into the moments.
+            if bool(torch.isfinite(nn.utils.get_total_norm(gradients))):
+                optimizer.step()
             loss_sum += float(loss.detach().mean())
         optimizer.zero_grad(set_to_none=True)
         last = Gains(*self.measured.tolist())
