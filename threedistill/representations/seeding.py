@@ -16,8 +16,10 @@ from threedistill.types import Mesh, Splats
 
 __all__ = ["ball", "on_mesh", "on_points"]
 
-#: Standard deviation of a splat on a surface, in units of its share of the surface's extent, and its thickness.
-_SPREAD, _THIN = 0.6, 0.35
+#: Standard deviation of a splat on a surface in units of the distance between splats; its thickness and its depth below
+#: the surface in units of that. (A ball of 4,000 splats then has the ball's outline to an intersection over union of
+#: 0.997 at 192 pixels and of 0.92 at 64, where the low-pass filter thickens every outline by half a pixel.)
+_SPREAD, _THIN, _SUNK = 0.6, 0.35, 0.9
 
 
 def ball(count: int, radius: float, opacity: float, generator: torch.Generator | None = None) -> Splats:
@@ -117,9 +119,8 @@ def on_mesh(mesh: Mesh, count: int, rng: Streams, opacity: float = 0.9) -> Splat
     normal = face_normals(Mesh(mesh_vertices, faces))[face]
     size = _SPREAD * math.sqrt(total / count)
     flat = torch.tensor([size, size, _THIN * size])
-    # Half a thickness inside, so that the picture's outline is the mesh's.
     return Splats(
-        means=blend(mesh_vertices) - normal * flat[2],
+        means=blend(mesh_vertices) - normal * (_SUNK * size),
         log_scales=flat.log().repeat(count, 1),
         quaternions=_turning_z_to(normal),
         opacity_logits=torch.full((count,), math.log(opacity / (1 - opacity))),
