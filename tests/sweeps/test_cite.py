@@ -1,0 +1,114 @@
+"""``threedistill cite``: every option that ships is cited, by complete entries, and by nothing that it did not use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+import yaml
+
+from threedistill.commands.cite import CLASSES, SETTINGS, citations, entries, used_classes
+from threedistill.config import compose, groups, write_config
+from threedistill.resources import configs_dir
+from threedistill.training.run_folder import RunFolder
+
+RULES = {
+    "sds": "2209.14988", "vsd": "2305.16213", "esd": "2401.00909", "csm": "2410.21299", "csds": "2308.14078",
+    "csd": "2310.19415", "ism": "2311.11284", "nfsd": "2310.17590", "dds": "2304.07090", "sdi": "2405.15891",
+    "cds": "2401.09050", "sjc": "2212.00774", "mvsds": "2308.16512",
+}  # fmt: skip
+
+
+def option(group: str, name: str, **changes: object) -> dict:
+    """A group's option as its file has it, with other arguments for its rule or itself."""
+    node = yaml.safe_load((configs_dir() / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    node.get("rule", node).update(changes)
+    return node
+
+
+def cited(group: str, name: str, **changes: object) -> dict[str, list[str]]:
+    return citations(option(group, name, **changes))
+
+
+def numbers(keys: dict[str, list[str]]) -> set[str]:
+    texts = entries()
+    return {re.search(r"eprint = \{(.+?)\}", texts[key]).group(1) for key in keys}  # type: ignore[union-attr]
+
+
+def test_every_entry_is_complete_and_every_key_exists():
+    texts = entries()
+    assert len(texts) >= 30
+    for key, text in texts.items():
+        for field in ("title", "author", "year", "eprint", "archivePrefix"):
+            assert re.search(rf"\b{field} = \{{.+\}}", text), f"{key} has no {field}"
+        assert text.count("{") == text.count("}"), key
+        assert re.search(r"year = \{(\d{4})\}", text).group(1) >= "2015"  # type: ignore[union-attr]
+    used = {key for pairs in CLASSES.values() for key, _ in pairs} | {s[3] for s in SETTINGS}
+    assert used <= set(texts)
+    arxiv = [re.search(r"eprint = \{(.+?)\}", t).group(1) for t in texts.values()]  # type: ignore[union-attr]
+    assert len(set(arxiv)) == len(arxiv)
+
+
+def test_every_rule_that_ships_cites_its_paper():
+    assert set(groups()["guidance"]) <= set(RULES), "give the new rule its line here and in commands/cite.py"
+    for rule, number in RULES.items():
+        if rule in groups()["guidance"]:
+            found = numbers(cited("guidance", rule))
+            others = set(RULES.values()) - {number}
+            allowed = {"vsd": set(), "esd": {RULES["vsd"]}, "mvsds": {RULES["sds"]}}.get(rule, set())
+            assert number in found and not (found & others) - allowed, rule
+
+
+def test_the_named_classes_exist():
+    import importlib
+
+    for name in CLASSES:
+        module, _, cls = f"threedistill.{name}".rpartition(".")
+        try:
+            assert hasattr(importlib.import_module(module), cls), name
+        except ModuleNotFoundError:
+            pytest.fail(f"{name} is cited and does not exist")
+
+
+def test_settings_decide_what_is_cited_beyond_the_classes():
+    plain = citations(compose(prompt="a duck"))
+    assert "mueller2022instantngp" in plain and "ho2022cfg" in plain and "kingma2015adam" in plain
+    for key in ("lin2024flawed", "hu2022lora", "saharia2022imagen", "rombach2022ldm", "kerbl2023gaussians"):
+        assert key not in plain
+    assert cited("cfg", "rescaled")["lin2024flawed"] == ["rescaled guidance"]
+    assert "saharia2022imagen" in cited("cfg", "standard", x0_clip="dynamic")
+    assert list(cited("cfg", "perp_neg")) == ["armandpour2023perpneg", "ho2022cfg"]
+    assert "hu2022lora" in cited("student", "lora")
+    assert "yin2024dmd2" in cited("guidance", "vsd", normalize="dmd")
+    assert "xu2025fdistill" in cited("guidance", "vsd", divergence="jensen_shannon")
+    weights = {"_target_": "threedistill.guidance.regularizers.RegularizerWeights", "orientation": 0.1}
+    assert list(citations(weights)) == ["verbin2022refnerf"]
+    ramp = {"_target_": "threedistill.schedule.Ramp", "start": 0.0, "end": 0.0}
+    assert citations({**weights, "orientation": ramp}) == {}
+    assert "rombach2022ldm" in cited("prior", "sd15")
+
+
+def test_a_plugin_is_cited_by_its_docstring(tmp_path, monkeypatch):
+    (tmp_path / "plugged.py").write_text(
+        'class Rule:\n    """Unlike NFSD, arXiv 2310.17590, it works.\n\n    Source: Yu et al., arXiv 2310.19415."""\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = {
+        "guidance": {"rule": {"_target_": "plugged.Rule"}, "recommended": {"x": {"_target_": "plugged.No"}}}
+    }
+    assert citations(config) == {"yu2024csd": ["plugged.Rule"]}
+    assert [target for target, _ in used_classes(config)] == ["plugged.Rule"]
+
+
+def test_the_command_prints_bibtex(command: Callable, workspace):
+    run = RunFolder("runs/x")
+    run.path.mkdir(parents=True)
+    write_config(compose(prompt="a duck", guidance="esd"), run.config)
+    done = command("cite", "runs/x")
+    assert done.status == 0, done.err
+    assert done.out.startswith("@software{threedistill,")
+    assert "@inproceedings{wang2024esd," in done.out and "% ESD" in done.out
+    assert done.out.count("{") == done.out.count("}")
+    assert command("cite", "nowhere").status == 2
+    assert '"wang2024esd": [' in command("cite", "runs/x", "--json").out
