@@ -37,7 +37,7 @@ def read_asset(folder: Path) -> Mesh:
         if path.exists():
             return read_mesh(path)
     raise ThreedistillError(
-        f"{folder} holds no mesh; finish the run with threedistill resume {folder.parent}"
+        f"{folder.parent} has no asset yet; finish the run with threedistill resume {folder.parent}"
     )
 
 
