@@ -333,12 +333,24 @@ def test_a_fit_splits_the_sphere_in_two():
 def test_hash_fields():
     torch.manual_seed(0)
     field = HashField(2, SMALL, 1.0)
-    assert field.active_levels(0.0) == 2 and field.active_levels(0.25) == 3 and field.active_levels(0.5) == 4
+    assert [field.active_levels(p) for p in (0.0, 0.25, 0.5, 1.0)] == [2, 3, 4, 4]
     assert float(field(torch.rand(50, 3)).abs().max()) < 1e-3
     points = torch.rand(4000, 3) * 1.6 - 0.8
     truth = torch.stack([points[:, 0], points[:, 1] * 2], 1)
     field.fit(points, truth, 0.0, torch.Generator().manual_seed(0), steps=150, batch=1024)
     assert float((field(points).sigmoid() - truth.sigmoid()).abs().mean()) < 0.03
+
+
+def test_levels_stay_on_in_a_later_stage():
+    """A stage that takes over a trained field begins with progress 0, but not with half of its levels."""
+    field = small(resolution=10)
+    fit_photometric(field, ball_mesh(0.6, rings=16), steps=3, views=2, size=16, bank=4, rates=RATES)
+    later = small(resolution=10)
+    later.load_state_dict(field.state_dict())
+    views = cameras.orbit(2, size=16)
+    with torch.no_grad():
+        end, start = (f.render(views, context(2, progress=p)) for f, p in ((field, 1.0), (later, 0.0)))
+    assert torch.equal(end.rgb, start.rgb)
 
 
 @pytest.mark.parametrize(

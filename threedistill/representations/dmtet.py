@@ -103,12 +103,10 @@ class DMTet(nn.Module):
         self.border: Tensor
         self.base: Tensor
         self.values: Tensor
-        self.progress: Tensor
         # The grid follows from the configuration: it moves with the module but is not in checkpoints.
         self.register_buffer("points", self.grid.points, persistent=False)
         self.register_buffer("tets", self.grid.tets, persistent=False)
         self.register_buffer("border", self.grid.border, persistent=False)
-        self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
         sphere = self.points.norm(dim=1) - radius
         self.color = HashField(3, color or HashSettings(), bound)
         if geometry == "field":
@@ -124,7 +122,7 @@ class DMTet(nn.Module):
 
     # ---- the geometry ----------------------------------------------------------------------------------------------
 
-    def distances(self, index: Int[Tensor, "P"], progress: float) -> tuple[Tensor, Tensor]:
+    def distances(self, index: Int[Tensor, "P"], progress: float = 0.0) -> tuple[Tensor, Tensor]:
         """Signed distance (P,) and place (P, 3) of grid points, metres; the grid's border is always outside."""
         at = self.points.index_select(0, index)
         if self.geometry == "field":
@@ -147,9 +145,9 @@ class DMTet(nn.Module):
             index = torch.arange(len(self.points), device=self.points.device)
         else:
             index = (self.values.abs() < _BAND * self.cell).nonzero()[:, 0]
-        self.values[index] = self.distances(index, float(self.progress))[0]
+        self.values[index] = self.distances(index)[0]
 
-    def surface(self, progress: float) -> _Surface:
+    def surface(self, progress: float = 0.0) -> _Surface:
         """The mesh of the current parameters, differentiable, with what the regularisers need."""
         topology = tet_topology(self.values, self.tets)
         active = torch.zeros(len(self.points), dtype=torch.bool, device=self.points.device)
@@ -217,7 +215,9 @@ class DMTet(nn.Module):
     @torch.no_grad()
     def after_step(self, iteration: int, progress: float, rng: Streams) -> None:
         """Note the progress and bring the signs up to date, everywhere every ``refresh_every`` iterations."""
-        self.progress.fill_(progress)
+        self.color.reach(progress)
+        if self.geometry == "field":
+            self.shape.reach(progress)
         self.refresh(everywhere=self.geometry == "explicit" or (iteration + 1) % self.refresh_every == 0)
 
     @torch.no_grad()
@@ -235,7 +235,7 @@ class DMTet(nn.Module):
                 "random backgrounds (background.white below 1)"
             )
         if resolution >= self.resolution:
-            shape = self.surface(float(self.progress))
+            shape = self.surface()
             vertices, faces = shape.vertices, shape.topology.faces.long()
         else:
             corners = self.resolution + 1
@@ -255,7 +255,7 @@ class DMTet(nn.Module):
     ) -> Float[Tensor, "N 3"]:
         """(N, 3) sRGB albedo at surface points."""
         at = points.to(self.points)
-        return torch.cat([self.color(part, 1.0).sigmoid() for part in at.split(1 << 16)]).float()
+        return torch.cat([self.color(part).sigmoid() for part in at.split(1 << 16)]).float()
 
     # ---- where it starts -------------------------------------------------------------------------------------------
 

@@ -77,6 +77,9 @@ class HashField(nn.Module):
         self.table = nn.Parameter(torch.empty(self.layout.entries, s.features))
         widths = [self.layout.width, *[s.hidden] * s.hidden_layers, outputs]
         self.weights = nn.ParameterList(torch.empty(o, i) for i, o in pairwise(widths))
+        self.reached: Tensor
+        #: The highest progress trained at: levels once switched on stay on, in later stages too.
+        self.register_buffer("reached", torch.zeros((), dtype=torch.float64))
         self.reset(None)
 
     @torch.no_grad()
@@ -89,16 +92,22 @@ class HashField(nn.Module):
         self.table.copy_(uniform(self.table) * 1e-4)
         for weight in self.weights:
             weight.copy_(uniform(weight) * math.sqrt(6 / sum(weight.shape)))
+        self.reached.zero_()
+
+    @torch.no_grad()
+    def reach(self, progress: float) -> None:
+        """Note that the field was trained at ``progress``."""
+        self.reached.clamp_(min=progress)
 
     def active_levels(self, progress: float) -> int:
-        """Levels in use at a fraction of the stage: linear from ``start_levels`` to all of them."""
-        s = self.settings
+        """Levels in use at a fraction of the stage: linear from ``start_levels`` to all of them, never falling."""
+        s, progress = self.settings, max(progress, float(self.reached))
         if progress >= s.coarse_until:
             return s.levels
         return int(Ramp(s.start_levels, s.levels, over=s.coarse_until)(progress))
 
-    def forward(self, points: Float[Tensor, "N 3"], progress: float = 1.0) -> Float[Tensor, "N E"]:
-        """The numbers at points (N, 3) in metres, with the levels that are active at ``progress``."""
+    def forward(self, points: Float[Tensor, "N 3"], progress: float = 0.0) -> Float[Tensor, "N E"]:
+        """The numbers at points (N, 3) in metres, with the levels that are active at ``progress`` (or were before)."""
         unit = (points * (0.5 / self.bound) + 0.5).clamp(0, 1)
         features = encode(unit, self.table, self.layout, self.active_levels(progress))
         return fused_mlp(features, list(self.weights))
@@ -107,7 +116,7 @@ class HashField(nn.Module):
         self, points: Float[Tensor, "N 3"], values: Float[Tensor, "N E"], jitter: float,
         generator: torch.Generator, steps: int = 300, batch: int = 4096,
     ) -> None:  # fmt: skip
-        """Regression: ``mean (sigmoid f(x) - sigmoid y)^2`` by Adam, all levels active.
+        """Regression: ``mean (sigmoid f(x) - sigmoid y)^2`` by Adam, all levels active from here on.
 
         Arguments:
             points: (N, 3) metres.
@@ -118,6 +127,7 @@ class HashField(nn.Module):
         """
         if not len(points):
             return
+        self.reach(1.0)
         target = values.detach().sigmoid()
         optimizer = torch.optim.Adam(self.parameters(), lr=0.01, betas=(0.9, 0.99), eps=1e-15, foreach=True)
         decay = Ramp(0.01, 0.001, shape="log")
