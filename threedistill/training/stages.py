@@ -80,6 +80,7 @@ def run_stage(
         state.load_module(system)
     if int(system.iteration) >= system.stage.iterations:
         system.to(device)
+        _record_student(system, run)
         return
 
     checkpoints = Checkpoints(path, settings.checkpoint_every, settings.checkpoint_seconds)
@@ -107,7 +108,13 @@ def run_stage(
     if int(system.iteration) < system.stage.iterations:
         raise Interrupted(str(run.path))
     system.to(device)
-    if system.student is not None:
+    _record_student(system, run)
+
+
+def _record_student(system: ScoreDistillation, run: RunFolder) -> None:
+    """What the stage's student knows, once; also for a stage that ended before it could be written down."""
+    known = run.read_record().get("student") or {}
+    if system.student is not None and known.get("stage") != system.stage.name:
         run.update_record(student={"stage": system.stage.name, **student_report(system)})
 
 
