@@ -147,28 +147,28 @@ def test_a_small_benchmark_ends_with_its_page(
     monkeypatch.setattr(
         launch_module, "compose", lambda **request: {**whole, "overrides": request["overrides"]}
     )
-    words = ["bench", "guidance", "--tier", "1", "--prompts", "4", "--seeds", "2"]
+    words = ["bench", "guidance", "--tier", "1", "--prompts", "3", "--seeds", "1"]
     plan = command(*words, "--dry-run")
-    assert plan.status == 0 and "32 runs in bench/guidance" in plan.err and log == []
+    assert plan.status == 0 and "12 runs in bench/guidance" in plan.err and log == []
     none = command(*words, "--budget", "0")
-    assert none.status == 0 and "[partial: 0 of 8 pairs]" in none.err and log == []
+    assert none.status == 0 and "[partial: 0 of 3 pairs]" in none.err and log == []
     done = command(*words)
     assert done.status == 0, done.err
-    assert done.out.strip() == "bench/guidance/guidance.md" and len(log) == 32
+    assert done.out.strip() == "bench/guidance/guidance.md" and len(log) == 12
     said = done.err
-    assert "VSD blind: student_gain 0.50 (needed 0.3)" in said and "medians of 8 runs: learned" in said
+    assert "VSD blind: student_gain 0.50 (needed 0.3)" in said and "medians of 3 runs: learned" in said
     assert "ESD (lambda 0.5) lowers VSD's Janus estimate: NO VERDICT" in said
     assert "ESD (lambda 1) lowers VSD's Janus estimate: HOLDS" in said
     page = Path("bench/guidance/guidance.md").read_text()
-    assert "| VSD blind | 8/8 |" in page and "prior w1" in page and "Partial" not in page
+    assert "| VSD blind | 3/3 |" in page and "prior w1" in page and "Partial" not in page
     for name in ("janus-janus.png", "janus-sheet.png"):
         assert f"plots/{name}" in page and Path("bench/guidance/plots", name).exists()
     facts = json.loads(Path("bench/guidance/guidance.json").read_text())
     assert [f["verdict"] for f in facts["parts"]["janus"]["findings"]][:2] == ["no verdict", "holds"]
-    command(*words[:-1], "3", "--table")
-    assert len(log) == 32, "--table makes nothing"
-    assert "Partial: 32 of 48 runs" in Path("bench/guidance/guidance.md").read_text()
-    assert command(*words).status == 0 and len(log) == 32
+    command(*words[:-1], "2", "--table")
+    assert len(log) == 12, "--table makes nothing"
+    assert "Partial: 12 of 24 runs" in Path("bench/guidance/guidance.md").read_text()
+    assert command(*words).status == 0 and len(log) == 12
 
 
 def test_bench_requests_that_make_no_sense(command: Callable):
