@@ -32,10 +32,11 @@ from threedistill.ops.march import Samples, march, march_reference
 from threedistill.ops.marching_tets import tet_topology, tet_topology_reference
 from threedistill.ops.mlp import fused_mlp, fused_mlp_reference
 from threedistill.ops.rasterize import rasterize, rasterize_reference
+from threedistill.ops.splat import splat, splat_reference
 from threedistill.representations.tetgrid import tetrahedral_grid
 
 #: The factors that DECISIONS and the README rely on, by row; a full run exits 1 below them.
-GOALS = {"hash_encode 16 x 2 x 2^16": 8.0, "composite 64 per ray": 5.0}
+GOALS = {"hash_encode 16 x 2 x 2^16": 8.0, "composite 64 per ray": 5.0, "splat 10k, 256^2": 20.0}
 
 Pair = tuple[Callable[[], object], Callable[[], object]]
 
@@ -166,6 +167,21 @@ def _tets(resolution: int) -> Pair:
     return lambda: tet_topology(sdf, grid.tets), lambda: tet_topology_reference(sdf, grid.tets)
 
 
+def _splat(count: int, views: int, size: int, spread: float) -> Pair:
+    """Ellipses of ``spread`` pixels all over the picture, colour and depth as in a distillation step."""
+    means = (torch.rand(views, count, 2) * 1.2 - 0.1) * size
+    root = torch.randn(views, count, 2, 2) * spread
+    conic = torch.linalg.inv(root @ root.mT + 0.3 * torch.eye(2))
+    conics = torch.stack([conic[..., 0, 0], conic[..., 0, 1], conic[..., 1, 1]], -1)
+    leaves = [means, conics, 0.9 * torch.rand(views, count), torch.rand(views, count, 4)]
+    leaves = [leaf.contiguous().requires_grad_() for leaf in leaves]
+    depths = 1 + torch.rand(views, count)
+    return (
+        _both_ways(lambda: splat(*leaves, depths, size, size), *leaves),
+        _both_ways(lambda: splat_reference(*leaves, depths, size, size), *leaves),
+    )
+
+
 def _field(points: int) -> Pair:
     """What one distillation step asks of the kernels: march, encode, MLP, composite, and back."""
     layout = HashLayout(8, 2, 15, 8, 128)
@@ -207,6 +223,8 @@ def rows(scale: float) -> dict[str, Pair]:
         "mesh, 2k triangles, 4 x 64^2": _mesh(31, 32, 64, 4),
         "mesh, 20k triangles, 4 x 64^2": _mesh(100, 100, 64, 4),
         "marching_tets 40^3 cells": _tets(40 if scale == 1 else 20),
+        "splat 10k, 256^2": _splat(n(10_000), 1, 256, 1.5),
+        "splat 5k, 4 views of 64^2": _splat(n(5_000), 4, 64, 0.8),
         "field, 160k samples": _field(n(160_000)),
     }
 

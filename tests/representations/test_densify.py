@@ -124,11 +124,11 @@ def test_relocation_moves_the_dead_onto_the_living():
 def test_noise_moves_only_what_is_transparent():
     before = cloud()
     before.values["opacities"][0] = -9.0
-    moved = Relocation(start=0, stop=1).tremble(before, 1e-3, 0.5, Streams(0))
+    moved = Relocation(start=0, stop=1).tremble(before, 0.5, Streams(0))
     assert moved is not None
     lengths = moved.norm(dim=-1)
     assert 1e-4 < float(lengths[0]) < 5e-3 and float(lengths[1:].max()) < 1e-12
-    assert Relocation(start=0.6).tremble(before, 1e-3, 0.5, Streams(0)) is None
+    assert Relocation(start=0.6).tremble(before, 0.5, Streams(0)) is None
 
 
 def test_moments_follow_their_rows():

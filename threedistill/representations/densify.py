@@ -176,13 +176,13 @@ class Relocation:
 
         o' = 1 - (1 - o)^(1/n),    S' = o / (sum_{i=1..n} sum_{k=0..i-1} C(i-1, k) (-1)^k o'^(k+1) / sqrt(k+1)) S,
 
-    which leaves the picture as it was. Transparent splats also receive position noise, ``noise(mean_step)``.
+    which leaves the picture as it was. In every step, transparent splats also receive position noise.
 
     Arguments:
         every, start, stop, cap: as in :class:`Growth`; ``start`` and ``stop`` bound the noise too.
         share: growth per refinement.
         dead: opacity.
-        noise: strength of the position noise in units of the means' own step; 0 = none.
+        noise: standard deviation of the position noise of a transparent splat along its longest axis, metres; 0 = none.
 
     Source: Kheradmand et al. 2024, "3D Gaussian splatting as Markov chain Monte Carlo", equations 8 to 10.
     """
@@ -193,7 +193,7 @@ class Relocation:
     cap: int = 8000
     share: float = 0.05
     dead: float = 0.02
-    noise: float = 1.0
+    noise: float = 0.001
 
     def __post_init__(self) -> None:
         _check_window("densification", self.every, self.start, self.stop, self.cap)
@@ -229,14 +229,8 @@ class Relocation:
         fresh = (torch.arange(len(source), device=source.device) >= len(alive)) | (together > 1)
         return Refinement(source, fresh, values)
 
-    def tremble(
-        self, cloud: Cloud, step: float, progress: float, rng: Streams
-    ) -> Float[Tensor, "N 3"] | None:
-        """Displacements ``noise step sigmoid(-100 (o - 0.005)) Sigma eta / max(Sigma)`` of (nearly) transparent splats.
-
-        Arguments:
-            step: the learning rate of the means, metres.
-        """
+    def tremble(self, cloud: Cloud, progress: float, rng: Streams) -> Float[Tensor, "N 3"] | None:
+        """Displacements ``noise sigmoid(-100 (o - 0.005)) Sigma eta / max(Sigma)`` of (nearly) transparent splats."""
         if not self.noise or not self.start <= progress <= self.stop:
             return None
         eta = torch.randn(len(cloud.seen), 3, generator=rng.generator("tremble")).to(cloud.values["means"])
@@ -245,7 +239,7 @@ class Relocation:
         frame = rotations(cloud.values["rotations"])
         shape = scales / scales.amax(-1, keepdim=True)
         local = (frame.mT @ eta[..., None])[..., 0] * shape**2
-        return self.noise * step * gate * (frame @ local[..., None])[..., 0]
+        return self.noise * gate * (frame @ local[..., None])[..., 0]
 
 
 def _logit(p: Tensor) -> Tensor:

@@ -194,7 +194,7 @@ class Gaussians(nn.Module):
             self.gradient_count,
         )
         if isinstance(self.densification, Relocation):
-            moved = self.densification.tremble(cloud, 1e-3, progress, rng)
+            moved = self.densification.tremble(cloud, progress, rng)
             if moved is not None:
                 self.means += moved
         refinement = self.densification.plan(cloud, iteration, progress, rng)
