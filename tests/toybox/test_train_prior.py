@@ -11,10 +11,12 @@ pytest.importorskip("diffusers")
 
 from threedistill.errors import UsageError
 from threedistill.toybox.conditioning import camera_vector, camera_vectors, fold, unfold
-from threedistill.toybox.dataset import RenderedWorld, WorldSettings
+from threedistill.toybox.dataset import DrawSettings, RenderedWorld, WorldSettings
 from threedistill.toybox.grammar import COLORS, KINDS, words
 from threedistill.toybox.model import MAX_WORDS, ModelSettings, ToyboxPipeline, build_tokenizer, camera
+from threedistill.toybox.networks import over_background
 from threedistill.toybox.train_prior import Trainer, TrainSettings, export_checkpoint, spread, train
+from threedistill.toybox.train_sketch import SketchSettings, sketch_loss, train_sketch
 
 TINY = ModelSettings(channels=(32, 32, 32), heads=2, text_width=32, text_layers=1)
 WORLD = WorldSettings(images=40)
@@ -27,10 +29,10 @@ def cache(tmp_path_factory):
     return str(folder)
 
 
-def settings(out, cache, images):
+def settings(out, cache, images, sketch=0, processes=1):
     return TrainSettings(
         out=str(out), cache=cache, images=images, batch=4, warmup=2, log_every=2, sheet_every=0, save_every=3,
-        model=TINY, world=WORLD,
+        model=TINY, world=WORLD, sketch=SketchSettings(images=sketch, batch=8, save_every=2), processes=processes,
     )  # fmt: skip
 
 
@@ -48,6 +50,77 @@ def test_resuming_repeats_an_uninterrupted_run(tmp_path, cache):
         assert torch.equal(a, b)
 
 
+def test_processes_share_a_batch_without_changing_the_run(tmp_path, cache):
+    train(settings(tmp_path / "one", cache, 12))
+    train(settings(tmp_path / "two", cache, 12, processes=2))
+    one, two = (load_file(tmp_path / n / "last.safetensors") for n in ("one", "two"))
+    assert one.keys() == two.keys()
+    for key in one:
+        if key.startswith("weights/"):
+            torch.testing.assert_close(
+                one[key], two[key], rtol=0, atol=2e-4, msg=key
+            )  # measured 3e-5: Adam's first steps
+
+
+def test_the_sketch_learns_the_mean_picture_and_resumes(tmp_path, cache):
+    world, draw = (
+        RenderedWorld(cache, WORLD),
+        DrawSettings(camera_told=1, text_null=0, view_words=0, degraded=0),
+    )
+
+    def run(folder, images):
+        torch.manual_seed(0)
+        pipeline = ToyboxPipeline.create(TINY)
+        folder.mkdir(exist_ok=True)
+        train_sketch(pipeline, world, SketchSettings(images=images, batch=32, save_every=10), draw, 0, folder)
+        return pipeline
+
+    fresh, trained = run(tmp_path / "none", 0), run(tmp_path / "whole", 3200)
+    with torch.no_grad():
+        before, after = (float(sketch_loss(p, world, draw, 64, 1, 0)) for p in (fresh, trained))
+    pictures = world.batch(64, draw, 1, 0).rgba
+    variance = float((pictures - pictures.mean(0)).square().mean())
+    assert before > variance and after < 0.65 * variance  # 40 pictures: words and camera say which
+    state = load_file(tmp_path / "whole" / "sketch.safetensors")
+    assert state["weights/words.weight"].shape == (512, 32)
+
+    torch.manual_seed(0)
+    pipeline = ToyboxPipeline.create(TINY)
+    (tmp_path / "half").mkdir()
+    plan = SketchSettings(images=640, batch=32, save_every=10)
+    train_sketch(pipeline, world, plan, draw, 0, tmp_path / "half")
+    torch.manual_seed(0)
+    again = ToyboxPipeline.create(TINY)
+    (tmp_path / "cut").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        train_sketch(again, _Stopping(world, 13), plan, draw, 0, tmp_path / "cut")
+    train_sketch(again, world, plan, draw, 0, tmp_path / "cut")
+    for a, b in zip(pipeline.sketch.parameters(), again.sketch.parameters()):
+        assert torch.equal(a, b)
+
+
+class _Stopping:
+    """A world that is interrupted at a step."""
+
+    def __init__(self, world, step):
+        self.world, self.step = world, step
+
+    def batch(self, size, draw, seed, step):
+        if step == self.step:
+            raise KeyboardInterrupt
+        return self.world.batch(size, draw, seed, step)
+
+
+def test_the_sketch_lies_over_the_told_background():
+    rgba = torch.rand(2, 4, 64, 64)
+    shown = over_background(fold(rgba), torch.tensor([[1.0, 0.5, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]]))
+    picture = unfold(shown[:, :48])
+    expected = rgba[0, :3, 5, 9] + (1 - rgba[0, 3, 5, 9]) * torch.tensor([1.0, 0.5, 0.0])
+    torch.testing.assert_close(picture[0, :, 5, 9], 2 * expected - 1)
+    torch.testing.assert_close(picture[1, :, 7, 3], 2 * rgba[1, :3, 7, 3] - 1)
+    torch.testing.assert_close(unfold(shown[:, 48:])[0, 0, 5, 9], 2 * rgba[0, 3, 5, 9] - 1)
+
+
 def test_a_run_is_not_continued_under_other_settings(tmp_path, cache):
     world = RenderedWorld(cache, WORLD)
     Trainer(settings(tmp_path, cache, 64), world).save(tmp_path)
@@ -56,9 +129,9 @@ def test_a_run_is_not_continued_under_other_settings(tmp_path, cache):
 
 
 def test_a_run_leaves_a_loadable_pipeline_and_a_log(tmp_path, cache):
-    folder = train(settings(tmp_path / "run", cache, 16))
+    folder = train(settings(tmp_path / "run", cache, 16, sketch=16))
     index = json.loads((folder / "model_index.json").read_text())
-    assert index["_class_name"] == "ToyboxPipeline" and index["unet"] == ["diffusers", "UNet2DConditionModel"]
+    assert index["_class_name"] == "ToyboxPipeline" and index["unet"][1] == "ToyboxUNet"
     assert (folder / "unet" / "diffusion_pytorch_model.safetensors").exists()
     assert (tmp_path / "run" / "log.csv").read_text().count("\n") == 3
     assert export_checkpoint(tmp_path / "run", tmp_path / "again") == 4
@@ -66,9 +139,14 @@ def test_a_run_leaves_a_loadable_pipeline_and_a_log(tmp_path, cache):
         "unet/diffusion_pytorch_model",
         "text_encoder/model",
         "camera_tokens/diffusion_pytorch_model",
+        "sketch/diffusion_pytorch_model",
     ):
         one, two = (load_file(f / f"{part}.safetensors") for f in (folder, tmp_path / "again"))
         assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+    trained = load_file(tmp_path / "run" / "sketch" / "diffusion_pytorch_model.safetensors")
+    assert all(
+        torch.equal(trained[k].half(), one[k]) for k in one
+    )  # the second phase keeps the first's sketch
     images = ToyboxPipeline.load(folder)(["a red duck"], camera([0.0]), num_inference_steps=2)
     assert images.shape == (1, 64, 64, 3) and torch.isfinite(images).all()
 
@@ -80,7 +158,7 @@ def test_saved_and_loaded_pipelines_agree(tmp_path):
     pipeline.save(tmp_path, dtype=torch.float32)
     assert torch.equal(before, pipeline.unet.conv_in.weight)
     loaded = ToyboxPipeline.load(tmp_path)
-    for p in (pipeline.unet, pipeline.text_encoder, pipeline.camera_tokens):
+    for p in (pipeline.unet, pipeline.text_encoder, pipeline.camera_tokens, pipeline.sketch):
         p.eval()
     arguments = (["a red duck", "a blue car, side view"], camera([0.0, 90.0]), torch.ones(2, 3))
     one, two = (

@@ -38,7 +38,7 @@ def wording(text: str) -> str:
 
 
 class ToyboxPrior:
-    """The embedded prior: 64-pixel pictures folded to 48 x 16 x 16, v-prediction, squared-cosine path.
+    """The embedded prior: 64-pixel pictures folded to 48 x 16 x 16, x0-prediction, squared-cosine path.
 
     It is told the camera (through class embedding and extra text tokens) and the background colour.
 
@@ -88,7 +88,8 @@ class ToyboxPrior:
     def to(self, device: torch.device | str) -> ToyboxPrior:
         """Moves the networks to ``device``."""
         self.device = torch.device(device)
-        for network in (self.pipeline.unet, self.pipeline.text_encoder, self.pipeline.camera_tokens):
+        pipe = self.pipeline
+        for network in (pipe.unet, pipe.text_encoder, pipe.camera_tokens, pipe.sketch):
             network.to(self.device)
         return self
 
@@ -101,7 +102,7 @@ class ToyboxPrior:
     def conditioning(
         self, texts: Sequence[str], cameras: Cameras | None, background: Float[Tensor, "B 3"] | None
     ) -> Conditioning:
-        """``encoder_hidden_states`` (words, then camera tokens) and ``class_labels`` (camera, background).
+        """``encoder_hidden_states`` (words, then camera tokens), ``class_labels`` (camera, background) and ``sketch``.
 
         Raises:
             UsageError: a word outside the Toybox vocabulary.

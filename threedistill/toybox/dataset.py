@@ -147,6 +147,7 @@ class Batch:
 
     Attributes:
         images: (B, 3, H, W) sRGB in [-1, 1].
+        rgba: (B, 4, H, W) the same, premultiplied and without background or flaws, in [0, 1].
         captions: what they are called ("" = untold).
         cameras: (B, 4) azimuth, elevation, distance, field of view (radians, metres).
         background: (B, 3) sRGB.
@@ -154,6 +155,7 @@ class Batch:
     """
 
     images: Tensor
+    rgba: Tensor
     captions: list[str]
     cameras: Tensor
     background: Tensor
@@ -227,6 +229,7 @@ class RenderedWorld:
             captions.append("" if nameless[row] else text)
         return Batch(
             torch.from_numpy(rgb).permute(0, 3, 1, 2).contiguous() * 2 - 1,
+            torch.from_numpy(rgba).permute(0, 3, 1, 2).contiguous(),
             captions,
             torch.from_numpy(self.cameras[index]),
             torch.from_numpy(background),

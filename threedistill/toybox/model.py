@@ -1,10 +1,11 @@
 """The embedded prior: a small text- and camera-conditioned diffusion model in diffusers' own layout.
 
-Components (``model_index.json``): ``unet`` (UNet2DConditionModel on 4x4-folded 64x64 images), ``text_encoder``
+Components (``model_index.json``): ``unet`` (ToyboxUNet on 4x4-folded 64x64 images), ``text_encoder``
 (CLIPTextModel), ``tokenizer`` (word-level PreTrainedTokenizerFast), ``scheduler`` (DDIM, squared-cosine,
-x0-prediction) and ``camera_tokens``. Words and camera enter twice: as cross-attention tokens (two of them carry the
-camera), and, with the background, through the UNet's projected class embedding, which reaches the 16x16 level, where
-there is no attention. Imports diffusers and transformers; light helpers live in
+x0-prediction), ``camera_tokens`` and ``sketch`` (:mod:`threedistill.toybox.networks`). Words and camera enter three
+times: as a sketch of the mean picture in extra input channels, as cross-attention tokens (two of them carry the camera),
+and, with the background, through the UNet's projected class embedding, which reaches the 16x16 level, where there is no
+attention. Imports diffusers and transformers; light helpers live in
 :mod:`threedistill.toybox.conditioning`.
 """
 
@@ -16,11 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers import DDIMScheduler, DiffusionPipeline
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from threedistill.cameras import place
@@ -36,6 +35,14 @@ from threedistill.toybox.conditioning import (
     unfold,
 )
 from threedistill.toybox.grammar import words
+from threedistill.toybox.networks import (
+    FOLDED_RGBA,
+    CameraTokens,
+    Sketch,
+    ToyboxUNet,
+    bag_of_words,
+    over_background,
+)
 from threedistill.types import Cameras
 
 MAX_WORDS = 20
@@ -57,26 +64,6 @@ class ModelSettings:
     text_width: int = 128
     text_layers: int = 3
     camera_tokens: int = 2
-
-
-class CameraTokens(ModelMixin, ConfigMixin):
-    """The camera as cross-attention tokens: an MLP of the camera vector (null camera = zeros)."""
-
-    @register_to_config
-    def __init__(self, input_size: int = CAMERA_SIZE, width: int = 128, tokens: int = 2):
-        super().__init__()
-        self.tokens = tokens
-        self.net = nn.Sequential(
-            nn.Linear(input_size, width),
-            nn.SiLU(),
-            nn.Linear(width, width),
-            nn.SiLU(),
-            nn.Linear(width, tokens * width),
-        )
-        self.norm = nn.LayerNorm(width)  # at the scale of the text's tokens, or attention overlooks them
-
-    def forward(self, camera: Float[Tensor, "B I"]) -> Float[Tensor, "B T D"]:
-        return self.norm(self.net(camera).unflatten(-1, (self.tokens, -1)))
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -114,13 +101,11 @@ def build_scheduler() -> DDIMScheduler:
 
 def class_vector(text: Float[Tensor, "B L D"], told: Float[Tensor, "B 18"]) -> Float[Tensor, "B C"]:
     """The class embedding's input: camera and background vectors, then a bag of words (sum over sqrt of length)."""
-    return torch.cat([told, text.sum(1) / text.shape[1] ** 0.5], -1)
+    return torch.cat([told, bag_of_words(text)], -1)
 
 
 @torch.no_grad()
-def _raise_conditioning(
-    unet: UNet2DConditionModel, text_encoder: CLIPTextModel, camera: CameraTokens
-) -> None:
+def _raise_conditioning(unet: ToyboxUNet, text_encoder: CLIPTextModel, camera: CameraTokens) -> None:
     """Fresh weights that listen: words, camera and background start as loud as the time embedding.
 
     With the libraries' own initialisation captions differ by a tenth of their hidden states (words, at 0.02, drown in
@@ -154,11 +139,12 @@ class ToyboxPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        unet: UNet2DConditionModel,
+        unet: ToyboxUNet,
         text_encoder: CLIPTextModel,
         tokenizer: PreTrainedTokenizerFast,
         scheduler: DDIMScheduler,
         camera_tokens: CameraTokens,
+        sketch: Sketch,
     ):
         super().__init__()
         self.register_modules(
@@ -167,6 +153,7 @@ class ToyboxPipeline(DiffusionPipeline):
             tokenizer=tokenizer,
             scheduler=scheduler,
             camera_tokens=camera_tokens,
+            sketch=sketch,
         )
 
     @classmethod
@@ -180,8 +167,8 @@ class ToyboxPipeline(DiffusionPipeline):
             hidden_act="gelu", pad_token_id=0, bos_token_id=1, eos_token_id=2, projection_dim=s.text_width,
         )  # fmt: skip
         levels = len(s.channels)
-        unet = UNet2DConditionModel(
-            sample_size=FOLDED_SHAPE[1], in_channels=FOLDED_SHAPE[0], out_channels=FOLDED_SHAPE[0],
+        unet = ToyboxUNet(
+            sample_size=FOLDED_SHAPE[1], in_channels=FOLDED_SHAPE[0] + FOLDED_RGBA, out_channels=FOLDED_SHAPE[0],
             down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * (levels - 1),
             up_block_types=("CrossAttnUpBlock2D",) * (levels - 1) + ("UpBlock2D",),
             block_out_channels=s.channels, layers_per_block=1, cross_attention_dim=s.text_width,
@@ -193,7 +180,7 @@ class ToyboxPipeline(DiffusionPipeline):
         camera = CameraTokens(CAMERA_SIZE, s.text_width, s.camera_tokens)
         text_encoder = CLIPTextModel(text)
         _raise_conditioning(unet, text_encoder, camera)
-        return cls(unet, text_encoder, tokenizer, build_scheduler(), camera)
+        return cls(unet, text_encoder, tokenizer, build_scheduler(), camera, Sketch(s.text_width))
 
     @classmethod
     def load(cls, folder: str | Path | None = None, dtype: torch.dtype = torch.float32) -> ToyboxPipeline:
@@ -211,7 +198,7 @@ class ToyboxPipeline(DiffusionPipeline):
             raise ThreedistillError(
                 f"no Toybox prior in {root}: train one with `threedistill toybox train --out {root}`, or reinstall"
             )
-        unet = UNet2DConditionModel.from_pretrained(root / "unet", torch_dtype=dtype, local_files_only=True)
+        unet = ToyboxUNet.from_pretrained(root / "unet", torch_dtype=dtype, local_files_only=True)
         text_encoder = CLIPTextModel.from_pretrained(
             root / "text_encoder", dtype=dtype, local_files_only=True
         )
@@ -220,15 +207,16 @@ class ToyboxPipeline(DiffusionPipeline):
         camera = CameraTokens.from_pretrained(
             root / "camera_tokens", torch_dtype=dtype, local_files_only=True
         )
+        sketch = Sketch.from_pretrained(root / "sketch", torch_dtype=dtype, local_files_only=True)
         unet = unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        pipeline = cls(unet, text_encoder, tokenizer, scheduler, camera)  # type: ignore[arg-type]
-        for module in (unet, text_encoder, camera):
+        pipeline = cls(unet, text_encoder, tokenizer, scheduler, camera, sketch)  # type: ignore[arg-type]
+        for module in (unet, text_encoder, camera, sketch):
             module.eval().requires_grad_(False)
         return pipeline
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
         """Write the pipeline in diffusers' layout as safetensors of ``dtype``; this object is left as it was."""
-        modules = (self.unet, self.text_encoder, self.camera_tokens)
+        modules = (self.unet, self.text_encoder, self.camera_tokens, self.sketch)
         before = [next(m.parameters()).dtype for m in modules]
         states = [{k: v.detach().clone() for k, v in m.state_dict().items()} for m in modules]
         for module in modules:
@@ -252,9 +240,11 @@ class ToyboxPipeline(DiffusionPipeline):
     ) -> dict[str, Tensor]:
         """The UNet's keyword arguments from encoded text and camera / background vectors (zeros = untold)."""
         camera, background = camera.to(text), background.to(text)
+        drawn = self.sketch(bag_of_words(text), camera)
         return {
             "encoder_hidden_states": torch.cat([text, self.camera_tokens(camera)], 1),
             "class_labels": class_vector(text, torch.cat([camera, background], -1)),
+            "sketch": over_background(drawn, background),
         }
 
     @torch.no_grad()

@@ -2,8 +2,9 @@
 
     python -m threedistill.toybox.train_prior --out runs/toybox --images 300000
 
-One loss: ``w(t) |x0_net(x_t, t, text, camera, background) - x0|^2`` with ``w = min(1 / sigma^2, 5)``, the error in v
-(``1 / sigma^2``) kept bounded near t = 0; times are mostly drawn from the noisy end, where words, camera and
+First the sketch (:mod:`threedistill.toybox.train_sketch`), then, with the sketch frozen, the UNet by one loss:
+``w(t) |x0_net(x_t, t, text, camera, background) - x0|^2`` with ``w = min(1 / sigma^2, 5)``, the error in v
+(``1 / sigma^2``) kept bounded near t = 0; almost half of the times are drawn from the noisy end, where words, camera and
 background are the only signal: below t = 0.9 T kind, colour and pose can be read off x_t, and the network would hardly
 learn to listen. Every step's
 randomness is a function of (seed, step), so a resumed run repeats an uninterrupted one. Checkpoints are safetensors
@@ -31,6 +32,8 @@ from threedistill.errors import UsageError
 from threedistill.toybox.conditioning import background_vectors, camera_vector, fold
 from threedistill.toybox.dataset import DrawSettings, RenderedWorld, WorldSettings
 from threedistill.toybox.model import ModelSettings, ToyboxPipeline, camera
+from threedistill.toybox.networks import Sketch
+from threedistill.toybox.train_sketch import SketchSettings, train_sketch
 
 MAX_WEIGHT = 5.0
 SHEET_PROMPTS = (
@@ -55,6 +58,7 @@ class TrainSettings:
         seed: of everything.
         log_every, sheet_every, save_every: steps (``sheet_every=0``: no sample sheets).
         device: "cpu", "cuda" ...
+        sketch: the first phase.
         processes: share the rows of every batch (data parallel over gloo, one thread each): on a CPU two processes
             of one thread show 1.5 times the pictures of one process of two. The mathematics stays the same.
     """
@@ -68,9 +72,9 @@ class TrainSettings:
     weight_decay: float = 0.01
     ema: float = 0.999
     time_bands: tuple[tuple[float, float, float], ...] = (
-        (0.25, 0.99, 1.0),
-        (0.35, 0.93, 0.99),
-        (0.4, 0.0, 0.93),
+        (0.15, 0.99, 1.0),
+        (0.30, 0.93, 0.99),
+        (0.55, 0.0, 0.93),
     )
     seed: int = 0
     log_every: int = 50
@@ -78,6 +82,7 @@ class TrainSettings:
     save_every: int = 500
     device: str = "cpu"
     processes: int = 1
+    sketch: SketchSettings = field(default_factory=SketchSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     world: WorldSettings = field(default_factory=WorldSettings)
     draw: DrawSettings = field(default_factory=DrawSettings)
@@ -126,6 +131,7 @@ class Trainer:
                 "unet": self.pipeline.unet,
                 "text_encoder": self.pipeline.text_encoder,
                 "camera_tokens": self.pipeline.camera_tokens,
+                "sketch": self.pipeline.sketch,
             }
         ).to(settings.device)
         self.pipeline.unet.to(memory_format=torch.channels_last)
@@ -133,6 +139,7 @@ class Trainer:
         # Trained along, the text encoder forgets the words before the UNet has learnt to use them ("a red duck" and
         # "a red car" became equal to 1 %). Frozen, its random features keep every word apart, which is all it is for.
         self.pipeline.text_encoder.requires_grad_(False)
+        self.pipeline.sketch.requires_grad_(False)  # trained before, on its own
         self.names, self.parameters = zip(*self.modules.named_parameters())
         self.average = [p.detach().clone() for p in self.parameters]
         self.optimizer = torch.optim.AdamW(
@@ -210,6 +217,14 @@ class Trainer:
         with safe_open(folder / "last.safetensors", "pt") as file, torch.no_grad():
             for name, p, a in zip(self.names, self.parameters, self.average):
                 p.copy_(file.get_tensor(f"average/{name}"))
+                a.copy_(p)
+
+    def take_sketch(self, folder: Path) -> None:
+        """Take the sketch that the first phase left."""
+        trained = Sketch.from_pretrained(folder, local_files_only=True)
+        self.pipeline.sketch.load_state_dict(trained.state_dict())
+        with torch.no_grad():
+            for p, a in zip(self.parameters, self.average):
                 a.copy_(p)
 
     def swap_average(self) -> None:
@@ -319,12 +334,32 @@ def train(settings: TrainSettings, start_from: str | Path | None = None) -> Path
     Returns:
         the folder of the exported pipeline, ``out/prior``.
     """
-    RenderedWorld(settings.cache, settings.world)  # rendered once, before the processes share it
+    world = RenderedWorld(settings.cache, settings.world)  # rendered once, before the processes share it
+    if (
+        settings.sketch.images
+        and start_from is None
+        and not (Path(settings.out) / "last.safetensors").exists()
+    ):
+        _draw_sketch(settings, world)
     if settings.processes == 1:
         return _train(0, settings, start_from)
     with tempfile.TemporaryDirectory() as meeting:
         torch.multiprocessing.spawn(_join, (settings, start_from, f"{meeting}/store"), settings.processes)
     return Path(settings.out) / "prior"
+
+
+def _draw_sketch(settings: TrainSettings, world: RenderedWorld) -> None:
+    """The first phase: leaves ``out/sketch``."""
+    out = Path(settings.out)
+    if (out / "sketch" / "config.json").exists():
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(settings.seed)  # the same frozen text encoder as the second phase
+    pipeline = ToyboxPipeline.create(settings.model)
+    pipeline.to(settings.device)
+    pipeline.text_encoder.requires_grad_(False)
+    train_sketch(pipeline, world, settings.sketch, settings.draw, settings.seed, out)
+    pipeline.sketch.save_pretrained(out / "sketch")
 
 
 def _join(rank: int, settings: TrainSettings, start_from: str | Path | None, meeting: str) -> None:
@@ -344,8 +379,10 @@ def _train(rank: int, settings: TrainSettings, start_from: str | Path | None) ->
     world = RenderedWorld(settings.cache, settings.world)
     trainer = Trainer(settings, world, rank)
     resumed = trainer.restore(out)
-    if start_from is not None and not resumed:
+    if not resumed and start_from is not None:
         trainer.start_from(Path(start_from))
+    if not resumed and (out / "sketch").exists():
+        trainer.take_sketch(out / "sketch")
     if rank:
         while trainer.step < settings.steps:
             trainer.advance()
@@ -398,7 +435,7 @@ def export_checkpoint(run: str | Path, out: str | Path) -> int:
     with safe_open(Path(run) / "last.safetensors", "pt") as file:
         stored = json.loads(file.metadata()["settings"])["model"]
         pipeline = ToyboxPipeline.create(ModelSettings(**{**stored, "channels": tuple(stored["channels"])}))
-        for part in ("unet", "text_encoder", "camera_tokens"):
+        for part in ("unet", "text_encoder", "camera_tokens", "sketch"):
             module = getattr(pipeline, part)
             module.load_state_dict(
                 {k: file.get_tensor(f"average/{part}.{k}") for k, _ in module.named_parameters()}

@@ -1,0 +1,114 @@
+"""The embedded prior's own networks beside diffusers' UNet and the text encoder: camera tokens and the sketch.
+
+The sketch is the conditional mean: what words and camera alone say about the picture. At t near 1 the best prediction
+of x0 *is* that mean, and a UNet has to draw it out of pure noise with convolutions that do not know where they are;
+a dense decoder learns it from the same pictures about ten times as fast (see the model card), so it draws the mean and
+the UNet is shown it in extra input channels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from threedistill.toybox.conditioning import CAMERA_SIZE, FOLD, fold, unfold
+
+#: Channels of a folded premultiplied RGBA picture.
+FOLDED_RGBA = 4 * FOLD * FOLD
+
+
+class CameraTokens(ModelMixin, ConfigMixin):
+    """The camera as cross-attention tokens: an MLP of the camera vector (null camera = zeros)."""
+
+    @register_to_config
+    def __init__(self, input_size: int = CAMERA_SIZE, width: int = 128, tokens: int = 2):
+        super().__init__()
+        self.tokens = tokens
+        self.net = nn.Sequential(
+            nn.Linear(input_size, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, tokens * width),
+        )
+        self.norm = nn.LayerNorm(width)  # at the scale of the text's tokens, or attention overlooks them
+
+    def forward(self, camera: Float[Tensor, "B I"]) -> Float[Tensor, "B T D"]:
+        return self.norm(self.net(camera).unflatten(-1, (self.tokens, -1)))
+
+
+class Sketch(ModelMixin, ConfigMixin):
+    """The mean premultiplied RGBA picture of what is told, ``E[rgba | words, camera]``.
+
+    Words and camera first meet in a product (every kind looks its own way from every side), then a dense layer draws
+    an 8x8 map, and two convolutions a folded 64x64 picture.
+
+    Arguments:
+        text_width: of the bag of words.
+        camera_size: of the camera vector.
+        width: of the hidden layers.
+        channels: of the maps.
+    """
+
+    @register_to_config
+    def __init__(
+        self, text_width: int = 128, camera_size: int = CAMERA_SIZE, width: int = 512, channels: int = 64
+    ):
+        super().__init__()
+        self.channels = channels
+        self.words = nn.Linear(text_width, width)
+        self.camera = nn.Linear(camera_size, width)
+        self.product = nn.Linear(width, width)
+        self.hidden = nn.Linear(width, width)
+        self.draw = nn.Linear(width, channels * 64)
+        self.refine = nn.Conv2d(channels, channels, 3, padding=1)
+        self.last = nn.Conv2d(channels, FOLDED_RGBA, 3, padding=1)
+
+    def forward(
+        self, words: Float[Tensor, "B D"], camera: Float[Tensor, "B I"]
+    ) -> Float[Tensor, "B 64 16 16"]:
+        told, seen = self.words(words), self.camera(camera)
+        x = F.silu(told + seen + told * seen)
+        x = x + F.silu(self.product(x))
+        x = x + F.silu(self.hidden(x))
+        x = F.silu(self.draw(x)).unflatten(-1, (self.channels, 8, 8))
+        x = F.silu(self.refine(F.interpolate(x, scale_factor=2)))
+        return self.last(x)
+
+
+def bag_of_words(text: Float[Tensor, "B L D"]) -> Float[Tensor, "B D"]:
+    """The sum of the text's hidden states over the square root of their number."""
+    return text.sum(1) / text.shape[1] ** 0.5
+
+
+def over_background(
+    rgba: Float[Tensor, "B 64 h w"], background: Float[Tensor, "B 4"]
+) -> Float[Tensor, "B 64 h w"]:
+    """A folded premultiplied RGBA picture over the told background (untold: black), in [-1, 1], alpha last."""
+    picture = unfold(rgba)
+    alpha = picture[:, 3:]
+    rgb = picture[:, :3] + (1 - alpha) * background[:, :3, None, None]
+    return torch.cat([fold(2 * rgb - 1), fold(2 * alpha - 1)], 1)
+
+
+class ToyboxUNet(UNet2DConditionModel):
+    """diffusers' UNet that is also shown the sketch, in the input channels after those of the noisy sample."""
+
+    def forward(  # type: ignore[override]
+        self,
+        sample: Float[Tensor, "B C h w"],
+        timestep: Tensor | float | int,
+        encoder_hidden_states: Float[Tensor, "B L D"],
+        class_labels: Float[Tensor, "B K"],
+        sketch: Float[Tensor, "B S h w"],
+        return_dict: bool = True,
+    ):
+        both = torch.cat([sample, sketch.to(sample)], 1).contiguous(memory_format=torch.channels_last)
+        return super().forward(
+            both, timestep, encoder_hidden_states, class_labels=class_labels, return_dict=return_dict
+        )
