@@ -3,7 +3,7 @@
 Components (``model_index.json``): ``unet`` (ToyboxUNet on 4x4-folded 64x64 images), ``text_encoder``
 (CLIPTextModel), ``tokenizer`` (word-level PreTrainedTokenizerFast), ``scheduler`` (DDIM, squared-cosine,
 x0-prediction), ``camera_tokens`` and ``sketch`` (:mod:`threedistill.toybox.networks`). Words and camera enter three
-times: as a sketch of the mean picture in extra input channels, as cross-attention tokens (two of them carry the camera),
+times: as a sketch of the mean picture in extra input channels, as cross-attention tokens (two carry the camera),
 and, with the background, through the UNet's projected class embedding, which reaches the 16x16 level, where there is no
 attention. Imports diffusers and transformers; light helpers live in
 :mod:`threedistill.toybox.conditioning`.

@@ -4,7 +4,7 @@
 
 First the sketch (:mod:`threedistill.toybox.train_sketch`), then, with the sketch frozen, the UNet by one loss:
 ``w(t) |x0_net(x_t, t, text, camera, background) - x0|^2`` with ``w = min(1 / sigma^2, 5)``, the error in v
-(``1 / sigma^2``) kept bounded near t = 0; almost half of the times are drawn from the noisy end, where words, camera and
+(``1 / sigma^2``) kept bounded near t = 0; nearly half of the times are from the noisy end, where words, camera and
 background are the only signal: below t = 0.9 T kind, colour and pose can be read off x_t, and the network would hardly
 learn to listen. Every step's
 randomness is a function of (seed, step), so a resumed run repeats an uninterrupted one. Checkpoints are safetensors
