@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from threedistill.atomic import write_text
 from threedistill.cameras import DISTANCE_RANGE, ELEVATION_RANGE, FOV_RANGE, ViewName, place, view_name
 from threedistill.render.mesh import render_mesh
 from threedistill.toybox.grammar import DEGRADED_WORDS, ObjectSpec, Scene, caption, random_scene
@@ -176,11 +177,12 @@ class RenderedWorld:
         self.folder.mkdir(parents=True, exist_ok=True)
         stamp = self.folder / "settings.json"
         wanted = json.dumps(asdict(settings), sort_keys=True)
-        if stamp.exists() and stamp.read_text() != wanted:
+        if not stamp.exists():
+            write_text(stamp, wanted)
+        if stamp.read_text() != wanted:
             raise ValueError(
                 f"{self.folder} holds a cache made with other settings: {stamp.read_text()}; use another folder"
             )
-        stamp.write_text(wanted)
         for shard in range(settings.shards):
             render_shard(self.folder, settings, shard)
         names = [f"{i:03d}" for i in range(settings.shards)]
