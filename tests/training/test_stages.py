@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch
 
 import threedistill.training.handover as handover
 import threedistill.training.stages as stages
+from threedistill.commands.stage_file import stages_override
 from threedistill.config import compose
 from threedistill.errors import UsageError
 from threedistill.pipeline import Result, generate, resume
@@ -119,6 +121,30 @@ def test_mistakes_in_a_stage_are_named(override: str, line: str) -> None:
     with pytest.raises(UsageError) as caught:
         check(composed(override))
     assert line in str(caught.value)
+
+
+def test_the_list_in_the_docs_is_read_from_a_file(tmp_path: Path) -> None:
+    page = Path(__file__).parent.parent.parent / "docs" / "stages.md"
+    text = re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)[0]
+    file = tmp_path / "mine.yaml"
+    file.write_text(text.replace("iterations: 800", "iterations: ${budget.iterations}"))
+    config = composed(stages_override(str(file)), "budget.iterations=7")
+    check(config)
+    coarse, splats, finish = config["stages"]
+    assert coarse["iterations"] == 7 and "representation" not in coarse
+    assert splats["representation"]["name"] == "gaussians"
+    assert splats["optim"]["lr"] == splats["representation"]["lr"]
+    assert finish["optim"]["lr"] == {**splats["optim"]["lr"], "means": 0.0}
+    for content, line in (
+        ("3", "must hold a list"),
+        ("[", "not readable"),
+        ("- {a b: 1}", "cannot be a key"),
+    ):
+        file.write_text(content)
+        with pytest.raises(UsageError, match=line):
+            stages_override(str(file))
+    with pytest.raises(UsageError, match="no such file"):
+        stages_override(str(tmp_path / "none.yaml"))
 
 
 # ---- the run -------------------------------------------------------------------------------------------------------

@@ -103,6 +103,7 @@ def parser() -> Parser:
     p.add_argument(
         "--init", metavar="FILE", help="start from this mesh or these splats (glb obj ply stl, 3DGS ply ...)"
     )
+    p.add_argument("--stages", metavar="FILE", help="a YAML list of stages in place of the preset's")
     p.add_argument("--resume", action="store_true", help="continue the run in the folder")
     p.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
     p.add_argument(
@@ -127,6 +128,12 @@ def parse(argv: Sequence[str]) -> Request:
         raise UsageError('generate needs a prompt: threedistill generate "a red mushroom"')
     _check_prompt(prompt)
     overrides = frame_overrides(options, _split_overrides(options, prompt, data))
+    if options.stages:
+        from threedistill.commands.stage_file import stages_override
+
+        if rivals := [line for line in overrides if line.startswith("stages=")]:
+            raise UsageError(f"--stages {options.stages} and {rivals[0]} disagree; keep one of them")
+        overrides.append(stages_override(options.stages))
     if options.resume and options.overwrite:
         raise UsageError("--resume and --overwrite exclude each other: continue the run, or replace it")
     return Request(
