@@ -57,6 +57,12 @@ def parser() -> Parser:
         help="splats on a mesh (default 20000)",
     )
     p.add_argument(
+        "--resolution",
+        type=whole_number("--resolution", 8, 1024),
+        metavar="N",
+        help="samples per axis for the surface of splats (default 160)",
+    )
+    p.add_argument(
         "--from-up",
         type=one_of("--from-up", ("y", "z")),
         metavar="A",
@@ -144,6 +150,8 @@ def _check_options(options: Any, from_splats: bool, to_splats: bool) -> None:
         unused = [("sh_degree", "splats")]
     if not to_splats or from_splats:
         unused.append(("splats", "mesh that becomes splats"))
+    if to_splats or not from_splats:
+        unused.append(("resolution", "cloud that becomes a mesh"))
     for name, needed in unused:
         if getattr(options, name) not in (None, False):
             raise UsageError(f"--{name.replace('_', '-')} needs a {needed}".replace("a splats", "splats"))
@@ -155,8 +163,9 @@ def _settings(options: Any, source: Path, rebuilt: bool) -> ExportSettings:
     from threedistill.exports.settings import ExportSettings
 
     flags: dict[str, Any] = {
-        "faces": options.face_budget, "texture_size": options.texture_size, "unit_size": options.unit_size,
-        "origin": options.origin, "up": options.up, "splat_up": options.up, "sh_degree": options.sh_degree,
+        "resolution": options.resolution, "faces": options.face_budget, "texture_size": options.texture_size,
+        "unit_size": options.unit_size, "origin": options.origin, "up": options.up, "splat_up": options.up,
+        "sh_degree": options.sh_degree,
     }  # fmt: skip
     flags = {name: value for name, value in flags.items() if value is not None}
     if options.normal_map:

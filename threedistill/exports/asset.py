@@ -136,9 +136,9 @@ def _surface(representation: Exportable, settings: ExportSettings) -> tuple[Mesh
         surface.check(dense, "extraction")
         if own:
             return dense, dense, device
-        dense = surface.smooth(
-            surface.keep_components(dense, settings.keep_fraction), settings.smooth_iterations
-        )
+        if settings.keep_fraction:
+            dense = surface.keep_components(dense, settings.keep_fraction)
+        dense = surface.smooth(dense, settings.smooth_iterations)
         finest = finest or dense
         mesh = surface.decimate(dense, settings.faces)
         surface.check(mesh, "decimation")

@@ -24,7 +24,8 @@ class ExportSettings:
         faces: triangles at most.
         texture_size: texels a side, a power of two; 0 keeps vertex colours instead of a texture.
         smooth_iterations: Taubin iterations on the extracted surface; 0 leaves its staircase.
-        keep_fraction: components with less than this fraction of the largest one's area are dropped.
+        keep_fraction: components with less than this fraction of the largest one's area are dropped, and so are
+            those inside others; 0 keeps every one.
         gutter: texels between charts, filled with the charts' colours.
         unit_size: longest side, metres.
         origin: at the centre of the bounding box, or of its base.
