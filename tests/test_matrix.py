@@ -175,7 +175,7 @@ def fingerprint(prior) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         if "lora" not in name:  # the student's own
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(value.detach().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

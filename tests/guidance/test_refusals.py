@@ -49,6 +49,12 @@ REFUSED = [
         "prompts.source='a ...'",
     ),
     (
+        {"guidance": "csds"}, ["prompts.category=zeppelin"],
+        "prompts.category: prompt 'a zeppelin': the toybox prior does not know 'zeppelin' (nearest known: pink; all "
+        "words: `threedistill list words`); use its vocabulary, or an open-vocabulary prior such as prior=sd15 or "
+        "prior=sd21",
+    ),
+    (
         {"guidance": "mvsds"}, ["guidance.rule.group=3"],
         "guidance=mvsds rescales groups of 3 views, and cameras.views=4 is no multiple",
     ),

@@ -7,9 +7,11 @@ import math
 
 import pytest
 import torch
+import yaml
 
 from tests.guidance.conftest import direction, scalar_prior, scalars, situation, vp_level
 from threedistill.cameras import CameraSampler, place
+from threedistill.config import build
 from threedistill.guidance.cfg import ClassifierFree, combine, rescale_std
 from threedistill.guidance.perp_neg import AzimuthWeights, PerpNeg, perp_neg, perpendicular
 from threedistill.guidance.rules import MVSDS, SDS
@@ -19,6 +21,7 @@ from threedistill.guidance.timesteps import DreamTime
 from threedistill.guidance.trajectory import collect
 from threedistill.prediction import Prediction
 from threedistill.priors.noise_path import DiscretePath, RectifiedFlowPath
+from threedistill.resources import configs_dir
 from threedistill.rng import Streams
 from threedistill.schedule import Ramp
 from threedistill.types import Evidence
@@ -269,6 +272,22 @@ def test_dreamtime_falls_and_lingers_where_its_weight_is(path):
         assert above == pytest.approx(progress, abs=0.01)
     levels = policy.sample(path, 0.5, Streams(0), 3)
     assert len(levels) == 3 and levels.index.unique().numel() == 1
+
+
+def test_timestep_options_are_what_their_names_say():
+    """The shipped options that do not depend on a prior, read from their files."""
+
+    def window(name, progress):
+        node = yaml.safe_load((configs_dir() / "timesteps" / f"{name}.yaml").read_text(encoding="utf-8"))
+        return build(node, name).window.at(progress)
+
+    assert window("uniform", 0.3) == (0.02, 0.98)
+    assert [window("two_phase", p) for p in (0.0, 0.19, 0.21, 1.0)] == [(0.02, 0.98)] * 2 + [(0.02, 0.5)] * 2
+    assert window("linear_window", 0.0) == (0.98, 0.98)
+    assert window("linear_window", 0.4) == pytest.approx((0.5, 0.74))
+    assert window("linear_window", 0.9) == pytest.approx((0.02, 0.5))
+    assert [window("warm_up", p)[1] for p in (0.0, 0.15, 0.3, 1.0)] == pytest.approx([0.98, 0.74, 0.5, 0.5])
+    assert window("refine", 0.5) == (0.02, 0.5)
 
 
 def test_antithetic_views_look_through_the_object_at_each_other():

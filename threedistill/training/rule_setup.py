@@ -58,6 +58,32 @@ def check_rule(config: Config, index: int, rule: GuidanceRule) -> None:
                 f"guidance={name} compares the prompt with a description of the unedited object; say what it is with "
                 "prompts.source='a ...'"
             )
+    _check_words(config, {q.text for q in asked})
+
+
+def _check_words(config: Config, kinds: set[str]) -> None:
+    """Refuse words beside the prompt that a prior with a closed vocabulary does not know."""
+    if config["prior"].get("vocabulary") != "toybox":
+        return
+    from threedistill.cameras import orbit
+    from threedistill.priors.toybox import wording
+    from threedistill.prompts import PromptSet
+
+    named = {str(key): value for key, value in config["prompts"].items()}
+    prompts = PromptSet(config["prompt"], negative=config["negative"], **named)
+    for kind, setting in (
+        ("source", "prompts.source"), ("category", "prompts.category"), ("inverse", "prompts.inverse"),
+        ("negative", "--negative"),
+    ):  # fmt: skip
+        if (
+            kind in kinds
+            or (kind == "inverse" and prompts.inverse)
+            or (kind == "negative" and prompts.negative)
+        ):
+            try:
+                wording(prompts.texts(kind, orbit(1))[0])
+            except UsageError as error:
+                raise UsageError(f"{setting}: {error}") from None
 
 
 def build_baseline(config: Config, index: int, prior: Prior) -> Prior | None:
