@@ -11,10 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from threedistill import __version__
-from threedistill.config import Config, build, compose, read_config, stage_part, write_config
+from threedistill.config import Config, build, compose, read_config, write_config
 from threedistill.errors import UsageError
-from threedistill.protocols import PictureSource, Prior, Representation
 from threedistill.training.run_folder import RunFolder, slug
 from threedistill.types import Mesh
 
@@ -48,7 +46,8 @@ class Result:
         from threedistill.exports.read import read_asset_splats
         from threedistill.exports.splats import write_splats
 
-        settings = _export_settings(read_config(RunFolder(self.run_dir).config))
+        config = read_config(RunFolder(self.run_dir).config)
+        settings = build(config["export"], "export", config["plugins"])
         if Path(path).suffix.lower() in (".splat", ".spz", ".sog"):
             write_splats(read_asset_splats(self.run_dir / "asset"), path, settings.splats())
         else:
@@ -57,23 +56,11 @@ class Result:
 
 
 def generate(
-    prompt: str,
-    *,
-    out: str | Path | None = None,
-    preset: Literal["draft", "standard", "high"] | str = "standard",
-    seed: int = 0,
-    representation: str | None = None,
-    prior: str | None = None,
-    guidance: str | None = None,
-    formats: Sequence[str] = ("glb",),
-    negative: str = "",
-    device: str = "auto",
-    init: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    quiet: bool = False,
-    overrides: Sequence[str] = (),
-) -> Result:
+    prompt: str, *, out: str | Path | None = None, preset: Literal["draft", "standard", "high"] | str = "standard",
+    seed: int = 0, representation: str | None = None, prior: str | None = None, guidance: str | None = None,
+    formats: Sequence[str] = ("glb",), negative: str = "", device: str = "auto", init: str | Path | None = None,
+    resume: bool = False, overwrite: bool = False, quiet: bool = False, overrides: Sequence[str] = (),
+) -> Result:  # fmt: skip
     """Make a textured 3D asset from a prompt.
 
     Arguments:
@@ -127,8 +114,7 @@ def resume(run_dir: str | Path, *, quiet: bool = False, device: str | None = Non
     """Continue the run in a folder; everything but the device comes from its ``config.yaml``."""
     run = RunFolder(run_dir)
     config = read_config(run.config)
-    if device is not None:
-        config["device"] = device
+    config["device"] = device or config["device"]
     with run.locked():
         return _execute(config, run, quiet)
 
@@ -136,6 +122,7 @@ def resume(run_dir: str | Path, *, quiet: bool = False, device: str | None = Non
 def _execute(config: Config, run: RunFolder, quiet: bool) -> Result:
     """Carry out a composed run in its (locked) folder."""
     from threedistill.training.assemble import build_prior, build_stages, pick_device
+    from threedistill.training.finish import export_run, judge_run
     from threedistill.training.handover import first_unfinished, hand_over
     from threedistill.training.record import recorded
     from threedistill.training.stages import run_stage
@@ -159,45 +146,7 @@ def _execute(config: Config, run: RunFolder, quiet: bool) -> Result:
                 run_stage(system, run, index, settings, device, quiet, before)
             source = system.representation
         with record.phase("export"):
-            asset = _export(stages[-1].representation, config, run, prior)
+            asset = export_run(stages[-1].representation, config, run, prior)
         with record.phase("judge"):
-            verdict = _judge(config, run, quiet)
+            verdict = judge_run(config, run, quiet)
     return Result(run.path, asset, verdict, record.seconds)
-
-
-def _export(representation: Representation, config: Config, run: RunFolder, prior: Prior) -> Path:
-    from threedistill.exports.picture import write_pictures
-    from threedistill.representations.particles import members
-    from threedistill.training.asset_files import write_asset
-    from threedistill.training.particle_assets import keep_best, particle_folder
-
-    settings = _export_settings(config)
-    extras = {
-        "prompt": config["prompt"], "seed": config["seed"], "prior": config["prior"]["name"],
-        "prior_version": getattr(prior, "version", None), "prior_licence": prior.licence,
-        "guidance": stage_part(config, -1, "guidance")["name"], "generator": f"threedistill {__version__}",
-    }  # fmt: skip
-    particles = members(representation)
-    if pictures := [one.pictures() for one in particles if isinstance(one, PictureSource)]:
-        return write_pictures(pictures, run.asset_dir)
-    files = [
-        write_asset(one, particle_folder(run, i, len(particles)), settings, extras)[0]
-        for i, one in enumerate(particles)
-    ]
-    return files[0] if len(files) == 1 else keep_best(files, config, run)
-
-
-def _export_settings(config: Config):
-    return build(config["export"], "export", config["plugins"])
-
-
-def _judge(config: Config, run: RunFolder, quiet: bool) -> str | None:
-    """The judge's line about the asset, where it knows the prompt's words."""
-    from threedistill.training.verdict import verdict_line
-
-    line = verdict_line(config, run)
-    if line and not quiet:
-        import sys
-
-        print(line, file=sys.stderr)
-    return line

@@ -57,13 +57,14 @@ def ceiling_fit() -> Callable[[Path, str], Path]:
     """Fits the run's own representation to the truth, with the run's own budget and export."""
 
     def fit(run_dir: Path, prompt: str) -> Path:
-        from threedistill.config import build, read_config
+        from threedistill.config import build, read_config, stage_part
         from threedistill.evaluation.ceiling import fit_ceiling
 
         config: dict[str, Any] = read_config(run_dir / "config.yaml")
         plugins = config["plugins"]
         return fit_ceiling(
-            build(config["representation"]["model"], "representation.model", plugins), prompt, run_dir / "ceiling",
+            build(stage_part(config, -1, "representation")["model"], "representation.model", plugins),
+            prompt, run_dir / "ceiling",
             build(config["export"], "export", plugins), steps=sum(s["iterations"] for s in config["stages"]),
             views=config["cameras"]["views"], seed=config["seed"],
         )  # fmt: skip
