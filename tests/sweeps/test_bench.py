@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from threedistill import pipeline
 from threedistill.commands import bench
@@ -139,6 +140,7 @@ def test_a_small_benchmark_ends_with_its_page(
         share += 0.01 * (len(folder.name) % 7)
         judged = {"judge": {"kind_right": True, "kind_p": 0.9, "janus": {"share": share}}}
         (folder / "eval.json").write_text(json.dumps(judged))
+        Image.new("RGB", (12 * 8, 8), "red").save(folder / "asset" / "views.png")
 
     monkeypatch.setattr(pipeline, "resume", resume)
     monkeypatch.setattr("threedistill.sweeps.job.evaluate_run", evaluate)

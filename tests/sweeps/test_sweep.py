@@ -294,6 +294,19 @@ def test_prompt_files(tmp_path: Path):
         read_prompts(file)
 
 
+def test_a_new_judge_looks_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from threedistill.sweeps import job
+
+    (tmp_path / "asset").mkdir()
+    assert not job.looked_at(tmp_path)
+    (tmp_path / "asset" / "views.png").touch()
+    assert job.looked_at(tmp_path), "no judge for these words"
+    (tmp_path / "eval.json").write_text(json.dumps({"judge_version": job._judge_version()}))
+    assert job.looked_at(tmp_path)
+    monkeypatch.setattr(job, "_judge_version", lambda: "another")
+    assert not job.looked_at(tmp_path)
+
+
 def test_durations_for_people():
     assert [clock(s) for s in (0, 40, 89, 700, 7500)] == ["0 s", "40 s", "89 s", "12 min", "2 h 05 min"]
 

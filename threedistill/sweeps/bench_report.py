@@ -51,7 +51,7 @@ def write_report(
         command: the command line, for the page.
         left_out: (setting, reason) of settings that cannot run.
     """
-    every = [row for rows in by_part.values() for row in rows]
+    every = list({row["run"]: row for rows in by_part.values() for row in rows}.values())  # parts share runs
     done = sum(row["status"] == "done" for row in every)
     weights = sorted({str(r["prior_version"]) for r in every if r["prior_version"]})
     lines = ["# Rules of guidance, compared on ground truth", ""]
@@ -104,8 +104,8 @@ def _section(root: Path, part: Part, rows: Sequence[Row], verdicts: Sequence[Fin
     partial = f"Partial: {len(done)} of {len(rows)} runs. " if len(done) < len(rows) else ""
     lines = [
         f"## {part.title}", "",
-        f"{partial}{part.prompts} prompts ({', '.join(PROMPTS[: part.prompts])}), {part.seeds} "
-        f"{'seeds' if part.seeds > 1 else 'seed'}.", "",
+        f"{partial}{part.prompts} {'prompts' if part.prompts > 1 else 'prompt'} "
+        f"({', '.join(PROMPTS[: part.prompts])}), {part.seeds} {'seeds' if part.seeds > 1 else 'seed'}.", "",
         "| setting | runs | " + " | ".join(HEADINGS[f] for f in part.figures) + " |",
         "|---|---:|" + "---:|" * len(part.figures),
     ]  # fmt: skip

@@ -101,7 +101,6 @@ def measure(
 def paired_noise(first: NoiseShare, second: NoiseShare, which: str = "fixed") -> Estimate:
     """Mean of ``second - first`` over the same pictures, interval over prompts."""
 
-
     def shares(noise: NoiseShare) -> dict[tuple[str, str], float]:
         return {(s[0], s[1]): s[2] if which == "fixed" else s[3] for s in noise.samples}
 

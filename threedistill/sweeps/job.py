@@ -120,28 +120,47 @@ def evaluate_run(folder: Path) -> dict[str, Any] | None:
     Returns:
         the evaluation, or None where no judge knows the prompt's words.
     """
-    from threedistill.errors import UsageError
     from threedistill.evaluation.report import evaluate_asset, read_run, write_json
-    from threedistill.toybox.grammar import parse
     from threedistill.toybox.judge import available
 
     run = read_run(folder)
-    known = read_json(folder / "eval.json")
+    found = None
+    if available() and _words_are_known(run["prompt"]):
+        judge = _judge()
+        found = read_json(folder / "eval.json")
+        if not found.get("appearance") or found.get("judge_version") != judge.version:
+            found = {**run, **evaluate_asset(run["asset"], run["prompt"], judge=judge)}
+            write_json(folder / "eval.json", found)
+    # Last, because it is by the picture that a later call sees that nothing is left to do here.
     views = folder / "asset" / "views.png"
     if not views.exists():
         _write_views(run["asset"], views)
-    if not available():
-        return None
-    try:
-        parse(run["prompt"])
-    except UsageError:
-        return None
-    judge = _judge()
-    if known.get("appearance") and known.get("judge_version") == judge.version:
-        return known
-    found = {**run, **evaluate_asset(run["asset"], run["prompt"], judge=judge)}
-    write_json(folder / "eval.json", found)
     return found
+
+
+def looked_at(folder: Path) -> bool:
+    """Whether a finished run has been evaluated by the judge of today, as far as there is one for it."""
+    version = read_json(folder / "eval.json").get("judge_version")
+    return (folder / "asset" / "views.png").exists() and version in (None, _judge_version())
+
+
+def _words_are_known(prompt: str) -> bool:
+    from threedistill.errors import UsageError
+    from threedistill.toybox.grammar import parse
+
+    try:
+        parse(prompt)
+    except UsageError:
+        return False
+    return True
+
+
+@lru_cache(maxsize=1)
+def _judge_version() -> str | None:
+    """The shipped judge's version, without loading it."""
+    from threedistill.resources import assets_dir
+
+    return read_json(assets_dir() / "toybox" / "judge" / "config.json").get("version")
 
 
 @lru_cache(maxsize=1)

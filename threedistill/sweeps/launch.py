@@ -14,7 +14,7 @@ from typing import Any
 
 from threedistill.config import compose
 from threedistill.errors import UsageError, nearest
-from threedistill.sweeps.job import finished, read_json, run_job
+from threedistill.sweeps.job import finished, looked_at, read_json, run_job
 from threedistill.sweeps.plan import Cell, Plan, Setting
 from threedistill.training.run_folder import RunFolder
 
@@ -158,7 +158,7 @@ def carry_out(plan: Plan, numbers: Sequence[int], launch: Launch) -> None:
 
 
 def _settled(folder: Path, evaluate: bool) -> bool:
-    return finished(folder) and (not evaluate or (folder / "asset" / "views.png").exists())
+    return finished(folder) and (not evaluate or looked_at(folder))
 
 
 def _warn_about_old(plan: Plan, numbers: Sequence[int], progress: Progress) -> None:
