@@ -59,7 +59,7 @@ def interval_plot(
     span = _span([*values, *([] if reference is None else [reference])])
     names = max((len(name) for name, _ in rows), default=0)
     left = 24 + 6.6 * names
-    width, height = int(left + 460), 76 + 26 * max(len(rows), 1) + 34
+    width, height = max(int(left + 460), 24 + 8 * len(title)), 76 + 26 * max(len(rows), 1) + 34
     frame = Frame(left, 44, width - 24, height - 56, span, (len(rows) - 0.4, -0.6))
     draw, image = _canvas(width, height, title)
     _x_axis(draw, frame, ticks(*span), label)
@@ -143,6 +143,7 @@ def contact_sheet(
 
     left = 24 + int(6.6 * max((len(name) for name, _ in rows), default=0))
     width, height = left + len(columns) * (size[0] + 8) + 16, 66 + len(rows) * (size[1] + 8) + 8
+    width = max(width, 24 + 8 * len(title))
     draw, image = _canvas(width, height, title, scale=1)
     for index, name in enumerate(columns):
         middle = left + index * (size[0] + 8) + size[0] / 2

@@ -151,7 +151,7 @@ def _pictures(root: Path, part: Part, done: Sequence[Row]) -> list[tuple[str, by
                 if (e := column([r for r in done if r["setting"] == s.name], figure))
             ]  # fmt: skip
             if rows:
-                title = f"{part.title}: {HEADINGS[figure]} (95 % over prompts)"
+                title = f"{part.title}; {HEADINGS[figure]}, 95 % over prompts"
                 line = {"janus": 0.3, "high_frequency": 1.0, "detail": 1.0, "diversity": 1.0}.get(figure)
                 made.append((f"{part.name}-{figure}.png", interval_plot(title, rows, HEADINGS[figure], line)))
     made.append((f"{part.name}-sheet.png", _sheet(root, part, done)))
@@ -190,7 +190,7 @@ def _sheet(root: Path, part: Part, done: Sequence[Row]) -> bytes:
 
     prompts = PROMPTS[: part.prompts]
     rows = [(s.name, [four(places.get((s.name, p))) for p in prompts]) for s in part.settings]
-    return contact_sheet(f"{part.title}: seed 0, four views", prompts, rows, size=(160, 40))
+    return contact_sheet(f"{part.title}; seed 0, four views", prompts, rows, size=(192, 48))
 
 
 def _noise_section(root: Path, noise: Sequence[NoiseShare]) -> list[str]:
