@@ -313,6 +313,33 @@ def test_a_torus_keeps_its_hole():
     assert volume(mesh) == pytest.approx(volume(torus()), rel=0.03)
 
 
+def test_yielding_changes_gradients_only():
+    views = cameras.orbit(2, elevation=60, size=24)
+    pictures, grads = [], []
+    for yielding in (0.0, 5.0):
+        field = small(yielding=yielding, geometry="explicit")
+        out = field.render(views, context(2, progress=0.0))
+        centre = out.rgb[:, 11:13, 11:13].sum()  # far from any outline
+        grads.append(torch.autograd.grad(centre, field.sdf)[0])
+        pictures.append(out.rgb.detach())
+    torch.testing.assert_close(pictures[0], pictures[1], rtol=0, atol=1e-6)
+    assert float(grads[0].abs().max()) == 0
+    # Grey before white: the sum falls where the surface comes forward, that is where the distance falls.
+    assert float(grads[1].sum()) > 0 and float(grads[1].min()) >= 0
+
+
+def test_a_fit_opens_a_hole():
+    truth = torus()
+    truth.colors = torch.tensor([0.8, 0.3, 0.1]).expand(len(truth.vertices), 3)
+    field = small(resolution=24, yielding=20, yield_until=0.8)
+    fit_photometric(field, truth, steps=120, views=4, size=48, bank=32, rates=RATES, shading="none")
+    mesh = field.extract(64)
+    views = cameras.orbit(6, elevation=40, size=64)
+    shown, true = (render_mesh(m, views).opacity[..., 0] > 0.5 for m in (mesh, truth))
+    assert iou(shown, true) > 0.9
+    assert len(mesh.vertices) - len(mesh.faces) // 2 == 0
+
+
 def test_a_fit_splits_the_sphere_in_two():
     ball = ball_mesh(0.28, rings=16)
     apart = torch.tensor([0.42, 0.0, 0.0])

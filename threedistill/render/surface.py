@@ -43,6 +43,7 @@ def render_surface(
     supersample: int = 1,
     neighbours: Int[Tensor, "F 3"] | None = None,
     texture_gradient: bool = False,
+    yielding: float = 0.0,
 ) -> Rendering:
     """Render a triangle mesh; gradients reach its vertices through silhouettes, normals and, if asked, colours.
 
@@ -56,6 +57,8 @@ def render_surface(
         supersample: samples per pixel and axis, averaged, >= 1.
         neighbours: :func:`threedistill.ops.antialias.face_neighbours` where known already.
         texture_gradient: the points whose colours are asked move with the vertices.
+        yielding: adds a gradient where there is no outline: as if a surface that retreats by ``1 / yielding`` metres
+            let the background through. The picture stays the same. It is how a hole opens; 0 = none.
 
     Returns:
         the rendering; ``depth`` has no gradient, ``normal`` is there where the shading needs it.
@@ -82,8 +85,18 @@ def render_surface(
         facts.append(normal)
 
     background = background.to(at)
+    if yielding and vertices.requires_grad:
+        with torch.no_grad():
+            outward = interpolate(vertex_normals(vertices, faces), clip, faces, fragments, pixels)
+        place = interpolate(vertices, clip.detach(), faces, fragments, pixels)
+        # Of value 0; its gradient moves the surface out where the object's colour is wanted more than what is behind.
+        advance = (F.normalize(outward, dim=1) * (place - place.detach())).sum(1, keepdim=True)
+        cover = torch.cat([(shown - background[view]).detach(), torch.ones_like(advance)], 1)
+        front = F.pad(shown, (0, 1), value=1.0) + yielding * advance * cover
+    else:
+        front = F.pad(shown, (0, 1), value=1.0)
     behind = F.pad(background[:, None, None].expand(*size, 3), (0, 1)).reshape(-1, 4)
-    picture = behind.index_copy(0, pixels, F.pad(shown, (0, 1), value=1.0)).view(*size, 4)
+    picture = behind.index_copy(0, pixels, front).view(*size, 4)
     picture = antialias(picture, clip, faces, fragments, neighbours)
     rows = torch.cat(facts, 1)
     sharp = rows.new_zeros(behind.shape[0], rows.shape[1]).index_copy(0, pixels, rows).view(*size, -1)

@@ -65,6 +65,9 @@ class DMTet(nn.Module):
             (points on the border of the box stay where they are).
         supersample: rasterised samples per pixel and axis, averaged down.
         texture_gradient: colours move vertices too, by where on the surface a pixel looks.
+        yielding: 1/metres; gradient for the surface away from outlines, without which no hole opens (see
+            :func:`threedistill.render.surface.render_surface`). It roughens, so it fades.
+        yield_until: fraction of the stage over which it falls to 0, in [0, 1].
         color_jitter: colours are asked up to this far from the surface, in cells, so that they also hold for a
             slightly smoothed surface; needs ``context.rng``.
         refresh_every: iterations between evaluations of all grid points (``geometry="field"``).
@@ -79,13 +82,15 @@ class DMTet(nn.Module):
     def __init__(
         self, *, resolution: int = 40, bound: float = 0.95, radius: float = 0.5,
         geometry: Literal["field", "explicit"] = "field", reach: float = 0.1, deformation: float = 0.2,
-        supersample: int = 1, texture_gradient: bool = False, color_jitter: float = 0.25, refresh_every: int = 8,
+        supersample: int = 1, texture_gradient: bool = False, yielding: float = 10.0, yield_until: float = 0.5,
+        color_jitter: float = 0.25, refresh_every: int = 8,
         color: HashSettings | None = None, shape: HashSettings | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         for name, value, low, high in (
             ("resolution", resolution, 4, 256), ("radius", radius, 1e-3, 0.95 * bound), ("reach", reach, 1e-6, 10),
             ("deformation", deformation, 0, 0.2), ("supersample", supersample, 1, 8),
+            ("yielding", yielding, 0, 1000), ("yield_until", yield_until, 0, 1),
             ("color_jitter", color_jitter, 0, 4), ("refresh_every", refresh_every, 1, 1 << 30),
         ):  # fmt: skip
             if not low <= value <= high:
@@ -97,6 +102,7 @@ class DMTet(nn.Module):
         self.geometry: Literal["field", "explicit"] = geometry
         self.reach, self.deformation = float(reach), float(deformation)
         self.supersample, self.texture_gradient = supersample, texture_gradient
+        self.yielding, self.yield_until = float(yielding), float(yield_until)
         self.color_jitter, self.refresh_every = float(color_jitter), refresh_every
         self.points: Tensor
         self.tets: Tensor
@@ -175,7 +181,7 @@ class DMTet(nn.Module):
         out = render_surface(
             shape.vertices, shape.topology.faces, color, cameras.to(self.points.device), context.background,
             shading=context.shading, light=context.light, supersample=self.supersample,
-            neighbours=shape.neighbours, texture_gradient=self.texture_gradient,
+            neighbours=shape.neighbours, texture_gradient=self.texture_gradient, yielding=self.yields(context.progress),
         )  # fmt: skip
         out.stats = {
             "faces": torch.tensor(float(len(shape.topology.faces))),
@@ -184,6 +190,10 @@ class DMTet(nn.Module):
         if torch.is_grad_enabled():
             out.stats.update(self._stats(shape))
         return out
+
+    def yields(self, progress: float) -> float:
+        """``yielding`` at a fraction of the stage: linear to 0 at ``yield_until``."""
+        return 0.0 if progress >= self.yield_until else self.yielding * (1 - progress / self.yield_until)
 
     def _jitter(self, cameras: Cameras, pixels: Tensor, context: RenderContext) -> Tensor | float:
         if context.rng is None or self.color_jitter == 0:
