@@ -69,9 +69,13 @@ template <typename T, int N> TD_INLINE void store(T* to, pack<T, N> value) {
   std::memcpy(to, &value, sizeof value);
 }
 template <typename T, int N> TD_INLINE pack<T, N> filled(T value) {
+#if defined(__GNUC__) || defined(__clang__)
+  return value - pack<T, N>{}; // a broadcast; element by element it would be a chain of insertions
+#else
   pack<T, N> r;
   for (int i = 0; i < N; ++i) r[i] = value;
   return r;
+#endif
 }
 
 // x >= least ? yes : no, in every lane (no where x is NaN).

@@ -17,6 +17,7 @@ namespace {
 
 constexpr int kTile = 16, kPixels = kTile * kTile;    // pixels per side and in all
 constexpr int kLanes = 8, kGroups = kPixels / kLanes; // neighbouring pixels are worked on together
+constexpr int kSweep = 32;                            // Gaussians between looks at which pixels are finished
 constexpr int kMaxChannels = 16;
 constexpr int kMoments = 6;
 constexpr double kSlack = 0.01; // pixels: boxes are computed in double, opacities in T
@@ -129,20 +130,25 @@ template <typename T> TD_INLINE Touched touched(const Splat<T>& s, int left, int
       std::min(s.x1 - left, kTile - 1) / kLanes};
 }
 
-// alpha_k = min(0.999, o exp(-(a dx^2 + c dy^2) / 2 - b dx dy)) at dx = x + k, 0 where below 1 / 255.
-template <typename T> TD_INLINE void alphas(const Splat<T>& s, T x, T dy, T* TD_RESTRICT alpha) {
-  const T along = s.b * dy, across = T(-0.5) * s.c * dy * dy, half = T(0.5) * s.a;
-  for (int k = 0; k < kLanes; ++k) {
-    const T dx = x + T(k);
-    T power = across - dx * (along + half * dx);
-    power = power < 0 ? power : T(0);
-    T value = s.opacity * exp_of_negative(power);
-    value = value < kMost<T> ? value : kMost<T>;
-    alpha[k] = value >= kLeast<T> ? value : T(0);
-  }
+template <typename T> using Lanes = pack<T, kLanes>;
+
+// Centres of neighbouring pixels.
+template <typename T> TD_INLINE Lanes<T> pixel_steps() {
+  Lanes<T> steps;
+  for (int k = 0; k < kLanes; ++k) steps[k] = T(k) + T(0.5);
+  return steps;
 }
 
-template <typename T> using Lanes = pack<T, kLanes>;
+// alpha_k = min(0.999, o exp(-(a dx^2 + c dy^2) / 2 - b dx dy)) at each dx, 0 where below 1 / 255.
+template <typename T> TD_INLINE Lanes<T> alphas(const Splat<T>& s, Lanes<T> dx, T dy) {
+  const Lanes<T> none = {}, along = filled<T, kLanes>(s.b * dy),
+                 across = filled<T, kLanes>(T(-0.5) * s.c * dy * dy);
+  Lanes<T> power = across - dx * (along + dx * (T(0.5) * s.a));
+  power = at_least<T, kLanes>(power, T(0), none, power);
+  Lanes<T> value = exp_of_negative<T, kLanes>(power) * s.opacity;
+  value = at_least<T, kLanes>(value, kMost<T>, filled<T, kLanes>(kMost<T>), value);
+  return at_least<T, kLanes>(value, kLeast<T>, value, none);
+}
 
 // Weights of a group, and the light that is left; a finished pixel keeps its light with a minus sign.
 template <typename T> TD_INLINE Lanes<T> absorb(Lanes<T> alpha, Lanes<T>& through) {
@@ -152,38 +158,49 @@ template <typename T> TD_INLINE Lanes<T> absorb(Lanes<T> alpha, Lanes<T>& throug
   return at_least<T, kLanes>(next, kDark<T>, weight, none);
 }
 
-template <typename T> TD_INLINE bool finished(const Lanes<T>* through) {
-  for (int g = 0; g < kGroups; ++g)
-    for (int k = 0; k < kLanes; ++k)
-      if (through[g][k] > 0) return false;
-  return true;
+// Which groups still have a pixel that takes something; false where none has.
+template <typename T> TD_INLINE bool find_open(const Lanes<T>* through, bool* open) {
+  bool any = false;
+  for (int g = 0; g < kGroups; ++g) {
+    T most = through[g][0];
+    for (int k = 1; k < kLanes; ++k) most = most > through[g][k] ? most : through[g][k];
+    open[g] = most > 0;
+    any = any || open[g];
+  }
+  return any;
 }
 
 template <typename T> TD_INLINE T total(Lanes<T> x) {
   return ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]));
 }
 
-template <typename T>
+// With kChannels = 0 the number of channels is the argument's.
+template <int kChannels, typename T>
 TD_INLINE void forward_tile(
-    const View<T>& view, int32_t tile, int left, int top, const T* features, int channels, int64_t height,
+    const View<T>& view, int32_t tile, int left, int top, const T* features, int given, int64_t height,
     int64_t width, T* image, T* alpha_out) {
+  const int channels = kChannels ? kChannels : given;
   Lanes<T> through[kGroups], sum[kMaxChannels][kGroups];
-  T alpha[kLanes];
+  const Lanes<T> steps = pixel_steps<T>();
+  bool open[kGroups];
+  std::fill(open, open + kGroups, true);
   for (int g = 0; g < kGroups; ++g) through[g] = filled<T, kLanes>(1);
   for (int c = 0; c < channels; ++c) std::fill(sum[c], sum[c] + kGroups, Lanes<T>{});
   const int32_t first = view.first_entry[tile], last = view.first_entry[tile + 1];
   for (int32_t e = first; e < last; ++e) {
-    if ((e - first) % 64 == 63 && finished<T>(through)) break;
+    if ((e - first) % kSweep == kSweep - 1 && !find_open<T>(through, open)) break;
     const Splat<T>& s = view.splats[view.entries[e].rank];
     const T* f = features + int64_t(s.index) * channels;
     const Touched t = touched(s, left, top);
-    for (int y = t.y0; y <= t.y1; ++y)
+    for (int y = t.y0; y <= t.y1; ++y) {
       for (int x = t.g0; x <= t.g1; ++x) {
         const int g = y * (kTile / kLanes) + x;
-        alphas(s, T(left + x * kLanes) + T(0.5) - s.x, T(top + y) + T(0.5) - s.y, alpha);
-        const Lanes<T> weight = absorb<T>(load<T, kLanes>(alpha), through[g]);
+        if (!open[g]) continue;
+        const Lanes<T> dx = steps + filled<T, kLanes>(T(left + x * kLanes) - s.x);
+        const Lanes<T> weight = absorb<T>(alphas(s, dx, T(top + y) + T(0.5) - s.y), through[g]);
         for (int c = 0; c < channels; ++c) sum[c][g] += weight * f[c];
       }
+    }
   }
   for (int y = 0; y < kTile && top + y < height; ++y)
     for (int x = 0; x < kTile && left + x < width; ++x) {
@@ -196,7 +213,7 @@ TD_INLINE void forward_tile(
 
 // What the second loop of the backward pass needs of a group of pixels.
 template <typename T> struct Record {
-  T weight[kLanes], alpha[kLanes], through[kLanes]; // alpha is 0 where the pixel takes nothing
+  T alpha[kLanes], through[kLanes]; // alpha is 0 where the pixel takes nothing
   int32_t group;
 };
 
@@ -208,12 +225,13 @@ template <typename T> struct Tape {
 // With g_i = sum_c f_ic dL/dC_c + dL/dA, T_i the light before Gaussian i and w_i = T_i alpha_i:
 //   dL/dalpha_i = T_i g_i - sum_{j > i} w_j g_j / (1 - alpha_i),   dL/df_i = w_i dL/dC.
 // The first loop goes front to back and remembers T and alpha, the second comes back with the sum behind.
-template <typename T>
+template <int kChannels, typename T>
 TD_INLINE void backward_tile(
-    const View<T>& view, int32_t tile, int left, int top, const T* features, int channels, int64_t height,
+    const View<T>& view, int32_t tile, int left, int top, const T* features, int given, int64_t height,
     int64_t width, const T* grad_image, const T* grad_alpha, Tape<T>& tape, T* partial) {
+  const int channels = kChannels ? kChannels : given;
   Lanes<T> through[kGroups], behind[kGroups], grad[kMaxChannels + 1][kGroups];
-  const Lanes<T> none = {}, one = filled<T, kLanes>(1);
+  const Lanes<T> none = {}, one = filled<T, kLanes>(1), steps = pixel_steps<T>();
   for (int g = 0; g < kGroups; ++g) through[g] = one, behind[g] = none;
   for (int y = 0; y < kTile; ++y)
     for (int x = 0; x < kTile; ++x) {
@@ -226,50 +244,53 @@ TD_INLINE void backward_tile(
   tape.first.clear();
   const int32_t first = view.first_entry[tile], last = view.first_entry[tile + 1];
   size_t used = 0;
+  bool open[kGroups];
+  std::fill(open, open + kGroups, true);
   for (int32_t e = first; e < last; ++e) {
-    if ((e - first) % 64 == 63 && finished<T>(through)) break;
+    if ((e - first) % kSweep == kSweep - 1 && !find_open<T>(through, open)) break;
     const Splat<T>& s = view.splats[view.entries[e].rank];
     tape.first.push_back(used);
     if (used + kGroups > tape.records.size()) tape.records.resize(2 * used + kGroups);
     const Touched t = touched(s, left, top);
-    for (int y = t.y0; y <= t.y1; ++y)
+    for (int y = t.y0; y <= t.y1; ++y) {
       for (int x = t.g0; x <= t.g1; ++x) {
+        const int g = y * (kTile / kLanes) + x;
+        if (!open[g]) continue;
         Record<T>& r = tape.records[used];
-        r.group = y * (kTile / kLanes) + x;
-        alphas(s, T(left + x * kLanes) + T(0.5) - s.x, T(top + y) + T(0.5) - s.y, r.alpha);
-        const Lanes<T> alpha = load<T, kLanes>(r.alpha), before = through[r.group];
-        const Lanes<T> weight = absorb<T>(alpha, through[r.group]);
+        r.group = g;
+        const Lanes<T> dx = steps + filled<T, kLanes>(T(left + x * kLanes) - s.x);
+        const Lanes<T> alpha = alphas(s, dx, T(top + y) + T(0.5) - s.y), before = through[g];
+        const Lanes<T> weight = absorb<T>(alpha, through[g]);
         if (!(total<T>(weight) > 0)) continue;
-        store<T, kLanes>(r.weight, weight);
         store<T, kLanes>(r.through, before);
         store<T, kLanes>(r.alpha, at_least<T, kLanes>(weight, kDark<T> * kLeast<T> / 2, alpha, none));
         ++used;
       }
+    }
   }
   tape.first.push_back(used);
 
-  Lanes<T> steps;
-  for (int k = 0; k < kLanes; ++k) steps[k] = T(k) + T(0.5);
   const int columns = kMoments + channels;
   for (int64_t e = int64_t(tape.first.size()) - 2; e >= 0; --e) {
     const Entry entry = view.entries[size_t(first + e)];
     const Splat<T>& s = view.splats[entry.rank];
     const T* f = features + int64_t(s.index) * channels;
-    Lanes<T> sums[kMoments] = {}, colors[kMaxChannels];
+    Lanes<T> sums[kMoments] = {}, colors[kChannels ? kChannels : kMaxChannels];
     for (int c = 0; c < channels; ++c) colors[c] = none;
     for (size_t i = tape.first[size_t(e)]; i < tape.first[size_t(e) + 1]; ++i) {
       const Record<T>& r = tape.records[i];
       const int g = r.group, p = g * kLanes;
       const Lanes<T> dx = steps + filled<T, kLanes>(T(left + p % kTile) - s.x);
       const T dy = T(top + p / kTile) + T(0.5) - s.y;
-      const Lanes<T> weight = load<T, kLanes>(r.weight), alpha = load<T, kLanes>(r.alpha);
+      const Lanes<T> alpha = load<T, kLanes>(r.alpha), before = load<T, kLanes>(r.through);
+      const Lanes<T> weight = before * alpha;
       Lanes<T> slope = grad[channels][g];
       for (int c = 0; c < channels; ++c) {
         slope += grad[c][g] * f[c];
         colors[c] += grad[c][g] * weight;
       }
       const Lanes<T> own = weight * slope;
-      slope = load<T, kLanes>(r.through) * slope - behind[g] / (one - alpha);
+      slope = before * slope - behind[g] / (one - alpha);
       behind[g] += own;
       // dL/dpower = alpha dL/dalpha; the cap has no slope.
       const Lanes<T> m = at_least<T, kLanes>(alpha, kMost<T>, none, alpha) * slope, mx = m * dx, my = m * dy;
@@ -282,18 +303,26 @@ TD_INLINE void backward_tile(
   }
 }
 
-// The plain functions that are compiled for each instruction set.
+// The plain functions that are compiled for each instruction set; colour and depth, the usual four channels,
+// have code of their own, whose sums stay in registers.
 #define TD_SPLAT_CLONES(T)                                                                                   \
   TD_CLONES void run_forward(                                                                                \
       const View<T>& view, int32_t tile, int left, int top, const T* features, int channels, int64_t height, \
       int64_t width, T* image, T* alpha) {                                                                   \
-    forward_tile(view, tile, left, top, features, channels, height, width, image, alpha);                    \
+    if (channels == 4)                                                                                       \
+      forward_tile<4>(view, tile, left, top, features, 4, height, width, image, alpha);                      \
+    else                                                                                                     \
+      forward_tile<0>(view, tile, left, top, features, channels, height, width, image, alpha);               \
   }                                                                                                          \
   TD_CLONES void run_backward(                                                                               \
       const View<T>& view, int32_t tile, int left, int top, const T* features, int channels, int64_t height, \
       int64_t width, const T* grad_image, const T* grad_alpha, Tape<T>& tape, T* partial) {                  \
-    backward_tile(                                                                                           \
-        view, tile, left, top, features, channels, height, width, grad_image, grad_alpha, tape, partial);    \
+    if (channels == 4)                                                                                       \
+      backward_tile<4>(                                                                                      \
+          view, tile, left, top, features, 4, height, width, grad_image, grad_alpha, tape, partial);         \
+    else                                                                                                     \
+      backward_tile<0>(                                                                                      \
+          view, tile, left, top, features, channels, height, width, grad_image, grad_alpha, tape, partial);  \
   }
 TD_SPLAT_CLONES(float)
 TD_SPLAT_CLONES(double)
