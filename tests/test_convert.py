@@ -218,6 +218,8 @@ def test_export_says_what_it_needs(run_dir: Path, command: Callable, monkeypatch
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     done = command("export", "run", "--format", "glb,mp4", "--out", "o")
     assert done.status == 2 and "pip install 'threedistill[video]'" in done.err and not Path("o").exists()
+    done = command("generate", "a red ball", "--format", "glb,mp4", "--out", "o")  # at once, not after the work
+    assert done.status == 2 and "pip install 'threedistill[video]'" in done.err and not Path("o").exists()
     done = command("export", "run", "--format", "obj", "--face-budget", "100", "--out", "o")
     assert done.status == 2 and "has no checkpoint of its last stage" in done.err and not Path("o").exists()
     done = command("export", "run", "--format", "obj", "--up", "z", "export.up=y", "--out", "o")
@@ -244,7 +246,7 @@ def test_an_asset_made_of_splats_is_written_as_both(tmp_path: Path) -> None:
 
     settings = replace(SMALL, formats=("stl", "spz"))
     files = write_asset(Cloud(), tmp_path, settings, {"prompt": "an F"})  # type: ignore[arg-type]
-    assert [f.name for f in files] == ["model.stl", "model.glb", "splats.spz", "splats.ply"]
+    assert [f.name for f in files] == ["model.glb", "model.stl", "splats.spz", "splats.ply"]
     mesh, splats = read_mesh(tmp_path / "model.glb"), read_splats(tmp_path / "splats.ply")
     assert len(splats) == 3000 and splats.extras["prompt"] == "an F" == mesh.extras["prompt"]
     assert torch.allclose(splats.means.amax(0), mesh.vertices.amax(0), atol=0.04)

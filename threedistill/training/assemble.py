@@ -47,6 +47,10 @@ def check(config: Config) -> None:
     _check_particles(config)
     for key in ("cameras", "background", "regularizers", "optim", "watchdog", "trainer", "export", "convert"):
         build(config[key], key, plugins)
+    if "mp4" in config["export"]["formats"]:
+        from threedistill.exports.video import need_encoder
+
+        need_encoder("turntable.mp4")
     for index in range(len(config["stages"])):
         _check_stage(config, index)
     if config["prior"].get("vocabulary") == "toybox":

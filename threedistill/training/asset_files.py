@@ -27,7 +27,7 @@ def write_asset(
         ThreedistillError: nothing to extract, or a place that cannot be written.
     """
     if isinstance(representation, SplatSource):
-        settings = replace(settings, formats=tuple(dict.fromkeys([*settings.formats, "glb", "3dgs"])))
+        settings = replace(settings, formats=tuple(dict.fromkeys(["glb", *settings.formats, "3dgs"])))
     mesh = build_asset(representation, settings, extras)
     return export_asset(mesh, folder, settings, splats_for(settings.formats, mesh, representation))
 
