@@ -12,7 +12,7 @@ from threedistill.errors import UsageError
 from threedistill.prediction import Prediction
 from threedistill.priors.diffusers import DiffusersPrior
 from threedistill.priors.families import StableDiffusion
-from threedistill.priors.lora import CameraEmbedding, LoRA, twin
+from threedistill.priors.lora import CameraEmbedding, CameraMap, LoRA, twin
 from threedistill.priors.oracle import OraclePrior
 from threedistill.priors.student import denoising_loss, drop_cameras
 from threedistill.protocols import STUDENT_CAMERA, NetworkPrior, Prior
@@ -71,7 +71,7 @@ def teach(student, steps: int, lr: float = 1e-2) -> list[float]:
 
 
 def test_a_fresh_student_is_the_teacher_without_a_camera(prior):
-    student = LoRA(rank=2, targets=TARGETS).attach(prior, 0)
+    student = LoRA(rank=2, targets=TARGETS, camera_maps=4).attach(prior, 0)
     assert isinstance(student, Prior)
     x0, noise, level = noisy(prior)
     x_t = level.add_noise(x0, noise)
@@ -86,7 +86,7 @@ def test_a_fresh_student_is_the_teacher_without_a_camera(prior):
 
 def test_the_teachers_camera_slot_is_never_told(toybox):
     """Otherwise it would know the views before its first step; the teacher itself hears them."""
-    student = LoRA(rank=2, targets=TARGETS).attach(toybox, 0)
+    student = LoRA(rank=2, targets=TARGETS, camera_maps=4).attach(toybox, 0)
     own, null = (student.conditioning([PROMPT] * 3, c, None) for c in (orbit(3), None))
     for name in own:
         assert torch.equal(own[name], null[name]) == (name != STUDENT_CAMERA)
@@ -99,7 +99,7 @@ def test_learning_changes_the_student_and_nothing_of_the_teacher(prior):
     x_t = level.add_noise(x0, noise)
     told = prior.conditioning([PROMPT] * 3, orbit(3), None)
     before, answer = fingerprint(prior.network), prior.predict(x_t, level, told).value
-    student = LoRA(rank=4, targets=TARGETS).attach(prior, 0)
+    student = LoRA(rank=4, targets=TARGETS, camera_maps=4).attach(prior, 0)
     losses = teach(student, 8)
     assert losses[-1] < 0.97 * losses[0]
     own = student.conditioning([PROMPT] * 3, orbit(3), None)
@@ -113,7 +113,7 @@ def test_learning_changes_the_student_and_nothing_of_the_teacher(prior):
 
 
 def test_the_twin_shares_every_weight(prior):
-    student = LoRA(rank=2, targets=TARGETS).attach(prior, 0)
+    student = LoRA(rank=2, targets=TARGETS, camera_maps=4).attach(prior, 0)
     theirs = {p.data_ptr() for p in prior.network.parameters()}
     adapters = {p.data_ptr() for p in student.parameters()}
     mine = {p.data_ptr() for p in student.twin.parameters()}
@@ -125,16 +125,16 @@ def test_the_twin_shares_every_weight(prior):
 def test_state_is_the_adapter_only_and_comes_back_exactly(prior, tmp_path):
     from threedistill.training.checkpoint import StageState, save_stage
 
-    first = LoRA(rank=3, targets=TARGETS).attach(prior, 0)
+    first = LoRA(rank=3, targets=TARGETS, camera_maps=4).attach(prior, 0)
     teach(first, 2)
     path = tmp_path / "student.safetensors"
     save_stage(path, first, [], {})
     prior_size = sum(p.numel() for p in prior.network.parameters())
     assert sum(t.numel() for t in first.state_dict().values()) == sum(p.numel() for p in first.parameters())
     assert path.stat().st_size < 4 * prior_size
-    assert {k.split(".")[0] for k in first.state_dict()} == {"adapter", "camera"}
+    assert {k.split(".")[0] for k in first.state_dict()} == {"adapter", "camera", "camera_map"}
 
-    second = LoRA(rank=3, targets=TARGETS).attach(prior, 1)
+    second = LoRA(rank=3, targets=TARGETS, camera_maps=4).attach(prior, 1)
     x0, noise, level = noisy(prior)
     own = first.conditioning([PROMPT] * 3, orbit(3), None)
     expected = first.predict(level.add_noise(x0, noise), level, own).value
@@ -145,7 +145,9 @@ def test_state_is_the_adapter_only_and_comes_back_exactly(prior, tmp_path):
 def test_the_same_seed_is_the_same_student_and_the_callers_randomness_is_left_alone(prior):
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    states = [LoRA(rank=2, targets=TARGETS).attach(prior, seed).state_dict() for seed in (7, 7, 8)]
+    states = [
+        LoRA(rank=2, targets=TARGETS, camera_maps=4).attach(prior, seed).state_dict() for seed in (7, 7, 8)
+    ]
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
     assert any(not torch.equal(states[0][k], states[2][k]) for k in states[0])
@@ -170,8 +172,21 @@ def test_the_camera_enters_where_it_is_told_and_the_null_camera_is_its_own_vecto
     assert dropped["other"] is camera and camera[0].any()
 
 
+def test_the_camera_is_drawn_where_there_is_one():
+    torch.manual_seed(0)
+    drawn = CameraMap(6, 3, 8)
+    camera = torch.cat([torch.randn(2, 13), torch.ones(2, 1)], 1)
+    assert drawn(camera, 16, 16).shape == (2, 6, 16, 16) and not drawn(camera, 16, 16).any()
+    with torch.no_grad():
+        drawn.last.weight.normal_()
+        drawn.last.bias.fill_(1.0)
+    out = drawn(torch.cat([camera, torch.zeros(1, 14)]), 16, 16)
+    assert not out[2].any() and (out[0] - out[1]).abs().max() > 0.1
+    assert out[0, 0].std() > 0.01, "a map, not a constant"
+
+
 def test_a_trained_student_tells_views_apart_only_by_its_own_camera(prior):
-    student = LoRA(rank=2, targets=TARGETS).attach(prior, 0)
+    student = LoRA(rank=2, targets=TARGETS, camera_maps=4).attach(prior, 0)
     teach(student, 3)
     x0, noise, level = noisy(prior)
     x_t = level.add_noise(x0[:1], noise[:1])[:1].repeat(3, 1, 1, 1)
@@ -207,3 +222,7 @@ def test_priors_without_a_network_and_layers_without_a_name_are_refused(toybox):
         LoRA(targets=("nonsense",)).attach(toybox, 0)
     with pytest.raises(ValueError, match="targets is empty"):
         LoRA(targets=())
+    toybox_like = type("Prior", (), {"ask": None})
+    LoRA().check(toybox_like)
+    with pytest.raises(ValueError, match="camera_maps at least 0"):
+        LoRA(camera_maps=-1)

@@ -11,6 +11,9 @@ before its first step. The student's camera enters behind the time embedding,
     E(c) = W2 silu(W1 f(c) + b1) + b2,  W2 = b2 = 0 at first;  E(none) = a learned vector, 0 at first
 
 so that a fresh student is the teacher without a camera, and the same code serves networks that have no such slot.
+An embedding says the same to every pixel, and a small network takes long to turn it into a picture. So a camera may
+also be drawn: dense layers make a map of features of it, which is added (0 at first, and always 0 without a camera) to
+what the first convolution says.
 Sources: Hu et al. 2021 (LoRA), arXiv 2106.09685; Wang et al. 2023 (ProlificDreamer), arXiv 2305.16213, section 3.3.
 """
 
@@ -60,6 +63,32 @@ class CameraEmbedding(nn.Module):
         return torch.where(camera[:, -1:] > 0, own, self.null)
 
 
+class CameraMap(nn.Module):
+    """A map of features drawn from the camera alone: two dense layers, 8 x 8 maps, a convolution that starts at 0.
+
+    Arguments:
+        channels: of the network's first convolution.
+        maps: drawn per camera.
+        width: of the hidden layer.
+    """
+
+    def __init__(self, channels: int, maps: int, width: int) -> None:
+        super().__init__()
+        self.maps = maps
+        self.inner = nn.Linear(CAMERA_SIZE, width)
+        self.draw = nn.Linear(width, maps * 64)
+        self.last = nn.Conv2d(maps, channels, 3, padding=1)
+        nn.init.normal_(self.inner.weight, std=0.5)
+        nn.init.normal_(self.draw.weight, std=width**-0.5)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, camera: Float[Tensor, "B 14"], height: int, width: int) -> Float[Tensor, "B C h w"]:
+        x = nn.functional.silu(self.draw(nn.functional.silu(self.inner(camera))))
+        x = nn.functional.interpolate(x.unflatten(-1, (self.maps, 8, 8)), (height, width), mode="bilinear")
+        return self.last(x) * camera[:, -1].view(-1, 1, 1, 1)
+
+
 def twin(network: nn.Module) -> nn.Module:
     """Another tree of modules over the same parameters and buffers."""
     shared = [*network.parameters(), *network.buffers()]
@@ -75,15 +104,17 @@ class LoRAStudent(nn.Module):
         prior: the teacher, on its device.
         rank, scale: of ``W x + scale B A x`` (``B = 0`` at first).
         targets: ends of the names of the layers that get adapters.
-        camera_width: hidden width of the camera embedding.
+        camera_width: hidden width of the camera embedding and of the camera maps.
+        camera_maps: maps of features drawn from the camera; 0 = none.
 
     Raises:
-        UsageError: the prior has no network, or none of its layers is named so.
+        UsageError: none of the network's layers is named so, or a camera cannot enter it.
     """
 
     def __init__(
-        self, prior: NetworkPrior, rank: int, scale: float, targets: Sequence[str], camera_width: int
-    ) -> None:
+        self, prior: NetworkPrior, rank: int, scale: float, targets: Sequence[str], camera_width: int,
+        camera_maps: int,
+    ) -> None:  # fmt: skip
         super().__init__()
         from peft import LoraConfig, inject_adapter_in_model
 
@@ -111,9 +142,20 @@ class LoRAStudent(nn.Module):
         linear = [m for m in embedding.modules() if isinstance(m, nn.Linear)][-1]
         self.camera = CameraEmbedding(linear.out_features, camera_width).to(linear.weight.device)
         embedding.register_forward_hook(self._add_camera)
+        self.camera_map = None
+        if camera_maps:
+            first = getattr(network, "conv_in", None)
+            if not isinstance(first, nn.Conv2d):
+                raise UsageError(
+                    f"student.model.camera_maps={camera_maps}: the network of prior {prior.name} has no first "
+                    "convolution to which they could be added; set it to 0"
+                )
+            self.camera_map = CameraMap(first.out_channels, camera_maps, camera_width).to(first.weight.device)
+            first.register_forward_hook(self._add_map)
         # A tuple hides the twin and the teacher from module registration.
         self._unregistered: tuple[NetworkPrior, nn.Module] = (prior, network.eval())
         self._told: Tensor | None = None
+        self._seen: Tensor | None = None
 
     @property
     def frozen(self) -> Prior:
@@ -128,14 +170,20 @@ class LoRAStudent(nn.Module):
     def _add_camera(self, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         return output if self._told is None else output + self._told.to(output)
 
+    def _add_map(self, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        if self._seen is None or self.camera_map is None:
+            return output
+        return output + self.camera_map(self._seen, output.shape[-2], output.shape[-1]).to(output)
+
     @contextlib.contextmanager
     def active(self, conditioning: Conditioning) -> Iterator[Conditioning]:
         """The context in which the twin is told these rows' cameras; gives the rest of the conditioning."""
-        before, self._told = self._told, self.camera(conditioning[STUDENT_CAMERA])
+        before, seen = (self._told, self._seen), conditioning[STUDENT_CAMERA]
+        self._told, self._seen = self.camera(seen), seen
         try:
             yield {k: v for k, v in conditioning.items() if k != STUDENT_CAMERA}
         finally:
-            self._told = before
+            self._told, self._seen = before
 
     def conditioning(
         self, texts: Sequence[str], cameras: Cameras | None, background: Float[Tensor, "B 3"] | None
@@ -201,17 +249,19 @@ class LoRA:
         rank: of the adapters.
         scale: factor on what they add.
         targets: ends of the names of the layers that get adapters.
-        camera_width: hidden width of the camera embedding.
+        camera_width: hidden width of the camera embedding and of the camera maps.
+        camera_maps: maps of features drawn from the camera; 0 = none.
     """
 
     rank: int = 16
     scale: float = 1.0
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     camera_width: int = 64
+    camera_maps: int = 0
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.camera_width < 1:
-            raise ValueError("student.model: rank and camera_width must be at least 1")
+        if self.rank < 1 or self.camera_width < 1 or self.camera_maps < 0:
+            raise ValueError("student.model: rank and camera_width must be at least 1, camera_maps at least 0")
         if not self.targets:
             raise ValueError("student.model.targets is empty; name some layers, such as to_q")
 
@@ -237,4 +287,6 @@ class LoRA:
         assert isinstance(prior, NetworkPrior)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return LoRAStudent(prior, self.rank, self.scale, self.targets, self.camera_width)
+            return LoRAStudent(
+                prior, self.rank, self.scale, self.targets, self.camera_width, self.camera_maps
+            )
