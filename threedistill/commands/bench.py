@@ -91,13 +91,13 @@ def run(argv: Sequence[str]) -> int:
     with contextlib.redirect_stdout(sys.stderr):
         runs = [cell for part in parts for cell in part.runs()]
         checked = check_runs(runs, skip_impossible=True) if runs else None
+        for name, reason in checked.impossible if checked else ():
+            print(f"left out: {name}: {reason}", file=sys.stderr)
         if options.dry_run:
             for part in parts:
                 print(
                     f"{part.name}: {len(part.settings)} settings, {part.prompts} prompts, {part.seeds} seeds"
                 )
-            for name, reason in checked.impossible if checked else ():
-                print(f"left out: {name}: {reason}")
             print(f"{len({c.folder for c in checked.runs}) if checked else 0} runs in {root}")
             return 0
         launch = Launch(

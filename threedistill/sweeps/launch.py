@@ -109,7 +109,9 @@ def check_runs(runs: Sequence[Cell], *, skip_impossible: bool = False) -> Checke
                 parse(prompt)
         composed[name] = config
     if not composed:
-        raise UsageError(f"nothing to run: {'; '.join(f'{k}: {v}' for k, v in impossible.items())}")
+        reasons = list(dict.fromkeys(impossible.values()))
+        more = f" (and {len(reasons) - 1} other reasons)" if len(reasons) > 1 else ""
+        raise UsageError(f"nothing to run: {reasons[0]}{more}")
     kept = tuple(cell for cell in runs if cell.setting.name in composed)
     return Checked(kept, composed, tuple(impossible.items()))
 
