@@ -9,6 +9,7 @@ from torch import Tensor
 from threedistill.config import Config, build, stage_part
 from threedistill.errors import UsageError
 from threedistill.guidance.trajectory import Reference
+from threedistill.prompts import PromptSet, TextKind
 from threedistill.protocols import GuidanceRule, Prior
 from threedistill.types import Cameras, Mesh, Query, Splats
 
@@ -67,14 +68,14 @@ def _check_words(config: Config, kinds: set[str]) -> None:
         return
     from threedistill.cameras import orbit
     from threedistill.priors.toybox import wording
-    from threedistill.prompts import PromptSet
 
     named = {str(key): value for key, value in config["prompts"].items()}
     prompts = PromptSet(config["prompt"], negative=config["negative"], **named)
-    for kind, setting in (
-        ("source", "prompts.source"), ("category", "prompts.category"), ("inverse", "prompts.inverse"),
-        ("negative", "--negative"),
-    ):  # fmt: skip
+    settings: dict[TextKind, str] = {
+        "source": "prompts.source", "category": "prompts.category", "inverse": "prompts.inverse",
+        "negative": "--negative",
+    }  # fmt: skip
+    for kind, setting in settings.items():
         if (
             kind in kinds
             or (kind == "inverse" and prompts.inverse)
