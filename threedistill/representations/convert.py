@@ -11,20 +11,22 @@ converted into whatever renders differentiably.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
+from threedistill.errors import ThreedistillError
 from threedistill.protocols import Representation, SplatSource
-from threedistill.render.surface import vertex_normals
+from threedistill.render.surface import face_crosses, vertex_normals
 from threedistill.representations import seeding, splat_surface
 from threedistill.representations.fitting import fit_to_pictures, pictures_of
 from threedistill.rng import Streams
 from threedistill.types import Mesh, Splats
 
-__all__ = ["ConvertSettings", "FromMesh", "FromSplats", "as_mesh", "as_splats", "convert"]
+__all__ = ["ConvertSettings", "FromMesh", "FromSplats", "as_mesh", "as_splats", "convert", "without_crumbs"]
 
 
 @runtime_checkable
@@ -103,7 +105,10 @@ def convert(
     steps = settings.polish
     pictures = pictures_of(source, rng, settings.bank, settings.size)
     if isinstance(target, FromMesh):
-        target.init_from_mesh(as_mesh(source, settings.resolution), rng)
+        mesh = as_mesh(source, settings.resolution)
+        if not isinstance(source, Mesh):
+            mesh = without_crumbs(mesh, bound=float(getattr(target, "bound", math.inf)))
+        target.init_from_mesh(mesh, rng)
     else:
         steps = settings.steps
     if steps:
@@ -144,6 +149,39 @@ def as_mesh(source: Representation | Mesh | Splats, resolution: int) -> Mesh:
         mesh.normals = vertex_normals(mesh.vertices, mesh.faces)
         mesh.colors = source.surface_color(mesh.vertices, mesh.normals)
     return mesh
+
+
+def without_crumbs(mesh: Mesh, bound: float = math.inf, share: float = 0.05) -> Mesh:
+    """The mesh without its small separate parts, and without what lies outside a box.
+
+    Optimised fields carry specks, some at the border of their box; the next representation shall not begin with them,
+    and may not reach as far.
+
+    Arguments:
+        mesh: with vertices in common between neighbouring faces.
+        bound: half the side of the box, metres; faces that leave it are dropped.
+        share: parts with less than this share of the largest one's area are dropped.
+
+    Raises:
+        ThreedistillError: nothing is left.
+    """
+    import numpy as np
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    inside = (mesh.vertices.abs() < bound).all(1)
+    faces = mesh.faces[inside[mesh.faces].all(1)].long()
+    if not len(faces):
+        raise ThreedistillError(f"nothing of the object lies within {bound:.2f} m of the origin")
+    edges = faces[:, [0, 1, 1, 2]].reshape(-1, 2).cpu().numpy()
+    count = len(mesh.vertices)
+    graph = coo_matrix((np.ones(len(edges), bool), (edges[:, 0], edges[:, 1])), (count, count))
+    label = torch.from_numpy(connected_components(graph, directed=False)[1]).long()[faces[:, 0].cpu()]
+    areas = torch.zeros(count, dtype=torch.float64).index_add_(
+        0, label, face_crosses(mesh.vertices, faces).norm(dim=1).double().cpu()
+    )
+    kept = (areas >= share * areas.max())[label].to(faces.device)
+    return replace(mesh, faces=faces[kept])
 
 
 def as_splats(source: SplatSource | Mesh | Splats, count: int = 20_000, rng: Streams | None = None) -> Splats:
