@@ -91,9 +91,10 @@ TD_EXPORT int td_splat_backward_f64(
     TD_SPLATS(double), const double* grad_image, const double* grad_alpha, double* grad_means,
     double* grad_conics, double* grad_opacities, double* grad_features);
 
-// The topology of marching tetrahedra: inside is signs < 0, table the (16, 2, 3) edge numbers of the triangles of
-// each sign pattern. With starts null: writes the crossed tetrahedra and triangles of each chunk of 2^14 to
-// counts. Otherwise writes the crossed edges, the triangles, the crossed tetrahedra and the number of edges.
+// The topology of marching tetrahedra: inside is signs < 0, table the (16, 2, 3) edge numbers of the
+// triangles of each sign pattern. With starts null: writes the crossed tetrahedra and triangles of each chunk
+// of 2^14 to counts. Otherwise writes the crossed edges, the triangles, the crossed tetrahedra and the number
+// of edges.
 #define TD_MARCHING_TETS                                                                                     \
   const int32_t *tets, int64_t points, int64_t count, const int32_t *table, int64_t *counts,                 \
       const int64_t *starts, int32_t *edges, int32_t *faces, int64_t *which, int64_t *vertices
@@ -101,11 +102,12 @@ TD_EXPORT int td_marching_tets_f32(const float* signs, TD_MARCHING_TETS);
 TD_EXPORT int td_marching_tets_f64(const double* signs, TD_MARCHING_TETS);
 
 // Half-edge 3 g + k across each edge of each triangle, -1 where not exactly two triangles meet.
-TD_EXPORT int td_face_neighbours_f32(
-    const int32_t* faces, int64_t triangles, int64_t vertices, int32_t* neighbours);
+TD_EXPORT int
+td_face_neighbours_f32(const int32_t* faces, int64_t triangles, int64_t vertices, int32_t* neighbours);
 
-// Silhouettes between neighbouring pixel centres: for every pixel, to its right and below it, the flat indices of
-// the nearer pixel, the other one, and the edge's two vertices; the first is -1 where nothing passes.
+// Silhouettes between neighbouring pixel centres: for every pixel, to its right and below it, the flat
+// indices of the nearer pixel, the other one, and the edge's two vertices; the first is -1 where nothing
+// passes.
 #define TD_CROSSINGS(T)                                                                                      \
   const T *clip, const int32_t *faces, const int32_t *neighbours, const int32_t *triangle, const T *depth,   \
       int64_t views, int64_t vertices, int64_t triangles, int64_t height, int64_t width, int64_t *found

@@ -143,7 +143,8 @@ def _pairs(
         chunks.append(torch.stack([which[seen], pixel[seen]]))
         first, done = last, int(ends[last - 1])
     if not chunks:
-        return (torch.zeros(0, dtype=torch.int64, device=means.device),) * 2
+        none = torch.zeros(0, dtype=torch.int64, device=means.device)
+        return none, none
     which, pixel = torch.cat(chunks, 1)
     by_depth = torch.argsort(pixel * count + rank.reshape(-1)[which])
     return which[by_depth], pixel[by_depth]

@@ -130,8 +130,11 @@ class Gaussians(nn.Module):
     @torch.no_grad()
     def splats(self) -> Splats:
         """The cloud as it is drawn, detached, on the CPU."""
-        parts = (self.means, self.log_scales, self.quaternions, self.opacity_logits, self._sh())
-        return Splats(*(part.detach().cpu().clone() for part in parts))
+        means, scales, quaternions, opacities, sh = (
+            part.detach().cpu().clone()
+            for part in (self.means, self.log_scales, self.quaternions, self.opacity_logits, self._sh())
+        )
+        return Splats(means, scales, quaternions, opacities, sh)
 
     # ---- the representation ------------------------------------------------------------------------------------------
 

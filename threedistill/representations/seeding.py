@@ -56,13 +56,13 @@ def on_points(
     Raises:
         ThreedistillError: no points, or points that are not finite.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     if not len(points) or not bool(torch.isfinite(points).all()):
         raise ThreedistillError(f"splats cannot start from {len(points)} points: some finite ones are needed")
     points = points.detach().cpu().float()
     if len(points) > 1:
-        distances, _ = cKDTree(points.numpy()).query(points.numpy(), k=min(4, len(points)))
+        distances, _ = KDTree(points.numpy()).query(points.numpy(), k=min(4, len(points)))
         size = torch.from_numpy(distances[:, 1:].mean(1)).float().clamp_min(1e-4)
     else:
         size = torch.full((1,), 0.05)

@@ -175,7 +175,7 @@ def color(
         outside, inside: where the ray starts before and ends behind the point, metres.
         chunk: points per batch.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     solid = (splats.opacity_logits.sigmoid() > _LEAST).nonzero()[:, 0]
     if not len(solid) or not len(points):
@@ -186,7 +186,7 @@ def color(
         (-splats.log_scales[solid]).exp(),
         splats.sh[solid],
     )
-    tree = cKDTree(means.double().numpy())
+    tree = KDTree(means.double().numpy())
     count = min(neighbours, len(solid))
     result = []
     for p, n in zip(points.float().split(chunk), normals.float().split(chunk)):
