@@ -85,8 +85,8 @@ def examine() -> list[Finding]:
 #: (distribution, module, what it adds, command)
 _EXTRAS = (
     (
-        "imageio_ffmpeg",
         "imageio-ffmpeg",
+        "imageio_ffmpeg",
         "mp4 turntables (webp and gif need nothing)",
         "pip install imageio-ffmpeg",
     ),

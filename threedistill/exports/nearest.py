@@ -10,7 +10,7 @@ from torch import Tensor
 from threedistill.exports.surface import vertex_normals
 from threedistill.types import Mesh
 
-__all__ = ["MeshField", "NearestSurface"]
+__all__ = ["MeshField", "NearestSurface", "normals_of"]
 
 _CANDIDATES = 8
 _CHUNK = 1 << 15
