@@ -5,7 +5,8 @@
 
 Writes one strip per rule (the picture at the start, after 1/8, 1/4, 1/2 and all of the iterations, and the true one)
 and ``all.png``, and prints seconds and how far from the true picture of the toybox world each rule ended. ``dds``
-starts from the true picture of the thing in another colour and edits it.
+starts from the true picture of the thing in another colour and edits it. With the default ``--out`` the rules' pages are
+given a link to their strip where they have none.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import time
 from pathlib import Path
 
 import torch
+
+MATHS = Path(__file__).resolve().parent.parent / "docs" / "maths"
 
 
 def picture_of(prompt: str, path: Path) -> torch.Tensor:
@@ -73,6 +76,17 @@ def run(
     return torch.stack(pictures), time.perf_counter() - began
 
 
+def link(rule: str) -> None:
+    """Show a rule's strip on its page."""
+    page = MATHS / f"{rule}.md"
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    if text and f"(canvas/{rule}.png)" not in text:
+        before, source, after = text.partition("**Source.**")
+        page.write_text(
+            f"{before}![{rule} on a canvas](canvas/{rule}.png)\n\n{source}{after}", encoding="utf-8"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompt", default="a red mushroom")
@@ -100,6 +114,8 @@ def main() -> None:
         )
         row = torch.cat([*strip, truth], 1).repeat_interleave(2, 0).repeat_interleave(2, 1)
         write_bytes(options.out / f"{rule}.png", png_bytes(row))
+        if options.out == MATHS / "canvas":
+            link(rule)
         rows.append(row)
         error = float((strip[-1] - truth).square().mean().sqrt())
         print(f"{rule:6} {seconds:6.1f} s  rms to the true picture {error:.3f}", flush=True)
