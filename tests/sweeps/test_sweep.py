@@ -312,6 +312,7 @@ def test_durations_for_people():
     assert [clock(s) for s in (0, 40, 89, 700, 7500)] == ["0 s", "40 s", "89 s", "12 min", "2 h 05 min"]
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_continues(workspace: Path):
     """Real runs with the oracle: SIGKILL in the middle of the second; the first is not touched again."""
     import threedistill

@@ -78,21 +78,21 @@ def work(plan: Plan, index: int, *, deadline: float = 0.0, evaluate: bool = True
 def _make(plan: Plan, index: int, run: Any) -> None:
     """Continue the run in its folder, or begin it with the configuration that the plan holds for it."""
     from threedistill import pipeline
+    from threedistill.atomic import os_errors_in_words
     from threedistill.config import write_config
 
     request = plan.entries[index]["config"]
-    if not run.exists or run.read_record().get("request") != request:
-        config = {
-            **plan.config(request),
-            "prompt": plan.prompt(index),
-            "negative": plan.entries[index]["negative"],
-            "seed": plan.entries[index]["seed"],
-            "device": plan.entries[index]["device"],
-        }
-        if not run.exists:
-            run.clear()  # what a failure before the first start may have left
-        run.prepare(overwrite=True)
-        with run.locked():
+    with os_errors_in_words(run.path):
+        run.path.mkdir(parents=True, exist_ok=True)
+    with run.locked():
+        if not run.exists or run.read_record().get("request") != request:
+            config = {
+                **plan.config(request),
+                "prompt": plan.prompt(index),
+                "negative": plan.entries[index]["negative"],
+                "seed": plan.entries[index]["seed"],
+                "device": plan.entries[index]["device"],
+            }
             run.clear()
             write_config(config, run.config)
             run.update_record(status="queued", prompt=config["prompt"], seed=config["seed"], request=request)
