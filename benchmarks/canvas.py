@@ -5,8 +5,8 @@
 
 Writes one strip per rule (the picture at the start, after 1/8, 1/4, 1/2 and all of the iterations, and the true one)
 and ``all.png``, and prints seconds and how far from the true picture of the toybox world each rule ended. ``dds``
-starts from the true picture of the thing in another colour and edits it. With the default ``--out`` the rules' pages are
-given a link to their strip where they have none.
+starts from the true picture of the thing in another colour and edits it. With the default ``--out`` the rules' pages
+are given a link to their strip where they have none.
 """
 
 from __future__ import annotations
