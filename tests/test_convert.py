@@ -218,7 +218,9 @@ def test_export_says_what_it_needs(run_dir: Path, command: Callable, monkeypatch
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     done = command("export", "run", "--format", "glb,mp4", "--out", "o")
     assert done.status == 2 and "pip install 'threedistill[video]'" in done.err and not Path("o").exists()
-    done = command("generate", "a red ball", "--format", "glb,mp4", "--out", "o")  # at once, not after the work
+    done = command(
+        "generate", "a red ball", "--format", "glb,mp4", "--out", "o"
+    )  # at once, not after the work
     assert done.status == 2 and "pip install 'threedistill[video]'" in done.err and not Path("o").exists()
     done = command("export", "run", "--format", "obj", "--face-budget", "100", "--out", "o")
     assert done.status == 2 and "has no checkpoint of its last stage" in done.err and not Path("o").exists()
