@@ -179,12 +179,14 @@ def noise_shares(root: Path, request: NoiseRequest, only_read: bool) -> list[Noi
     """The noise shares of the rules without a student, measured once and kept in ``noise.json``."""
     from threedistill.evaluation.report import write_json
     from threedistill.evaluation.statistics import Estimate
+    from threedistill.resources import assets_dir, weights_hash
     from threedistill.sweeps.gradient_noise import NoiseShare, measure
     from threedistill.sweeps.guidance_bench import PROMPTS, RULES
     from threedistill.sweeps.job import read_json
 
     wanted = [s for s in RULES if s.name in ("SDS", "CSM", "CSD", "ISM", "SDI", "C-SDS")]
-    key = {"prompts": list(PROMPTS[: request.prompts]), "extra": list(request.extra)}
+    version = f"sha256 {weights_hash(assets_dir() / 'toybox' / 'prior')}"
+    key = {"prompts": list(PROMPTS[: request.prompts]), "extra": list(request.extra), "prior": version}
     kept = read_json(root / "noise.json")
     if kept.get("key") != key:
         if only_read:

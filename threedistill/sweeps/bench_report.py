@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from threedistill.atomic import write_bytes, write_text
-from threedistill.evaluation.claims import Finding, judge_claim, signed, student_line
+from threedistill.evaluation.claims import PROMPTS_NEEDED, Finding, judge_claim, signed, student_line
 from threedistill.evaluation.plots import contact_sheet, interval_plot, line_plot
 from threedistill.evaluation.report import column
 from threedistill.evaluation.statistics import Estimate
@@ -60,7 +60,7 @@ def write_report(
     if len(weights) > 1:
         lines += [f"**Mixed: runs of several versions of the prior, {', '.join(weights)}.**", ""]
     lines += [
-        f"`{command}`, prior {', '.join(weights) or 'unknown'}. Means with 95 % intervals over prompts; what the "
+        f"`{command}`, prior {', '.join(weights) or _shipped()}. Means with 95 % intervals over prompts; what the "
         "figures mean: [benchmark.md](benchmark.md).",
         "",
     ]
@@ -87,6 +87,13 @@ def write_report(
     target = root / "guidance.md"
     write_text(target, "\n".join(lines))
     return target
+
+
+def _shipped() -> str:
+    """The version of the embedded prior, where no run names one."""
+    from threedistill.resources import assets_dir, weights_hash
+
+    return f"sha256 {weights_hash(assets_dir() / 'toybox' / 'prior')}"
 
 
 def verdict_lines(parts: Sequence[Part], by_part: dict[str, list[Row]]) -> list[str]:
@@ -206,6 +213,8 @@ def _noise_section(root: Path, noise: Sequence[NoiseShare]) -> list[str]:
         for which, words in (("fixed", "at a fixed level"), ("drawn", "with levels as drawn")):
             difference = paired_noise(by_name["SDS"], by_name["CSM"], which)
             word = "HOLDS" if difference.high < 0 else "REVERSED" if difference.low > 0 else "NOT SHOWN"
+            if len({prompt for prompt, *_ in by_name["CSM"].samples}) < PROMPTS_NEEDED:
+                word = f"NO VERDICT from fewer than {PROMPTS_NEEDED} prompts"
             lines.append(
                 f"- **CSM's direction is less noisy than SDS's** {words} (Yang et al. 2024, arXiv 2410.21299): "
                 f"{word}; difference {signed(difference)}"
