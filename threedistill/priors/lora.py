@@ -80,8 +80,8 @@ class CameraMap(nn.Module):
         self.last = nn.Conv2d(maps, channels, 3, padding=1)
         nn.init.normal_(self.inner.weight, std=0.5)
         nn.init.normal_(self.draw.weight, std=width**-0.5)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, camera: Float[Tensor, "B 14"], height: int, width: int) -> Float[Tensor, "B C h w"]:
         x = nn.functional.silu(self.draw(nn.functional.silu(self.inner(camera))))
@@ -261,7 +261,9 @@ class LoRA:
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.camera_width < 1 or self.camera_maps < 0:
-            raise ValueError("student.model: rank and camera_width must be at least 1, camera_maps at least 0")
+            raise ValueError(
+                "student.model: rank and camera_width must be at least 1, camera_maps at least 0"
+            )
         if not self.targets:
             raise ValueError("student.model.targets is empty; name some layers, such as to_q")
 
