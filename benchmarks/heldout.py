@@ -15,6 +15,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from sheet import sheet
+
 from threedistill.threads import settle_threads
 
 settle_threads()
@@ -76,25 +78,6 @@ def table(out: Path, folders: list[Path], ceilings: int) -> None:
     write_text(out / "results.json", json.dumps(report.as_dict(), indent=1, default=str) + "\n")
     Console(width=160).print(report.table())
     sheet(out / "sheet.png", folders)
-
-
-def sheet(path: Path, folders: list[Path], views: int = 4, size: int = 96, columns: int = 3) -> None:
-    """One picture of all assets, ``views`` views each, reopened from their files."""
-    import torch
-    import torch.nn.functional as F
-
-    from threedistill.atomic import write_bytes
-    from threedistill.evaluation.judging import look
-    from threedistill.exports.files import png_bytes
-    from threedistill.exports.read import read_mesh
-
-    strips = []
-    for folder in folders:
-        pictures = look(read_mesh(folder / "asset" / "model.glb"), views=views, size=size)
-        strips.append(F.pad(torch.cat(list(pictures), 1), (0, 0, 0, 12)))
-    strips += [torch.ones_like(strips[0])] * (-len(strips) % columns)
-    rows = [torch.cat(strips[i : i + columns], 1) for i in range(0, len(strips), columns)]
-    write_bytes(path, png_bytes(torch.cat(rows)))
 
 
 if __name__ == "__main__":
