@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -115,7 +116,7 @@ def clean_python() -> Callable[..., str]:
     import subprocess
 
     def run(code: str, **environment: str) -> str:
-        env = {k: v for k, v in os.environ.items() if not k.startswith("OMP_")}
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
         env["PYTHONPATH"] = str(PACKAGE.parent)
         done = subprocess.run(
             [sys.executable, "-c", code],

@@ -282,9 +282,13 @@ def test_thread_variables_are_set_before_torch_unless_the_user_did(clean_python)
     code = (
         "import os, sys; from threedistill import cli; cli.main(['list', 'formats']);"
         "assert 'torch' not in sys.modules;"
-        "print(os.environ['OMP_WAIT_POLICY'], os.environ['OMP_NUM_THREADS'])"
+        "print(os.environ['OMP_WAIT_POLICY'], os.environ.get('GOMP_SPINCOUNT'), os.environ['OMP_NUM_THREADS'])"
     )
-    policy, threads = clean_python(code).split()[-2:]
-    assert policy == "PASSIVE"
+    policy, patience, threads = clean_python(code).split()[-3:]
+    assert (policy, patience) == ("PASSIVE", "10000")
     assert 1 <= int(threads) <= len(__import__("os").sched_getaffinity(0))
-    assert clean_python(code, OMP_WAIT_POLICY="ACTIVE", OMP_NUM_THREADS="7").split()[-2:] == ["ACTIVE", "7"]
+    assert clean_python(code, OMP_WAIT_POLICY="ACTIVE", OMP_NUM_THREADS="7").split()[-3:] == [
+        "ACTIVE",
+        "None",
+        "7",
+    ]
