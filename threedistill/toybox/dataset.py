@@ -25,6 +25,7 @@ from torch import Tensor
 from threedistill.atomic import write_text
 from threedistill.cameras import DISTANCE_RANGE, ELEVATION_RANGE, FOV_RANGE, ViewName, place, view_name
 from threedistill.render.mesh import render_mesh
+from threedistill.toybox.conditioning import camera_vector
 from threedistill.toybox.grammar import DEGRADED_WORDS, ObjectSpec, Scene, caption, random_scene
 from threedistill.toybox.world import build
 
@@ -162,6 +163,11 @@ class Batch:
     background: Tensor
     camera_told: Tensor
     background_told: Tensor
+
+    @property
+    def told_cameras(self) -> Tensor:
+        """(B, 14) camera vectors, zeros where the camera is untold."""
+        return camera_vector(*self.cameras.unbind(1)) * self.camera_told[:, None].float()
 
 
 class RenderedWorld:

@@ -29,13 +29,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from threedistill.errors import UsageError
-from threedistill.toybox.conditioning import background_vectors, camera_vector, fold
+from threedistill.toybox.conditioning import background_vectors, fold
 from threedistill.toybox.dataset import DrawSettings, RenderedWorld, WorldSettings
 from threedistill.toybox.model import ModelSettings, ToyboxPipeline, camera
 from threedistill.toybox.networks import Sketch
 from threedistill.toybox.train_sketch import SketchSettings, train_sketch
+from threedistill.toybox.train_state import load_state, read_facts, save_state
 
 MAX_WEIGHT = 5.0
+CHECKPOINT = "last.safetensors"
 SHEET_PROMPTS = (
     "a yellow duck", "a blue car", "an orange robot", "a red mushroom", "a brown teddy bear", "a green house",
     "a purple chair", "a red duck", "a white owl", "a pink cat", "a green rocket", "a black mug",
@@ -168,11 +170,10 @@ class Trainer:
         alpha_bar = self.alphas[t.to(device)].view(-1, 1, 1, 1)
         alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
         x_t = (alpha * x0 + sigma * noise).contiguous(memory_format=torch.channels_last)
-        cameras = camera_vector(*batch.cameras.unbind(1)) * batch.camera_told[:, None].float()
         backgrounds = background_vectors(batch.background, s.batch) * batch.background_told[:, None].float()
         inputs = self.pipeline.condition(
             self.pipeline.encode_text(batch.captions[rows]),
-            cameras[rows].to(device),
+            batch.told_cameras[rows].to(device),
             backgrounds[rows].to(device),
         )
         prediction = self.pipeline.unet(x_t, t.to(device), **inputs).sample
@@ -214,7 +215,7 @@ class Trainer:
         """Take the (averaged) weights of another run's checkpoint as the first ones of this run."""
         from safetensors import safe_open
 
-        with safe_open(folder / "last.safetensors", "pt") as file, torch.no_grad():
+        with safe_open(folder / CHECKPOINT, "pt") as file, torch.no_grad():
             for name, p, a in zip(self.names, self.parameters, self.average):
                 p.copy_(file.get_tensor(f"average/{name}"))
                 a.copy_(p)
@@ -237,47 +238,20 @@ class Trainer:
 
     def save(self, folder: Path) -> None:
         """Write weights, average, optimizer moments and the step; the last good checkpoint stays until then."""
-        from safetensors.torch import save_file
-
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors: dict[str, Tensor] = {}
-        for name, p, a in zip(self.names, self.parameters, self.average):
-            state = self.optimizer.state.get(p, {})
-            tensors[f"weights/{name}"], tensors[f"average/{name}"] = p.detach(), a
-            for key in ("exp_avg", "exp_avg_sq"):
-                if key in state:
-                    tensors[f"{key}/{name}"] = state[key]
-        temporary = folder / "last.safetensors.part"
-        tensors = {k: v.cpu().contiguous() for k, v in tensors.items()}
-        save_file(
-            tensors,
-            temporary,
-            metadata={"step": str(self.step), "settings": json.dumps(asdict(self.settings))},
-        )
-        temporary.replace(folder / "last.safetensors")
+        facts = {"settings": json.dumps(asdict(self.settings))}
+        save_state(folder / CHECKPOINT, *self._named(), self.optimizer, self.step, facts)
 
     def restore(self, folder: Path) -> bool:
         """Continue from :meth:`save`'s file if it is there."""
-        from safetensors import safe_open
-
-        path = folder / "last.safetensors"
+        path = folder / CHECKPOINT
         if not path.exists():
             return False
-        with safe_open(path, "pt") as file, torch.no_grad():
-            self._must_match(json.loads(file.metadata()["settings"]), path)
-            self.step = int(file.metadata()["step"])
-            keys = set(file.keys())
-            for name, p, a in zip(self.names, self.parameters, self.average):
-                p.copy_(file.get_tensor(f"weights/{name}"))
-                a.copy_(file.get_tensor(f"average/{name}"))
-                if f"exp_avg/{name}" in keys:
-                    # In the parameter's own memory layout: fused AdamW walks the memory, not the indices.
-                    moments = {
-                        key: torch.empty_like(p).copy_(file.get_tensor(f"{key}/{name}"))
-                        for key in ("exp_avg", "exp_avg_sq")
-                    }
-                    self.optimizer.state[p] = {"step": torch.tensor(float(self.step)), **moments}
+        self._must_match(json.loads(read_facts(path)["settings"]), path)
+        self.step = load_state(path, *self._named(), self.optimizer)
         return True
+
+    def _named(self) -> tuple[dict[str, nn.Parameter], dict[str, Tensor]]:
+        return dict(zip(self.names, self.parameters)), dict(zip(self.names, self.average))
 
     def _must_match(self, stored: dict, path: Path) -> None:
         """Refuse to continue a run under settings that would change what it computes."""
@@ -335,14 +309,10 @@ def train(settings: TrainSettings, start_from: str | Path | None = None) -> Path
         the folder of the exported pipeline, ``out/prior``.
     """
     world = RenderedWorld(settings.cache, settings.world)  # rendered once, before the processes share it
-    if (
-        settings.sketch.images
-        and start_from is None
-        and not (Path(settings.out) / "last.safetensors").exists()
-    ):
+    if settings.sketch.images and start_from is None and not (Path(settings.out) / CHECKPOINT).exists():
         _draw_sketch(settings, world)
     if settings.processes == 1:
-        return _train(0, settings, start_from)
+        return _train(0, settings, world, start_from)
     with tempfile.TemporaryDirectory() as meeting:
         torch.multiprocessing.spawn(_join, (settings, start_from, f"{meeting}/store"), settings.processes)
     return Path(settings.out) / "prior"
@@ -368,15 +338,14 @@ def _join(rank: int, settings: TrainSettings, start_from: str | Path | None, mee
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=settings.processes)
-    _train(rank, settings, start_from)
+    _train(rank, settings, RenderedWorld(settings.cache, settings.world), start_from)
     dist.barrier()
     dist.destroy_process_group()
 
 
-def _train(rank: int, settings: TrainSettings, start_from: str | Path | None) -> Path:
+def _train(rank: int, settings: TrainSettings, world: RenderedWorld, start_from: str | Path | None) -> Path:
     out = Path(settings.out)
     out.mkdir(parents=True, exist_ok=True)
-    world = RenderedWorld(settings.cache, settings.world)
     trainer = Trainer(settings, world, rank)
     resumed = trainer.restore(out)
     if not resumed and start_from is not None:
@@ -432,7 +401,7 @@ def export_checkpoint(run: str | Path, out: str | Path) -> int:
     """Write the averaged weights of a (running or stopped) training run as a pipeline; returns its step."""
     from safetensors import safe_open
 
-    with safe_open(Path(run) / "last.safetensors", "pt") as file:
+    with safe_open(Path(run) / CHECKPOINT, "pt") as file:
         stored = json.loads(file.metadata()["settings"])["model"]
         pipeline = ToyboxPipeline.create(ModelSettings(**{**stored, "channels": tuple(stored["channels"])}))
         for part in ("unet", "text_encoder", "camera_tokens", "sketch"):

@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from threedistill.toybox.conditioning import camera_vector, fold
+from threedistill.toybox.conditioning import fold
 from threedistill.toybox.dataset import DrawSettings, RenderedWorld
 from threedistill.toybox.model import ToyboxPipeline
 from threedistill.toybox.networks import Sketch, bag_of_words
+from threedistill.toybox.train_state import load_state, save_state
 
 
 @dataclass(frozen=True)
@@ -68,37 +69,14 @@ def train_sketch(
         seed: of everything random.
         out: folder of the checkpoint.
     """
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
     net: Sketch = pipeline.sketch
     named = dict(net.named_parameters())
     average = {k: p.detach().clone() for k, p in named.items()}
     optimizer = torch.optim.AdamW(
         named.values(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay, fused=True
     )
-    path, first = out / "sketch.safetensors", 0
-    if path.exists():
-        with safe_open(path, "pt") as file, torch.no_grad():
-            first = int(file.metadata()["step"])
-            for k, p in named.items():
-                p.copy_(file.get_tensor(f"weights/{k}"))
-                average[k].copy_(file.get_tensor(f"average/{k}"))
-                moments = {
-                    m: torch.empty_like(p).copy_(file.get_tensor(f"{m}/{k}"))
-                    for m in ("exp_avg", "exp_avg_sq")
-                }
-                optimizer.state[p] = {"step": torch.tensor(float(first)), **moments}
-
-    def save(step: int) -> None:
-        tensors = {}
-        for k, p in named.items():
-            tensors |= {f"weights/{k}": p.detach(), f"average/{k}": average[k]}
-            tensors |= {f"{m}/{k}": optimizer.state[p][m] for m in ("exp_avg", "exp_avg_sq")}
-        part = path.with_suffix(".part")
-        save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, part, metadata={"step": str(step)})
-        part.replace(path)
-
+    path = out / "sketch.safetensors"
+    first = load_state(path, named, average, optimizer) if path.exists() else 0
     mark, total = time.time(), 0.0
     for step in range(first, settings.steps):
         for group in optimizer.param_groups:
@@ -119,7 +97,7 @@ def train_sketch(
             )
             mark, total = time.time(), 0.0
         if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
-            save(step + 1)
+            save_state(path, named, average, optimizer, step + 1)
     with torch.no_grad():
         for k, p in named.items():
             p.copy_(average[k])
@@ -133,5 +111,4 @@ def sketch_loss(
     device = pipeline.sketch.device
     with torch.no_grad():
         words = bag_of_words(pipeline.encode_text(batch.captions))
-    camera = (camera_vector(*batch.cameras.unbind(1)) * batch.camera_told[:, None].float()).to(device)
-    return F.mse_loss(pipeline.sketch(words, camera), fold(batch.rgba).to(device))
+    return F.mse_loss(pipeline.sketch(words, batch.told_cameras.to(device)), fold(batch.rgba).to(device))
