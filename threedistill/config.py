@@ -294,6 +294,11 @@ def stage_part(config: Config, index: int, part: str) -> Any:
     return config["stages"][index].get(part, config.get(part))
 
 
+def stage_path(config: Config, index: int, part: str) -> str:
+    """Where :func:`stage_part` stands in the configuration, for messages."""
+    return f"stages.{index}.{part}" if part in config["stages"][index] else part
+
+
 def stage_node(config: Config, index: int) -> Config:
     """The arguments of a stage itself, without the parts it has of its own."""
     return {key: value for key, value in config["stages"][index].items() if key not in STAGE_PARTS}

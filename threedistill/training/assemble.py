@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 
-from threedistill.config import STAGE_PARTS, Config, build, stage_node, stage_part
+from threedistill.config import STAGE_PARTS, Config, build, stage_node, stage_part, stage_path
 from threedistill.errors import UsageError, nearest
-from threedistill.prompts import PromptSet
 from threedistill.protocols import Prior, Representation, Student
 from threedistill.representations.particles import ParticleBank
 from threedistill.rng import Streams
-from threedistill.training.rule_setup import build_baseline, check_rule
+from threedistill.training.rule_setup import build_baseline, check_rule, prompt_set
 from threedistill.training.student_setup import build_student, check_student
 from threedistill.training.system import Guidance, ScoreDistillation, Stage
 
@@ -89,7 +88,7 @@ def _check_stage(config: Config, index: int) -> None:
 
 def _guidance(config: Config, index: int) -> Guidance:
     node = stage_part(config, index, "guidance")
-    where = f"stages.{index}.guidance" if "guidance" in config["stages"][index] else "guidance"
+    where = stage_path(config, index, "guidance")
     plugins = config["plugins"]
     return Guidance(
         rule=build(node["rule"], f"{where}.rule", plugins),
@@ -146,10 +145,7 @@ def build_stage(config: Config, index: int, prior: Prior, before: Student | None
     """
 
     def part(name: str) -> Any:
-        own = name in config["stages"][index]
-        return build(
-            stage_part(config, index, name), f"stages.{index}.{name}" if own else name, config["plugins"]
-        )
+        return build(stage_part(config, index, name), stage_path(config, index, name), config["plugins"])
 
     sampler = part("cameras")
     if sampler.views % prior.view_group:
@@ -161,7 +157,7 @@ def build_stage(config: Config, index: int, prior: Prior, before: Student | None
         representation=build_representation(config, index),
         prior=prior,
         guidance=_guidance(config, index),
-        prompts=_prompts(config),
+        prompts=prompt_set(config),
         stage=build(stage_node(config, index), f"stages.{index}", config["plugins"]),
         sampler=sampler,
         background=part("background"),
@@ -174,12 +170,3 @@ def build_stage(config: Config, index: int, prior: Prior, before: Student | None
         student_training=student_training,
         baseline=build_baseline(config, index, prior),
     )  # fmt: skip
-
-
-def _prompts(config: Config) -> PromptSet:
-    return PromptSet(
-        config["prompt"],
-        negative=config["negative"],
-        prior_negative=config["prior"].get("negative", ""),
-        **{str(key): value for key, value in config["prompts"].items()},
-    )

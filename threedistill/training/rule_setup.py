@@ -24,6 +24,16 @@ def is_edit(rule: GuidanceRule) -> bool:
     return isinstance(getattr(rule, "trajectory", None), Reference)
 
 
+def prompt_set(config: Config) -> PromptSet:
+    """The wordings of a run's prompt."""
+    return PromptSet(
+        config["prompt"],
+        negative=config["negative"],
+        prior_negative=config["prior"].get("negative", ""),
+        **{str(key): value for key, value in config["prompts"].items()},
+    )
+
+
 def check_rule(config: Config, index: int, rule: GuidanceRule) -> None:
     """Refuse a rule without its baseline or without the scene it edits, and cameras that no prior can be spared.
 
@@ -69,8 +79,7 @@ def _check_words(config: Config, kinds: set[str]) -> None:
     from threedistill.cameras import orbit
     from threedistill.priors.toybox import wording
 
-    named = {str(key): value for key, value in config["prompts"].items()}
-    prompts = PromptSet(config["prompt"], negative=config["negative"], **named)
+    prompts = prompt_set(config)
     settings: dict[TextKind, str] = {
         "source": "prompts.source", "category": "prompts.category", "inverse": "prompts.inverse",
         "negative": "--negative",
@@ -122,6 +131,6 @@ def render_unedited(
         from threedistill.render.mesh import render_mesh
 
         return render_mesh(asset, cameras.to("cpu"), background=background.cpu()).rgb.to(background)
-    from threedistill.render.splat import render_splats  # pyright: ignore[reportMissingImports]
+    from threedistill.render.splat import render_splats
 
     return render_splats(asset, cameras, background).rgb

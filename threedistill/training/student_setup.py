@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from threedistill.config import Config, build, stage_part
+from threedistill.config import Config, build, stage_part, stage_path
 from threedistill.errors import UsageError
 from threedistill.protocols import GuidanceRule, Prior, Student
 from threedistill.rng import Streams
@@ -58,7 +58,7 @@ def build_student(
 
 def _settings(config: Config, index: int) -> tuple[Any, StudentTraining | None]:
     node = stage_part(config, index, "student")
-    where = f"stages.{index}.student" if "student" in config["stages"][index] else "student"
+    where = stage_path(config, index, "student")
     if node["model"] is None or node["training"] is None:
         return None, None
     model = build(node["model"], f"{where}.model", config["plugins"])
