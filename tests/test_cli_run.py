@@ -47,6 +47,7 @@ def test_a_run_leaves_what_the_quickstart_says(finished):
         assert (finished / name).exists(), name
     record = json.loads((finished / "run.json").read_text())
     assert (record["status"], record["prompt"], record["seed"]) == ("done", "A red, shiny mushroom!", 0)
+    assert record["preset"] == "draft"
 
 
 def test_other_formats_hold_the_same_surface(command, finished, workspace):

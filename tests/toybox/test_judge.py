@@ -12,6 +12,7 @@ from threedistill.evaluation.judging import judge_asset, look
 from threedistill.evaluation.prior_figures import grain, ground_truth_sampler, judge_samples, object_mask
 from threedistill.render.mesh import render_mesh
 from threedistill.rng import Streams
+from threedistill.toybox.dataset import RenderedWorld, WorldSettings
 from threedistill.toybox.grammar import FRONTED, held_out, parse
 from threedistill.toybox.judge import VIEWS, Judge, JudgeNetwork, Vocabulary, available
 from threedistill.toybox.judge_data import (
@@ -23,6 +24,7 @@ from threedistill.toybox.judge_data import (
     augment,
     composite,
     many_faced,
+    pool_of_world,
     spoil,
 )
 from threedistill.toybox.train_judge import JudgeTraining, batch_of, loss_of, vocabulary
@@ -111,6 +113,23 @@ def test_the_shipped_files_are_small_and_name_their_figures():
 
     figures = json.loads((folder / "config.json").read_text())["figures"]
     assert figures["test/kind"] >= 0.97 and figures["test/view_5_deg_off_borders"] >= 0.95
+
+
+def test_the_priors_world_is_labelled_as_the_judge_needs_it(tmp_path):
+    world = RenderedWorld(tmp_path, WorldSettings(images=80, clay=0.2))
+    words = vocabulary()
+    pool = pool_of_world(world, words)
+    plain = [row for row in range(80) if world.styles[row] == 0]
+    assert len(pool) == len(plain) < 80 and (pool.labels["clean"] == 1).all()
+    for place, row in enumerate(plain):
+        first, alone = world.scenes[row].objects[0], len(world.scenes[row].objects) == 1
+        assert words.kinds[pool.labels["kind"][place]] == first.kind
+        assert words.colors[pool.labels["color"][place]] == world.records[row]["colors"][0]
+        fronted = alone and first.kind in FRONTED
+        assert bool(pool.labels["view"][place] >= 0) == fronted
+        azimuth = torch.atan2(pool.pose[place, 0], pool.pose[place, 1])
+        assert math.isclose(azimuth, world.cameras[row, 0], abs_tol=1e-5) if fronted else azimuth.isnan()
+        assert torch.equal(pool.rgba[place], torch.from_numpy(world.rgba(row)))
 
 
 def test_weights_survive_saving(tmp_path):

@@ -144,6 +144,20 @@ def _train(argv: Sequence[str]) -> int:
     )
     p.add_argument("--batch", type=whole_number("--batch", 1, 65536), metavar="N", help="pictures per step")
     p.add_argument("--lr", type=number("--lr", 0, 1), metavar="X", help="peak learning rate")
+    p.add_argument(
+        "--sketch-images", type=whole_number("--sketch-images", 0, 10**10), metavar="N",
+        help="pictures shown to the sketch before (0 keeps it)",
+    )  # fmt: skip
+    p.add_argument(
+        "--sketch-lr", type=number("--sketch-lr", 0, 1), metavar="X", help="its peak learning rate"
+    )
+    p.add_argument(
+        "--from", dest="start_from", metavar="DIR", help="begin with the weights of another run or prior"
+    )
+    p.add_argument(
+        "--processes", type=whole_number("--processes", 1, 1024), metavar="N",
+        help="share every batch (on a CPU: one process per core is fastest)",
+    )  # fmt: skip
     p.add_argument("--device", default="cpu", metavar="D", help="cpu | cuda")
     p.add_argument(
         "--seed", type=whole_number("--seed", 0, LARGEST_SEED), default=0, metavar="N", help="default 0"
@@ -161,8 +175,10 @@ def _train(argv: Sequence[str]) -> int:
         device=options.device,
         seed=options.seed,
     )
-    given = {k: v for k in ("images", "batch", "lr") if (v := getattr(options, k)) is not None}
+    given = {k: v for k in ("images", "batch", "lr", "processes") if (v := getattr(options, k)) is not None}
+    told = {"images": options.sketch_images, "lr": options.sketch_lr}
+    sketch = replace(settings.sketch, **{k: v for k, v in told.items() if v is not None})
     with contextlib.redirect_stdout(sys.stderr):
-        folder = train(replace(settings, **given))
+        folder = train(replace(settings, **given, sketch=sketch), options.start_from)
     print(folder)
     return 0

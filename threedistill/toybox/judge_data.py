@@ -11,7 +11,9 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,6 +23,9 @@ from threedistill.rng import Streams
 from threedistill.toybox.grammar import FRONTED, ObjectSpec, Scene, held_out_scenes, random_scene
 from threedistill.toybox.judge import SIZE, VIEWS, Vocabulary, scene_labels
 from threedistill.types import Mesh
+
+if TYPE_CHECKING:
+    from threedistill.toybox.dataset import RenderedWorld
 
 IGNORE = -100
 FACES = ("turned", "mirrored", "crossed", "square")
@@ -175,6 +180,28 @@ def render_pool(
             known = alone and sort is None
             poses.append([math.sin(azimuth), math.cos(azimuth), elevation] if known else [math.nan] * 3)
     return Pool(torch.cat(rgba), {k: torch.tensor(v) for k, v in labels.items()}, torch.tensor(poses))
+
+
+def pool_of_world(world: RenderedWorld, words: Vocabulary) -> Pool:
+    """The plainly rendered pictures of the prior's world, labelled: many more objects than a pool of its own."""
+    rows = np.flatnonzero(world.styles == 0)
+    labels: dict[str, list[int]] = {k: [] for k in LABELS}
+    for row in rows:
+        scene, azimuth, elevation = world.scenes[row], *(float(x) for x in world.cameras[row, :2])
+        colors = world.records[row]["colors"]
+        scene = replace(scene, objects=tuple(replace(o, color=c) for o, c in zip(scene.objects, colors)))
+        right = scene_labels(scene, words)
+        fronted = len(scene.objects) == 1 and scene.objects[0].kind in FRONTED
+        right["view"] = VIEWS.index(view_name(azimuth, elevation)) if fronted else IGNORE
+        right["clean"] = 1
+        for key in LABELS:
+            labels[key].append(right.get(key, IGNORE))
+    azimuth, elevation = world.cameras[rows, 0], world.cameras[rows, 1]
+    pose = np.stack([np.sin(azimuth), np.cos(azimuth), elevation], 1)
+    known = {k: torch.tensor(v) for k, v in labels.items()}
+    pose[(known["view"] == IGNORE).numpy()] = math.nan
+    rgba = np.stack([world.rgba(int(row)) for row in rows])
+    return Pool(torch.from_numpy(rgba), known, torch.from_numpy(pose))
 
 
 def _view_and_clean(

@@ -74,11 +74,11 @@ def robot(b: Builder) -> None:
     b.box((0, y, 0), (head, 0.36, 0.40), bevel=0.05)
     b.eyes(head * 0.24, y + 0.05, 0.2, 0.085)
     b.box((0, y - 0.11, 0.2), (head * 0.55, 0.06, 0.04), b.against(DARK, LIGHT), 0.01)
-    b.cylinder((0, y + 0.17, 0), (0, y + 0.34, 0), 0.025, color=steel, sides=8)
-    b.ellipsoid((0, y + 0.36, 0), (0.06,) * 3, b.against(RED, YELLOW))
+    b.cylinder((0, y + 0.17, 0), (0, y + 0.34, 0), 0.045, color=steel, sides=8)
+    b.ellipsoid((0, y + 0.36, 0), (0.085,) * 3, b.against(RED, YELLOW))
     b.box((0, 0.02, 0.22), (width * 0.62, tall * 0.5, 0.05), b.against(LIGHT, GREY), 0.02)
     for x, c in ((-0.1, RED), (0.1, (0.1, 0.6, 0.2))):
-        b.ellipsoid((x, 0.06, 0.25), (0.055,) * 3, c)
+        b.ellipsoid((x, 0.06, 0.25), (0.07,) * 3, c)
     for side in (-1, 1):
         b.ellipsoid((side * (width / 2 + 0.04), tall * 0.33, 0), (0.1,) * 3, steel)
         b.box((side * (width / 2 + 0.1), -0.02, 0), (0.15, tall * 0.75, 0.18), bevel=0.05)
@@ -102,17 +102,17 @@ def snowman(b: Builder) -> None:
         (0, y2, top * 0.9), (0, y2 - 0.02, top + v(0.22, 0.3)), 0.07, 0, b.against(ORANGE, RED, YELLOW)
     )
     for side in (-1, 1):
-        b.ellipsoid((side * top * 0.4, y2 + top * 0.35, top * 0.84), (0.045,) * 3, dark)
+        b.ellipsoid((side * top * 0.4, y2 + top * 0.35, top * 0.84), (0.055,) * 3, dark)
         b.cylinder(
             (side * middle * 0.8, y1 + 0.08, 0),
             (side * (middle + 0.36), y1 + 0.26, 0.06),
-            0.035,
-            0.02,
+            0.05,
+            0.04,
             WOOD,
             7,
         )
     for k in range(3):
-        b.ellipsoid((0, y1 + 0.14 - 0.15 * k, middle * (0.93, 1.0, 0.93)[k]), (0.045,) * 3, dark)
+        b.ellipsoid((0, y1 + 0.14 - 0.15 * k, middle * (0.93, 1.0, 0.93)[k]), (0.06,) * 3, dark)
     b.hat = (0, y2 + top * 0.8, 0, top * 0.82)
     b.neck = (0, y2 - top * 0.85, 0, top * 0.95)
 
@@ -130,7 +130,7 @@ def teddy_bear(b: Builder) -> None:
     for side in (-1, 1):
         b.ellipsoid((side * head * 0.8, y + head * 0.8, -0.02), (0.14, 0.14, 0.09))
         b.ellipsoid((side * head * 0.8, y + head * 0.8, 0.05), (0.085, 0.085, 0.05), pad)
-        b.ellipsoid((side * head * 0.40, y + 0.09, head * 0.9), (0.05,) * 3, b.against(DARK, LIGHT))
+        b.ellipsoid((side * head * 0.40, y + 0.09, head * 0.9), (0.065,) * 3, b.against(DARK, LIGHT))
         b.ellipsoid(
             (side * (belly + 0.06), 0.14, 0.14), (0.14, 0.28, 0.14), turn=rotation(x=-35, z=side * 28)
         )
@@ -179,22 +179,13 @@ def television(b: Builder) -> None:
         b.cylinder((wide * 0.38, y, 0.18), (wide * 0.38, y, 0.27), 0.07, color=knob, sides=12)
     b.box((wide * 0.38, -0.22, 0.2), (0.13, 0.18, 0.04), DARK, 0.01)
     metal = b.against(GREY, DARK)
+    apart, high = v(0.3, 0.42), v(0.3, 0.4)
     for side in (-1, 1):
-        b.cylinder(
-            (side * 0.03, tall / 2, 0),
-            (side * v(0.3, 0.42), tall / 2 + v(0.3, 0.4), 0),
-            0.022,
-            color=metal,
-            sides=7,
-        )
-        b.ellipsoid((side * 0.36, tall / 2 + 0.35, 0), (0.045,) * 3, metal)
-        b.cylinder(
-            (side * wide * 0.36, -tall / 2 + 0.02, 0),
-            (side * wide * 0.42, -tall / 2 - 0.17, 0),
-            0.05,
-            color=WOOD,
-            sides=8,
-        )
+        tip = (side * apart, tall / 2 + high, 0)
+        b.cylinder((side * 0.03, tall / 2, 0), tip, 0.045, color=metal, sides=8)
+        b.ellipsoid(tip, (0.075,) * 3, metal)
+        foot = (side * wide * 0.36, -tall / 2 + 0.02, 0)
+        b.cylinder(foot, (side * wide * 0.42, -tall / 2 - 0.17, 0), 0.08, color=WOOD, sides=8)
 
 
 def mug(b: Builder) -> None:
@@ -220,8 +211,8 @@ def mug(b: Builder) -> None:
     b.ellipsoid((0, 0.02, r - 0.06), (0.22, 0.22, 0.1), mark)
     dot = DARK if mark == LIGHT else LIGHT
     for side in (-1, 1):
-        b.ellipsoid((side * 0.085, 0.08, r + 0.025), (0.036, 0.045, 0.025), dot)
-    b.ellipsoid((0, -0.07, r + 0.02), (0.1, 0.028, 0.025), dot)
+        b.ellipsoid((side * 0.085, 0.08, r + 0.025), (0.05, 0.06, 0.03), dot)
+    b.ellipsoid((0, -0.07, r + 0.02), (0.11, 0.04, 0.025), dot)
 
 
 def owl(b: Builder) -> None:
@@ -263,10 +254,10 @@ def airplane(b: Builder) -> None:
     b.ellipsoid((0, 0.17, 0.34), (0.14, 0.14, 0.26), b.against(GLASS, DARK))
     nose = b.against(RED, YELLOW)
     b.ellipsoid((0, 0, long), (0.1, 0.1, 0.12), nose)
-    b.box((0, 0, long + 0.05), (0.72, 0.09, 0.03), b.against(DARK, LIGHT), 0.01, rotation(z=v(15, 45)))
+    b.box((0, 0, long + 0.05), (0.72, 0.09, 0.03), b.against(DARK, LIGHT), 0.01, rotation(z=v(20, 30)))
     for side in (-1, 1):
         b.ellipsoid((side * span * 0.44, -0.02, 0.12), (0.1, 0.05, chord * 0.5), nose)
-        b.cylinder((side * 0.16, -0.12, 0.3), (side * 0.22, -0.3, 0.3), 0.03, color=GREY, sides=7)
+        b.cylinder((side * 0.16, -0.12, 0.3), (side * 0.22, -0.3, 0.3), 0.045, color=GREY, sides=7)
         b.cylinder((side * 0.19, -0.32, 0.3), (side * 0.27, -0.32, 0.3), 0.1, color=DARK, sides=12)
 
 

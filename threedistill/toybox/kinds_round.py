@@ -28,7 +28,7 @@ def donut(b: Builder) -> None:
         lift = 0.05 + tube * 0.92 * math.sqrt(max(0.0, 1 - ((r - ring) / tube) ** 2))
         b.ellipsoid(
             (r * math.sin(angle), lift, r * math.cos(angle)),
-            (0.05, 0.03, 0.05),
+            (0.065, 0.035, 0.065),
             b.against(colors[k % 5], LIGHT),
         )
 
@@ -50,8 +50,8 @@ def mushroom(b: Builder) -> None:
     dome = [(r * math.cos(a), cap * math.sin(a)) for a in [k * math.pi / 2 / 8 for k in range(9)]]
     b.lathe([(0.12, 0.02), (r * 0.9, -0.06), *dome], sides=28)
     spot = b.against(LIGHT, RED)
-    turn = v(0, 1)
-    for lift, count, size in ((0.30, 6, 0.085), (0.80, 4, 0.095), (1.5, 1, 0.1)):
+    turn = v(-0.08, 0.08)
+    for lift, count, size in ((0.30, 6, 0.1), (0.80, 4, 0.105), (1.5, 1, 0.11)):
         for k in range(count):
             angle = 2 * math.pi * (k + turn) / count + lift
             c = (
@@ -141,8 +141,8 @@ def apple(b: Builder) -> None:
         (0.0, 0.32),
     ]
     b.lathe([(x * r / 0.54, y) for x, y in points], sides=24)
-    b.cylinder((0, 0.32, 0), (0.04, 0.62, 0.02), 0.035, 0.045, b.against(WOOD, DARK), 8)
-    b.ellipsoid((0.17, 0.56, 0), (0.17, 0.035, 0.085), b.against(LEAF, (0.55, 0.8, 0.2)))
+    b.cylinder((0, 0.32, 0), (0.04, 0.62, 0.02), 0.05, 0.055, b.against(WOOD, DARK), 8)
+    b.ellipsoid((0.17, 0.56, 0), (0.18, 0.05, 0.1), b.against(LEAF, (0.55, 0.8, 0.2)))
 
 
 def cupcake(b: Builder) -> None:

@@ -1,7 +1,7 @@
 """Training the judge, and measuring it on ground truth it has never seen.
 
-    python -m threedistill.toybox.train_judge --work DIR [--steps N]     train (resumes by itself), then measure
-    python -m threedistill.toybox.train_judge --work DIR --evaluate      measure only
+    python -m threedistill.toybox.train_judge --work DIR [--world CACHE]   train (resumes by itself), then measure
+    python -m threedistill.toybox.train_judge --work DIR --evaluate        measure only
 
 Deterministic for one thread count: pools, batches and augmentations come from streams named by seed and step.
 """
@@ -23,6 +23,7 @@ from torch import Tensor
 from threedistill.cameras import BACK_LIMIT, FRONT_LIMIT, OVERHEAD_LIMIT
 from threedistill.resources import assets_dir
 from threedistill.rng import Streams
+from threedistill.toybox.dataset import RenderedWorld, WorldSettings
 from threedistill.toybox.grammar import ACCESSORIES, COLORS, KINDS, PATTERNS
 from threedistill.toybox.judge import VIEWS, Judge, JudgeNetwork, Vocabulary
 from threedistill.toybox.judge_data import (
@@ -32,11 +33,12 @@ from threedistill.toybox.judge_data import (
     augment,
     composite,
     load_or_render,
+    pool_of_world,
     render_pool,
     spoil,
 )  # fmt: skip
 
-VERSION = "judge-1"
+VERSION = "judge-2"
 WEIGHTS = {
     "kind": 1.0, "color": 1.0, "pattern": 0.5, "accessory": 0.5, "second_kind": 0.5, "second_color": 0.5,
     "view": 1.0, "clean": 1.0,
@@ -55,16 +57,18 @@ class JudgeTraining:
         intricate: further objects, nearly all of them patterned, dressed or in pairs.
         faced: objects with too many faces, four views each.
         test_objects: objects of each test pool.
+        widths: channels of the network's four resolutions.
         seed: of everything.
     """
 
-    steps: int = 16000
+    steps: int = 10000
     batch: int = 48
     lr: float = 2e-3
-    objects: int = 6000
-    intricate: int = 3000
+    objects: int = 3000
+    intricate: int = 1500
     faced: int = 1500
     test_objects: int = 600
+    widths: tuple[int, int, int, int] = (24, 48, 96, 160)
     seed: int = 1
 
 
@@ -73,8 +77,11 @@ def vocabulary() -> Vocabulary:
     return Vocabulary(tuple(KINDS), tuple(COLORS), tuple(PATTERNS), tuple(ACCESSORIES))
 
 
-def pools(setting: JudgeTraining, work: Path, say=print) -> dict[str, Pool]:
-    """Training and test pools, rendered once into ``work`` in parts (an interrupted rendering goes on)."""
+def pools(setting: JudgeTraining, work: Path, say=print, world: Path | None = None) -> dict[str, Pool]:
+    """Training and test pools, rendered once into ``work`` in parts (an interrupted rendering goes on).
+
+    ``world`` is the prior's rendered world, if there is one: its objects join the training pool.
+    """
     words = vocabulary()
     chunk = 500
 
@@ -92,10 +99,12 @@ def pools(setting: JudgeTraining, work: Path, say=print) -> dict[str, Pool]:
         return Pool.concatenated(parts)
 
     seed = setting.seed
-    plain = pool("train", setting.objects, seed)
-    intricate = pool("intricate", setting.intricate, seed + 5000, tier_two=0.8)
+    shown = [pool("train", setting.objects, seed)]
+    shown.append(pool("intricate", setting.intricate, seed + 5000, tier_two=0.8))
+    if world is not None:
+        shown.append(pool_of_world(RenderedWorld(world, WorldSettings()), words))
     return {
-        "train": Pool.concatenated([plain, intricate]),
+        "train": Pool.concatenated(shown),
         "faced": pool("faced", setting.faced, seed + 1000, faces=True),
         "test": pool("test", setting.test_objects, seed + 2000),
         "test_held_out": pool("test_held_out", setting.test_objects, seed + 3000, held_out=True),
@@ -140,11 +149,11 @@ def rate_at(step: int, steps: int, warm: int = 250) -> float:
     return min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def train(setting: JudgeTraining, work: Path, say=print) -> JudgeNetwork:
+def train(setting: JudgeTraining, work: Path, say=print, world: Path | None = None) -> JudgeNetwork:
     """Train to the end (from ``work/last.pt`` if it is there) and return the averaged network."""
     torch.manual_seed(setting.seed)
-    data = pools(setting, work, say)
-    network = JudgeNetwork(vocabulary().head_sizes())
+    data = pools(setting, work, say, world)
+    network = JudgeNetwork(vocabulary().head_sizes(), setting.widths)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=setting.lr, weight_decay=0.02)
@@ -266,6 +275,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=Path, default=assets_dir() / "toybox" / "judge", help="where the judge is"
     )
+    parser.add_argument("--world", type=Path, help="the prior's rendered world, to learn from as well")
     parser.add_argument("--evaluate", action="store_true", help="measure the judge in --out, train nothing")
     parser.add_argument("--steps", type=int, default=JudgeTraining.steps)
     parser.add_argument("--objects", type=int, default=JudgeTraining.objects)
@@ -292,14 +302,14 @@ def main(arguments: list[str] | None = None) -> None:
             )
         )
         return
-    network = train(setting, given.work, say)
+    network = train(setting, given.work, say, given.world)
     data = pools(setting, given.work, lambda line: None)
     judge = Judge(network, vocabulary(), {}, VERSION)
     judge.save(given.out)
     judge = Judge.load(given.out)  # float16 and back: what is measured is what is shipped
     judge.temperatures = calibrate(judge.network, data["test"], data["test_faced"], setting.seed)
     figures = measure(judge, data, setting.seed)
-    facts = asdict(setting)
+    facts = asdict(setting) | {"world": asdict(WorldSettings()) if given.world else None}
     judge.save(given.out, {"training": facts, "figures": figures})
     print(json.dumps({"temperatures": judge.temperatures, **figures}, indent=1))
 

@@ -1,6 +1,6 @@
 """Training the embedded prior: deterministic, resumable, on CPU or GPU from the same settings.
 
-    python -m threedistill.toybox.train_prior --out runs/toybox --images 300000
+    threedistill toybox train --out runs/toybox --images 300000
 
 First the sketch (:mod:`threedistill.toybox.train_sketch`), then, with the sketch frozen, the UNet by one loss:
 ``w(t) |x0_net(x_t, t, text, camera, background) - x0|^2`` with ``w = min(1 / sigma^2, 5)``, the error in v
@@ -13,7 +13,6 @@ and JSON; nothing is unpickled.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import math
@@ -38,6 +37,7 @@ from threedistill.toybox.train_state import load_state, read_facts, save_state
 
 MAX_WEIGHT = 5.0
 CHECKPOINT = "last.safetensors"
+PARTS = ("unet", "text_encoder", "camera_tokens", "sketch")
 SHEET_PROMPTS = (
     "a yellow duck", "a blue car", "an orange robot", "a red mushroom", "a brown teddy bear", "a green house",
     "a purple chair", "a red duck", "a white owl", "a pink cat", "a green rocket", "a black mug",
@@ -115,6 +115,44 @@ def spread(u: Tensor, bands: Sequence[tuple[float, float, float]]) -> Tensor:
     return out
 
 
+def fresh_pipeline(settings: TrainSettings) -> ToyboxPipeline:
+    """An untrained pipeline, the same for the same seed."""
+    torch.manual_seed(settings.seed)
+    return ToyboxPipeline.create(settings.model)
+
+
+def take_weights(pipeline: ToyboxPipeline, folder: Path) -> None:
+    """Copy the averaged weights of a training run, or those of a saved pipeline, into ``pipeline``.
+
+    Arguments:
+        pipeline: changed in place.
+        folder: of a run (``last.safetensors``) or of a pipeline (``model_index.json``).
+
+    Raises:
+        UsageError: when it is neither, or was made with another architecture.
+    """
+    from safetensors import safe_open
+
+    try:
+        if (folder / CHECKPOINT).exists():
+            with safe_open(folder / CHECKPOINT, "pt") as file:
+                for part in PARTS:
+                    module = getattr(pipeline, part)
+                    module.load_state_dict(
+                        {k: file.get_tensor(f"average/{part}.{k}") for k, _ in module.named_parameters()}
+                    )
+        elif (folder / "model_index.json").exists():
+            other = ToyboxPipeline.load(folder)
+            for part in PARTS:
+                getattr(pipeline, part).load_state_dict(getattr(other, part).state_dict())
+        else:
+            raise UsageError(
+                f"{folder} holds neither a training run ({CHECKPOINT}) nor a prior (model_index.json)"
+            )
+    except RuntimeError as error:  # torch's list of what does not fit
+        raise UsageError(f"the weights in {folder} were made with another architecture: {error}") from None
+
+
 class Trainer:
     """The state of a run and its step; :func:`train` loops over it.
 
@@ -126,16 +164,10 @@ class Trainer:
 
     def __init__(self, settings: TrainSettings, world: RenderedWorld, rank: int = 0):
         self.settings, self.world, self.rank = settings, world, rank
-        torch.manual_seed(settings.seed)
-        self.pipeline = ToyboxPipeline.create(settings.model)
-        self.modules = nn.ModuleDict(
-            {
-                "unet": self.pipeline.unet,
-                "text_encoder": self.pipeline.text_encoder,
-                "camera_tokens": self.pipeline.camera_tokens,
-                "sketch": self.pipeline.sketch,
-            }
-        ).to(settings.device)
+        self.pipeline = fresh_pipeline(settings)
+        self.modules = nn.ModuleDict({part: getattr(self.pipeline, part) for part in PARTS}).to(
+            settings.device
+        )
         self.pipeline.unet.to(memory_format=torch.channels_last)
         self.modules.train()
         # Trained along, the text encoder forgets the words before the UNet has learnt to use them ("a red duck" and
@@ -212,27 +244,20 @@ class Trainer:
             gradient.copy_(part.view_as(gradient))
 
     def start_from(self, folder: Path) -> None:
-        """Take the (averaged) weights of another run's checkpoint as the first ones of this run.
-
-        Its sketch only where this run draws none of its own (that one may have another size).
-        """
-        from safetensors import safe_open
-
-        draws = self.settings.sketch.images > 0
-        with safe_open(folder / CHECKPOINT, "pt") as file, torch.no_grad():
-            for name, p, a in zip(self.names, self.parameters, self.average):
-                if draws and name.startswith("sketch."):
-                    continue
-                p.copy_(file.get_tensor(f"average/{name}"))
-                a.copy_(p)
+        """Begin with the weights of another run or of a saved pipeline (:func:`take_weights`)."""
+        take_weights(self.pipeline, folder)
+        self._begin_average()
 
     def take_sketch(self, folder: Path) -> None:
         """Take the sketch that the first phase left."""
         trained = Sketch.from_pretrained(folder, local_files_only=True)
         self.pipeline.sketch.load_state_dict(trained.state_dict())
-        with torch.no_grad():
-            for p, a in zip(self.parameters, self.average):
-                a.copy_(p)
+        self._begin_average()
+
+    @torch.no_grad()
+    def _begin_average(self) -> None:
+        for p, a in zip(self.parameters, self.average):
+            a.copy_(p)
 
     def swap_average(self) -> None:
         """Exchange the weights and their average (call again to undo)."""
@@ -309,7 +334,7 @@ def train(settings: TrainSettings, start_from: str | Path | None = None) -> Path
 
     Arguments:
         settings: of the run.
-        start_from: folder of another run whose weights a fresh run begins with.
+        start_from: folder of another run, or of a saved pipeline, whose weights a fresh run begins with.
 
     Returns:
         the folder of the exported pipeline, ``out/prior``.
@@ -330,11 +355,11 @@ def _draw_sketch(settings: TrainSettings, world: RenderedWorld, start_from: str 
     if (out / "sketch" / "config.json").exists():
         return
     out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(settings, world)
+    pipeline = fresh_pipeline(settings)
     if start_from is not None:
-        trainer.start_from(Path(start_from))
-    pipeline = trainer.pipeline
-    pipeline.sketch.requires_grad_(True)
+        take_weights(pipeline, Path(start_from))
+    for part in PARTS:
+        getattr(pipeline, part).to(settings.device).requires_grad_(part == "sketch")
     train_sketch(pipeline, world, settings.sketch, settings.draw, settings.seed, out)
     pipeline.sketch.save_pretrained(out / "sketch")
 
@@ -406,47 +431,9 @@ def _train(rank: int, settings: TrainSettings, world: RenderedWorld, start_from:
 
 def export_checkpoint(run: str | Path, out: str | Path) -> int:
     """Write the averaged weights of a (running or stopped) training run as a pipeline; returns its step."""
-    from safetensors import safe_open
-
-    with safe_open(Path(run) / CHECKPOINT, "pt") as file:
-        stored = json.loads(file.metadata()["settings"])["model"]
-        pipeline = ToyboxPipeline.create(ModelSettings(**{**stored, "channels": tuple(stored["channels"])}))
-        for part in ("unet", "text_encoder", "camera_tokens", "sketch"):
-            module = getattr(pipeline, part)
-            module.load_state_dict(
-                {k: file.get_tensor(f"average/{part}.{k}") for k, _ in module.named_parameters()}
-            )
-        pipeline.save(out)
-        return int(file.metadata()["step"])
-
-
-def main() -> None:
-    """Entry point of ``python -m threedistill.toybox.train_prior``."""
-    parser = argparse.ArgumentParser(description="Train the embedded Toybox prior.")
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--cache", default=None, help="folder of the rendered world (default OUT/cache)")
-    parser.add_argument("--images", type=int, default=TrainSettings.images)
-    parser.add_argument("--batch", type=int, default=TrainSettings.batch)
-    parser.add_argument("--lr", type=float, default=TrainSettings.lr)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--processes", type=int, default=1, help="share every batch (CPU: one per core)")
-    parser.add_argument("--from", dest="start_from", help="folder of a run whose weights to begin with")
-    a = parser.parse_args()
-    train(
-        TrainSettings(
-            out=a.out,
-            cache=a.cache or f"{a.out}/cache",
-            images=a.images,
-            batch=a.batch,
-            lr=a.lr,
-            device=a.device,
-            seed=a.seed,
-            processes=a.processes,
-        ),
-        a.start_from,
-    )
-
-
-if __name__ == "__main__":
-    main()
+    facts = read_facts(Path(run) / CHECKPOINT)
+    stored = json.loads(facts["settings"])["model"]
+    pipeline = ToyboxPipeline.create(ModelSettings(**{**stored, "channels": tuple(stored["channels"])}))
+    take_weights(pipeline, Path(run))
+    pipeline.save(out)
+    return int(facts["step"])

@@ -6,6 +6,7 @@ ball of radius 0.85 around the origin, +Y up and facing +Z.
 
 from __future__ import annotations
 
+import math
 import random
 
 import numpy as np
@@ -119,10 +120,10 @@ def _paint(solid: Solid, pattern: str, marks: np.ndarray, rng: random.Random | N
     base = solid.colors[solid.faces[main_face][0, 0]]
     center = corners.mean(1)
     if pattern == "striped":
-        phase = 0.25 if rng is None else rng.random()
+        phase = Vary(rng)(0.2, 0.3)
         marked = (center[:, 1] / STRIPE_PERIOD + phase) % 1.0 < 0.42
     else:
-        marked = _near_spots(center, random.Random(0) if rng is None else rng)
+        marked = _near_spots(center, Vary(rng)(-0.1, 0.1))
     colors = np.where(marked[:, None], marks, base)
     rest_faces = solid.faces[~main_face]
     count = len(corners) * 3
@@ -158,11 +159,30 @@ def _split(corners: np.ndarray, normals: np.ndarray, limit: float) -> tuple[np.n
     return np.concatenate(done_c), np.concatenate(done_n)
 
 
-def _near_spots(points: np.ndarray, rng: random.Random) -> np.ndarray:
-    """Whether each surface point lies in a spot; spots are spread by rejecting near neighbours."""
+def _near_spots(points: np.ndarray, turn: float) -> np.ndarray:
+    """Whether each surface point lies in a spot.
+
+    A spot sits where a direction from the origin leaves the object, for directions evenly spread over the sphere
+    (golden angle), unless it would touch an earlier one. So two objects of a kind have their spots at nearly the same
+    places: what is somewhere else in every picture is grey in their mean, and score distillation draws the mean.
+
+    Arguments:
+        points: (F, 3) centres of the faces.
+        turn: radians about +Y.
+    """
+    count = 96
+    k = (
+        np.arange(count) * 55 % count
+    )  # not from pole to pole: early directions are spread over the whole sphere
+    height = 1 - (2 * k + 1) / count
+    angle = k * math.pi * (3 - math.sqrt(5)) + turn
+    across = np.sqrt(1 - height**2)
+    toward = np.stack([across * np.sin(angle), height, across * np.cos(angle)], 1)
+    distance = np.linalg.norm(points, axis=1)
+    alignment = points / np.maximum(distance, 1e-9)[:, None] @ toward.T
+    exits = points[(alignment + 0.1 * distance[:, None]).argmax(0)]
     centers: list[np.ndarray] = []
-    for _ in range(160):
-        candidate = points[rng.randrange(len(points))]
+    for candidate in exits:
         if all(((candidate - c) ** 2).sum() > (2.6 * SPOT_RADIUS) ** 2 for c in centers):
             centers.append(candidate)
     spots = np.stack(centers)

@@ -54,7 +54,8 @@ def recorded(run: RunFolder, config: Config) -> Iterator[Record]:
     torch.set_num_threads(threads)
     record = Record(dict(before.get("seconds", {})))
     run.update_record(
-        status="running", prompt=config["prompt"], seed=config["seed"], prior=config["prior"]["name"],
+        status="running", prompt=config["prompt"], seed=config["seed"], preset=config["budget"].get("preset"),
+        prior=config["prior"]["name"],
         representation=stage_part(config, -1, "representation")["name"],
         guidance=stage_part(config, -1, "guidance")["name"],
         deterministic=True, threads=threads, versions=_versions(), machine=f"{platform.system()} {platform.machine()}",
