@@ -4,8 +4,9 @@
     python benchmarks/heldout.py --shard 0/2 & python benchmarks/heldout.py --shard 1/2   side by side
     python benchmarks/heldout.py --table --ceiling 6                          the table of what is there
 
-Finished runs are not repeated. ``--ceiling N`` adds the ceiling row (the same field fitted to ground-truth pictures
-with the same budget and export) for the first N prompts. ``results.json`` and ``sheet.png`` land in the out folder.
+``--seeds 2 --every 2`` makes two seeds of every other prompt. Finished runs are not repeated. ``--ceiling N`` adds the
+ceiling row (the same field fitted to ground-truth pictures with the same budget and export) for the first N prompts.
+``results.json``, ``results.md`` (the table of docs/results.md) and ``sheet.png`` land in the out folder.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sheet import sheet
 
 from threedistill.threads import settle_threads
 
 settle_threads()
+
+if TYPE_CHECKING:
+    from threedistill.evaluation.report import Report
 
 
 def main() -> None:
@@ -29,9 +34,10 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="key=value, as for threedistill generate")
     parser.add_argument("--out", type=Path, default=Path("runs/heldout"))
     parser.add_argument("--preset", default="draft")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 to N - 1 of every prompt")
     parser.add_argument("--prompts", type=int, default=24, help="the first N of the public prompts")
-    parser.add_argument("--shard", default="0/1", help="I/N: every N-th prompt from the I-th")
+    parser.add_argument("--every", type=int, default=1, metavar="K", help="only every K-th of them")
+    parser.add_argument("--shard", default="0/1", help="I/N: every N-th run from the I-th")
     parser.add_argument("--table", action="store_true", help="make nothing, only judge what is there")
     parser.add_argument(
         "--ceiling", type=int, default=0, metavar="N", help="ceiling row for the first N prompts"
@@ -42,16 +48,17 @@ def main() -> None:
     from threedistill.toybox.grammar import held_out
     from threedistill.training.run_folder import RunFolder, slug
 
-    prompts = held_out()[: options.prompts]
-    folders = {p: options.out / f"{slug(p)}-s{options.seed}" for p in prompts}
+    prompts = held_out()[: options.prompts : options.every]
+    wanted = [(p, s) for p in prompts for s in range(options.seeds)]
+    folders = {(p, s): options.out / f"{slug(p)}-s{s}" for p, s in wanted}
     index, count = (int(n) for n in options.shard.split("/"))
     if not options.table:
-        for prompt in prompts[index::count]:
-            run = RunFolder(folders[prompt])
+        for prompt, seed in wanted[index::count]:
+            run = RunFolder(folders[prompt, seed])
             if run.exists and run.read_record().get("status") == "done":
                 continue
             result = generate(
-                prompt, out=run.path, preset=options.preset, seed=options.seed, overwrite=True, quiet=True,
+                prompt, out=run.path, preset=options.preset, seed=seed, overwrite=True, quiet=True,
                 overrides=options.overrides,
             )  # fmt: skip
             print(f"{sum(result.seconds.values()):6.0f} s  {prompt:44} {result.verdict}", flush=True)
@@ -61,6 +68,52 @@ def main() -> None:
             [f for f in folders.values() if (f / "asset" / "model.glb").exists()],
             options.ceiling,
         )
+
+
+def markdown(report: Report) -> str:
+    """The table as it stands in docs/results.md, and what several seeds of one prompt differ in."""
+    from threedistill.evaluation.appearance import diversity, pictures, world_spread
+    from threedistill.evaluation.report import column, lookup
+    from threedistill.evaluation.statistics import bootstrap
+    from threedistill.exports.read import read_mesh
+
+    columns = {
+        "rank 1 of 24": "requirements.rank_first", "kind and colour": "requirements.kind_and_color",
+        "both": "requirements.recognised", "silhouette IoU": "shape.silhouette_iou", "Janus": "judge.janus.share",
+        "one piece": "requirements.one_component", "clean": "judge.clean",
+    }  # fmt: skip
+
+    def cell(value: object) -> str:
+        if value is None:
+            return "-"
+        return ("yes" if value else "no") if isinstance(value, bool) else f"{value:.2f}"
+
+    several = len({r["seed"] for r in report.runs}) > 1
+    lines = ["| " + " | ".join(["prompt", *columns]) + " |", "|---" * (1 + len(columns)) + "|"]
+    for run in report.runs:
+        name = f"{run['prompt']}, seed {run['seed']}" if several else run["prompt"]
+        lines.append(
+            "| " + " | ".join([name, *(cell(lookup(run, path)) for path in columns.values())]) + " |"
+        )
+    for name, items in (("**mean**", report.runs), ("ceiling", report.ceilings)):
+        if items:
+            means = [str(column(items, path) or "-") for path in columns.values()]
+            lines.append("| " + " | ".join([name, *means]) + " |")
+    ious = sorted(x for r in report.runs if (x := lookup(r, "shape.silhouette_iou")) is not None)
+    lines += ["", f"Median silhouette IoU {ious[len(ious) // 2]:.2f}."] if ious else []
+    by_prompt: dict[str, list[Path]] = {}
+    for run in report.runs:
+        by_prompt.setdefault(run["prompt"], []).append(Path(run["asset"]))
+    found = {
+        prompt: diversity([pictures(read_mesh(f), lit=False).rgb for f in files], world_spread(prompt))
+        for prompt, files in by_prompt.items()
+        if len(files) > 1
+    }
+    values = [(p, v) for p, v in found.items() if v is not None]
+    if values:
+        mean = bootstrap([v for _, v in values], groups=[p for p, _ in values])
+        lines.append(f"Difference between seeds over the world's own: {mean}.")
+    return "\n".join(lines) + "\n"
 
 
 def table(out: Path, folders: list[Path], ceilings: int) -> None:
@@ -76,6 +129,7 @@ def table(out: Path, folders: list[Path], ceilings: int) -> None:
         part = evaluate_runs(folders[:ceilings], ceiling=ceiling_fit(), progress=print)
         report = replace(report, ceilings=part.ceilings)
     write_text(out / "results.json", json.dumps(report.as_dict(), indent=1, default=str) + "\n")
+    write_text(out / "results.md", markdown(report))
     Console(width=160).print(report.table())
     sheet(out / "sheet.png", folders)
 

@@ -9,7 +9,13 @@ import torch
 from threedistill.cameras import orbit
 from threedistill.errors import ThreedistillError
 from threedistill.evaluation.judging import judge_asset, look
-from threedistill.evaluation.prior_figures import grain, ground_truth_sampler, judge_samples, object_mask
+from threedistill.evaluation.prior_figures import (
+    grain,
+    ground_truth_sampler,
+    judge_samples,
+    object_mask,
+    variety,
+)
 from threedistill.render.mesh import render_mesh
 from threedistill.rng import Streams
 from threedistill.toybox.dataset import RenderedWorld, WorldSettings
@@ -82,15 +88,21 @@ def test_a_second_face_is_seen_and_the_yaw_of_a_turned_asset_found(judge, prompt
 
 @shipped
 def test_ground_truth_as_a_prior_reaches_every_goal(judge):
-    found = judge_samples(ground_truth_sampler(), seeds=4, judge=judge, modes=("camera",))["camera"]
+    found = judge_samples(ground_truth_sampler(), seeds=4, judge=judge, modes=("camera",))
+    found, varied = found["camera"], found["variety"]["value"]
     plain = found["tier1"]
     assert (
         plain["kind"]["value"] >= 0.95 and plain["color"]["value"] >= 0.95 and plain["view"]["value"] >= 0.9
     )
     assert plain["within_30"]["value"] >= 0.93 and plain["iou"]["value"] > 0.75
     assert plain["grain"]["value"] < 0.004 and plain["front"] is None
-    # Stripes and spots are read well, their colour less so (0.72 with the first judge).
     assert found["tier2"]["extras"]["value"] >= 0.6
+    assert varied != 1 and varied == pytest.approx(1, abs=0.25)  # other objects of the same world
+
+
+def test_variety_is_nought_where_every_sample_is_the_same():
+    canonical = ground_truth_sampler(spread=False)
+    assert variety(canonical, ["a red duck", "a blue car"], pictures=3).value == 0
 
 
 @shipped

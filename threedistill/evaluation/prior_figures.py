@@ -231,7 +231,8 @@ def judge_samples(
         progress: called with one line per mode.
 
     Returns:
-        ``{mode: {tier1 | tier2: {figure: {value, low, high, count}}, by_kind: {kind: {figure: value}}}}``.
+        ``{mode: {tier1 | tier2: {figure: {value, low, high, count}}, by_kind: {kind: {figure: value}}}}`` and, where
+        the camera is told, ``variety``.
     """
     judge = judge or Judge.load()
     prompts = held_out()[:24]
@@ -251,7 +252,41 @@ def judge_samples(
                 write_contact_sheet(images, seeds, Path(f"{sheet}-{mode}-tier{tier}.png"))
             shown = ", ".join(f"{k} {v}" for k, v in figures.items() if v)
             progress(f"{mode}, tier {tier}: {shown}")
+    if "camera" in modes:
+        varied = variety(sampler, prompts, seed=seed)
+        out["variety"] = varied.as_dict()
+        progress(f"variety: {varied}")
     return out
+
+
+def variety(sampler: Sampler, prompts: Sequence[str], pictures: int = 4, seed: int = 0) -> Estimate:
+    """How much samples of one caption at one camera differ, over how much the world's own objects do.
+
+        variety = mean_pairs |x_i - x_j| / mean_pairs |y_i - y_j|
+
+    Mean absolute differences; x are samples, y renders of objects that the world draws for the caption. 0 = always the
+    same picture, 1 = as varied as the world; grain counts as variety too.
+
+    Arguments:
+        sampler: draws pictures.
+        prompts: captions.
+        pictures: samples of each.
+        seed: of the sampler's noise.
+
+    Returns:
+        the mean over prompts with its 95 % interval.
+    """
+    samples = [
+        Sample(p, p, (math.radians(30), math.radians(15)), None) for p in prompts for _ in range(pictures)
+    ]
+
+    def differences(drawn: Tensor) -> Tensor:
+        x = drawn.view(len(prompts), pictures, -1)
+        return (x[:, :, None] - x[:, None]).abs().mean((1, 2, 3))
+
+    own = differences(draw(sampler, samples, seed))
+    worlds = differences(draw(ground_truth_sampler(), samples, seed + 1))
+    return bootstrap((own / worlds).tolist(), groups=list(prompts))
 
 
 def _by_kind(samples: Sequence[Sample], rows: dict[str, list[float | None]]) -> dict[str, dict[str, float]]:

@@ -35,6 +35,7 @@ MAIN_SHARE = 0.9
 COLUMNS: dict[str, str] = {
     "rank 1": "requirements.rank_first",
     "kind+colour": "requirements.kind_and_color",
+    "both": "requirements.recognised",
     "IoU": "shape.silhouette_iou",
     "IoU >= 0.6": "requirements.silhouette",
     "Janus": "judge.janus.share",
@@ -84,6 +85,7 @@ def evaluate_asset(
     requirements: dict[str, bool | None] = {
         "rank_first": verdict.rank == 1,
         "kind_and_color": verdict.kind_right and verdict.color_right,
+        "recognised": verdict.rank == 1 and verdict.kind_right and verdict.color_right,
         "extras": all(verdict.extras_right.values()) if verdict.extras_right else None,
         "janus": verdict.janus.share <= JANUS_ALLOWED if verdict.janus else None,
         "silhouette": shape.silhouette_iou >= IOU_NEEDED if shape else None,
