@@ -14,7 +14,7 @@ from threedistill.toybox.conditioning import camera_vector, camera_vectors, fold
 from threedistill.toybox.dataset import DrawSettings, RenderedWorld, WorldSettings
 from threedistill.toybox.grammar import COLORS, KINDS, words
 from threedistill.toybox.model import MAX_WORDS, ModelSettings, ToyboxPipeline, build_tokenizer, camera
-from threedistill.toybox.networks import over_background
+from threedistill.toybox.networks import HARMONICS, harmonics, over_background
 from threedistill.toybox.train_prior import Trainer, TrainSettings, export_checkpoint, spread, train
 from threedistill.toybox.train_sketch import SketchSettings, sketch_loss, train_sketch
 
@@ -179,6 +179,20 @@ def test_weights_to_begin_with_must_be_there_and_fit(tmp_path, cache):
     narrow.save(tmp_path / "narrow")
     with pytest.raises(UsageError, match="another architecture"):
         train(settings(tmp_path / "run", cache, 0), start_from=tmp_path / "narrow")
+
+
+def test_harmonics_go_on_where_the_camera_vector_ends():
+    azimuth, elevation = torch.tensor([0.3, -2.0]), torch.tensor([0.2, 0.9])
+    told = camera_vector(azimuth, elevation, torch.tensor([2.8, 3.0]), torch.tensor([0.75, 0.8]))
+    found = harmonics(told)
+    assert found.shape == (2, HARMONICS) and torch.equal(found[:, :14], told)
+    for k in range(5, 9):
+        torch.testing.assert_close(found[:, 14 + k - 5], torch.sin(k * azimuth), atol=1e-5, rtol=0)
+        torch.testing.assert_close(found[:, 18 + k - 5], torch.cos(k * azimuth), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        found[:, -1], torch.cos(8 * azimuth) * torch.cos(2 * elevation), atol=1e-5, rtol=0
+    )
+    assert (harmonics(torch.zeros(1, 14)) == 0).all()
 
 
 def test_the_shipped_sketch_knows_which_colour_belongs_to_which_thing():

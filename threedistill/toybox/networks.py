@@ -51,21 +51,13 @@ class Sketch(ModelMixin, ConfigMixin):
 
     Arguments:
         text_width: of the text's hidden states.
-        camera_size: of the camera vector.
         width: of the hidden layers.
-        channels: of the maps.
+        channels: of the 8x8 map.
         readers: layers of the transformer.
     """
 
     @register_to_config
-    def __init__(
-        self,
-        text_width: int = 128,
-        camera_size: int = CAMERA_SIZE,
-        width: int = 768,
-        channels: int = 64,
-        readers: int = 2,
-    ):
+    def __init__(self, text_width: int = 128, width: int = 1024, channels: int = 96, readers: int = 2):
         super().__init__()
         self.channels = channels
         self.read = nn.ModuleList(
@@ -75,12 +67,13 @@ class Sketch(ModelMixin, ConfigMixin):
             for _ in range(readers)
         )
         self.words = nn.Linear(text_width, width)
-        self.camera = nn.Linear(camera_size, width)
+        self.camera = nn.Sequential(nn.Linear(HARMONICS, width // 2), nn.SiLU(), nn.Linear(width // 2, width))
         self.product = nn.Linear(width, width)
         self.hidden = nn.Linear(width, width)
         self.draw = nn.Linear(width, channels * 64)
-        self.refine = nn.Conv2d(channels, channels, 3, padding=1)
-        self.last = nn.Conv2d(channels, FOLDED_RGBA, 3, padding=1)
+        # As many channels per cell as it has numbers to draw: fewer, and dots and eyes are smeared.
+        self.refine = nn.Conv2d(channels, 4 * FOLDED_RGBA, 3, padding=1)
+        self.last = nn.Conv2d(FOLDED_RGBA, FOLDED_RGBA, 3, padding=1)
 
     def told(self, text: Float[Tensor, "B L D"]) -> Float[Tensor, "B W"]:
         """What the words say; the same at every camera, so it can be kept."""
@@ -95,13 +88,29 @@ class Sketch(ModelMixin, ConfigMixin):
         told: Float[Tensor, "B W"] | None = None,
     ) -> Float[Tensor, "B 64 16 16"]:
         told = self.told(text) if told is None else told
-        seen = self.camera(camera)
+        seen = self.camera(harmonics(camera))
         x = F.silu(told + seen + told * seen)
         x = x + F.silu(self.product(x))
         x = x + F.silu(self.hidden(x))
         x = F.silu(self.draw(x)).unflatten(-1, (self.channels, 8, 8))
-        x = F.silu(self.refine(F.interpolate(x, scale_factor=2)))
-        return self.last(x)
+        return self.last(F.silu(F.pixel_shuffle(self.refine(x), 2)))
+
+
+#: Numbers of :func:`harmonics`.
+HARMONICS = CAMERA_SIZE + 8 + 16 * 4
+
+
+def harmonics(camera: Float[Tensor, "B 14"]) -> Float[Tensor, "B 86"]:
+    """The camera vector, harmonics 5 to 8 of the azimuth, and all eight times those of the elevation.
+
+    ``e^{i(4+k)a} = e^{i4a} e^{ika}``, so nothing but the vector is needed, and the null camera stays zeros.
+    """
+    sine, cosine = camera[:, 0:8:2], camera[:, 1:8:2]
+    last_sine, last_cosine = sine[:, 3:], cosine[:, 3:]
+    higher = [last_sine * cosine + last_cosine * sine, last_cosine * cosine - last_sine * sine]
+    turns = torch.cat([sine, cosine, *higher], 1)
+    both = turns[:, :, None] * camera[:, None, 8:12]
+    return torch.cat([camera, *higher, both.flatten(1)], 1)
 
 
 def bag_of_words(text: Float[Tensor, "B L D"]) -> Float[Tensor, "B D"]:
