@@ -82,7 +82,7 @@ def test_the_sketch_learns_the_mean_picture_and_resumes(tmp_path, cache):
     variance = float((pictures - pictures.mean(0)).square().mean())
     assert before > variance and after < 0.65 * variance  # 40 pictures: words and camera say which
     state = load_file(tmp_path / "whole" / "sketch.safetensors")
-    assert state["weights/words.weight"].shape == (768, 32)
+    assert state["weights/words.weight"].shape == (1024, 32)
 
     torch.manual_seed(0)
     pipeline = ToyboxPipeline.create(TINY)

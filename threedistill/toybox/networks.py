@@ -20,6 +20,8 @@ from threedistill.toybox.conditioning import CAMERA_SIZE, FOLD, fold, unfold
 
 #: Channels of a folded premultiplied RGBA picture.
 FOLDED_RGBA = 4 * FOLD * FOLD
+#: Numbers of :func:`harmonics`.
+HARMONICS = CAMERA_SIZE + 8 + 16 * 4
 
 
 class CameraTokens(ModelMixin, ConfigMixin):
@@ -94,10 +96,6 @@ class Sketch(ModelMixin, ConfigMixin):
         x = x + F.silu(self.hidden(x))
         x = F.silu(self.draw(x)).unflatten(-1, (self.channels, 8, 8))
         return self.last(F.silu(F.pixel_shuffle(self.refine(x), 2)))
-
-
-#: Numbers of :func:`harmonics`.
-HARMONICS = CAMERA_SIZE + 8 + 16 * 4
 
 
 def harmonics(camera: Float[Tensor, "B 14"]) -> Float[Tensor, "B 86"]:
