@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import pytest
 import torch
@@ -124,6 +125,10 @@ def test_what_cannot_be_seen_leaves_no_trace():
         assert grad.isfinite().all() and float(grad[:, :7].abs().max()) == 0
 
 
+@pytest.mark.skipif(
+    os.environ.get("THREEDISTILL_OPS") == "reference",
+    reason="the twin's scattered sums are torch's own, whose order depends on the threads",
+)
 def test_thread_count_does_not_matter(on_threads):
     given = scene(3, 900, 64, 64, 4, torch.float32)
 
