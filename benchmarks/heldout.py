@@ -15,6 +15,7 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 from sheet import sheet
@@ -63,17 +64,15 @@ def main() -> None:
             )  # fmt: skip
             print(f"{sum(result.seconds.values()):6.0f} s  {prompt:44} {result.verdict}", flush=True)
     if count == 1:
-        table(
-            options.out,
-            [f for f in folders.values() if (f / "asset" / "model.glb").exists()],
-            options.ceiling,
-        )
+        made = [f for f in folders.values() if (f / "asset" / "model.glb").exists()]
+        fitted = [f for p in prompts[: options.ceiling] if (f := folders[p, 0]) in made]
+        table(options.out, made, fitted)
 
 
 def markdown(report: Report) -> str:
     """The table as it stands in docs/results.md, and what several seeds of one prompt differ in."""
     from threedistill.evaluation.appearance import diversity, pictures, world_spread
-    from threedistill.evaluation.report import column, lookup
+    from threedistill.evaluation.report import cell, column, lookup
     from threedistill.evaluation.statistics import bootstrap
     from threedistill.exports.read import read_mesh
 
@@ -82,11 +81,6 @@ def markdown(report: Report) -> str:
         "both": "requirements.recognised", "silhouette IoU": "shape.silhouette_iou", "Janus": "judge.janus.share",
         "one piece": "requirements.one_component", "clean": "judge.clean",
     }  # fmt: skip
-
-    def cell(value: object) -> str:
-        if value is None:
-            return "-"
-        return ("yes" if value else "no") if isinstance(value, bool) else f"{value:.2f}"
 
     several = len({r["seed"] for r in report.runs}) > 1
     lines = ["| " + " | ".join(["prompt", *columns]) + " |", "|---" * (1 + len(columns)) + "|"]
@@ -99,8 +93,8 @@ def markdown(report: Report) -> str:
         if items:
             means = [str(column(items, path) or "-") for path in columns.values()]
             lines.append("| " + " | ".join([name, *means]) + " |")
-    ious = sorted(x for r in report.runs if (x := lookup(r, "shape.silhouette_iou")) is not None)
-    lines += ["", f"Median silhouette IoU {ious[len(ious) // 2]:.2f}."] if ious else []
+    ious = [x for r in report.runs if (x := lookup(r, "shape.silhouette_iou")) is not None]
+    lines += ["", f"Median silhouette IoU {median(ious):.2f}."] if ious else []
     by_prompt: dict[str, list[Path]] = {}
     for run in report.runs:
         by_prompt.setdefault(run["prompt"], []).append(Path(run["asset"]))
@@ -116,8 +110,8 @@ def markdown(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def table(out: Path, folders: list[Path], ceilings: int) -> None:
-    """Judge the runs, print the table, and write all numbers and a sheet of all assets."""
+def table(out: Path, folders: list[Path], fitted: list[Path]) -> None:
+    """Judge the runs, print the table, and write all numbers and a sheet; a ceiling for the prompts of ``fitted``."""
     from rich.console import Console
 
     from threedistill.atomic import write_text
@@ -125,8 +119,8 @@ def table(out: Path, folders: list[Path], ceilings: int) -> None:
     from threedistill.evaluation.report import evaluate_runs
 
     report = evaluate_runs(folders, progress=print)
-    if ceilings:
-        part = evaluate_runs(folders[:ceilings], ceiling=ceiling_fit(), progress=print)
+    if fitted:
+        part = evaluate_runs(fitted, ceiling=ceiling_fit(), progress=print)
         report = replace(report, ceilings=part.ceilings)
     write_text(out / "results.json", json.dumps(report.as_dict(), indent=1, default=str) + "\n")
     write_text(out / "results.md", markdown(report))

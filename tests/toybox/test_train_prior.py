@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -179,6 +180,10 @@ def test_weights_to_begin_with_must_be_there_and_fit(tmp_path, cache):
     narrow.save(tmp_path / "narrow")
     with pytest.raises(UsageError, match="another architecture"):
         train(settings(tmp_path / "run", cache, 0), start_from=tmp_path / "narrow")
+    other = replace(settings(tmp_path / "other", cache, 4), model=ModelSettings(channels=(32, 32)))
+    train(other)
+    with pytest.raises(UsageError, match="another architecture"):
+        train(settings(tmp_path / "run", cache, 0), start_from=tmp_path / "other")
 
 
 def test_harmonics_go_on_where_the_camera_vector_ends():

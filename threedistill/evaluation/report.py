@@ -146,7 +146,7 @@ class Report:
         for name in COLUMNS:
             table.add_column(name, justify="right")
         for item in self.runs:
-            table.add_row(Path(item["run"]).name, *[_cell(lookup(item, path)) for path in COLUMNS.values()])
+            table.add_row(Path(item["run"]).name, *[cell(lookup(item, path)) for path in COLUMNS.values()])
         table.add_section()
         for name, items in (("mean", self.runs), ("ceiling", self.ceilings)):
             if items:
@@ -188,7 +188,8 @@ def column(items: Sequence[dict[str, Any]], path: str) -> Estimate | None:
     return bootstrap(values, groups=prompts)
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A measured value in a table: yes or no, two decimals, or a dash where nothing was measured."""
     if value is None:
         return "-"
     return ("yes" if value else "no") if isinstance(value, bool) else f"{value:.2f}"

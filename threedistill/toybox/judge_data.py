@@ -192,8 +192,8 @@ def pool_of_world(world: RenderedWorld, words: Vocabulary) -> Pool:
         scene = replace(scene, objects=tuple(replace(o, color=c) for o, c in zip(scene.objects, colors)))
         right = scene_labels(scene, words)
         fronted = len(scene.objects) == 1 and scene.objects[0].kind in FRONTED
-        right["view"] = VIEWS.index(view_name(azimuth, elevation)) if fronted else IGNORE
-        right["clean"] = 1
+        name, right["clean"] = _view_and_clean(azimuth, elevation, fronted, None)
+        right["view"] = VIEWS.index(name) if name else IGNORE
         for key in LABELS:
             labels[key].append(right.get(key, IGNORE))
     azimuth, elevation = world.cameras[rows, 0], world.cameras[rows, 1]

@@ -61,7 +61,7 @@ class JudgeTraining:
         seed: of everything.
     """
 
-    steps: int = 10000
+    steps: int = 14000
     batch: int = 48
     lr: float = 2e-3
     objects: int = 3000

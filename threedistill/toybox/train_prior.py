@@ -133,24 +133,25 @@ def take_weights(pipeline: ToyboxPipeline, folder: Path) -> None:
     """
     from safetensors import safe_open
 
-    try:
-        if (folder / CHECKPOINT).exists():
-            with safe_open(folder / CHECKPOINT, "pt") as file:
-                for part in PARTS:
-                    module = getattr(pipeline, part)
-                    module.load_state_dict(
-                        {k: file.get_tensor(f"average/{part}.{k}") for k, _ in module.named_parameters()}
-                    )
-        elif (folder / "model_index.json").exists():
-            other = ToyboxPipeline.load(folder)
-            for part in PARTS:
-                getattr(pipeline, part).load_state_dict(getattr(other, part).state_dict())
-        else:
+    if (folder / CHECKPOINT).exists():
+        with safe_open(folder / CHECKPOINT, "pt") as file:
+            names = [k for k in file.keys() if k.startswith("average/")]  # noqa: SIM118 - no mapping
+            found = {k.removeprefix("average/"): file.get_tensor(k) for k in names}
+    elif (folder / "model_index.json").exists():
+        other = ToyboxPipeline.load(folder)
+        found = {f"{part}.{k}": v for part in PARTS for k, v in getattr(other, part).state_dict().items()}
+    else:
+        raise UsageError(
+            f"{folder} holds neither a training run ({CHECKPOINT}) nor a prior (model_index.json)"
+        )
+    for part in PARTS:
+        own = {k.removeprefix(f"{part}."): v for k, v in found.items() if k.startswith(f"{part}.")}
+        try:
+            getattr(pipeline, part).load_state_dict(own)
+        except RuntimeError:  # torch's long list of what does not fit
             raise UsageError(
-                f"{folder} holds neither a training run ({CHECKPOINT}) nor a prior (model_index.json)"
-            )
-    except RuntimeError as error:  # torch's list of what does not fit
-        raise UsageError(f"the weights in {folder} were made with another architecture: {error}") from None
+                f"{part} in {folder} was made with another architecture; begin with other weights, or with none"
+            ) from None
 
 
 class Trainer:

@@ -171,9 +171,8 @@ def _near_spots(points: np.ndarray, turn: float) -> np.ndarray:
         turn: radians about +Y.
     """
     count = 96
-    k = (
-        np.arange(count) * 55 % count
-    )  # not from pole to pole: early directions are spread over the whole sphere
+    # Not from pole to pole: early directions are spread over the whole sphere.
+    k = np.arange(count) * 55 % count
     height = 1 - (2 * k + 1) / count
     angle = k * math.pi * (3 - math.sqrt(5)) + turn
     across = np.sqrt(1 - height**2)
