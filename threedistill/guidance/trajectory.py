@@ -126,13 +126,18 @@ def shifted(path: NoisePath, level: NoiseLevel, gap: float, unit: Unit) -> Noise
 
 
 def invert(
-    situation: Situation, cfg: CFG, target: NoiseLevel, stride: float, max_steps: int, scale: float = 0.0
-) -> Float[Tensor, "B C h w"]:
+    situation: Situation, cfg: CFG, target: NoiseLevel, stride: float, max_steps: int, scale: float = 0.0,
+    start: float = 0.0,
+) -> Float[Tensor, "B C h w"]:  # fmt: skip
     """DDIM inversion of the clean render up to ``target``: ``x_{k+1} = alpha_{k+1} x0_hat_k + sigma_{k+1} eps_hat_k``.
 
     Every view walks its own even grid of fractions of the path, all in equally many steps,
-    ``n = min(ceil(largest fraction / stride), max_steps)``, from the cleanest level, where the render stands for
-    itself. Costs n evaluations (2 n unless ``scale`` is 0 or 1).
+    ``n = min(ceil(longest way / stride), max_steps)``, from ``start`` (or its target, if that is cleaner), where the
+    render stands for itself. Costs n evaluations (2 n unless ``scale`` is 0 or 1).
+
+    Near the clean end ``eps_hat = (x - alpha x0_hat) / sigma`` is a network's error in x0 over a vanishing sigma. An
+    eps-network bounds it by itself; one that predicts x0 does not, and what the first step then calls noise is many
+    times too large for the levels above. Such a network needs a ``start`` at which sigma exceeds its error.
 
     Arguments:
         situation: gives the render, the words and the networks.
@@ -141,18 +146,20 @@ def invert(
         stride: longest step, a fraction of the path.
         max_steps: bound on n.
         scale: guidance during inversion; 0 = without the prompt.
+        start: where the walk begins, a fraction of the path.
 
     Returns:
         (B, C, h, w) the samples at ``target``.
     """
     path = situation.path
     end = fraction(path, target)
-    steps = min(math.ceil(float(end.max()) / stride - 1e-6), max_steps)
-    level = path.at_fraction(end * 0)
+    begin = end.clamp(max=start)
+    steps = min(math.ceil(float((end - begin).max()) / stride - 1e-6), max_steps)
+    level = path.at_fraction(begin)
     x = level.scales(situation.x0)[0] * situation.x0
     for k in range(steps):
         eps, x0 = _asked(situation, cfg, x, level, scale)
-        level = target if k + 1 == steps else path.at_fraction(end * ((k + 1) / steps))
+        level = target if k + 1 == steps else path.at_fraction(begin + (end - begin) * ((k + 1) / steps))
         x = level.add_noise(x0, eps)
     return target.add_noise(situation.x0, situation.noise * 0) if steps == 0 else x
 
@@ -175,9 +182,11 @@ def _asked(
 # Strategies
 
 
-def _check_grid(stride: float, max_steps: int) -> None:
+def _check_grid(stride: float, max_steps: int, start: float) -> None:
     if not 0 < stride <= 1:
         raise ValueError(f"stride={stride} must lie in (0, 1]")
+    if not 0 <= start < 1:
+        raise ValueError(f"start={start} must lie in [0, 1)")
     if max_steps < 1:
         raise ValueError(f"max_steps={max_steps} must be at least 1")
 
@@ -190,18 +199,20 @@ class Inverted:
         stride: longest step, a fraction of the path.
         max_steps: bound on the steps, hence on the cost.
         scale: guidance during inversion; 0 = the inversion prompt alone (``prompts.inverse``, normally empty).
+        start: where the inversion begins, a fraction of the path (see :func:`invert`).
     """
 
     stride: float = 0.2
     max_steps: int = 5
     scale: float = 0.0
+    start: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_grid(self.stride, self.max_steps)
+        _check_grid(self.stride, self.max_steps, self.start)
 
     def trace(self, situation: Situation, cfg: CFG, progress: float) -> Traced:
         """Point ``t``."""
-        x = invert(situation, cfg, situation.level, self.stride, self.max_steps, self.scale)
+        x = invert(situation, cfg, situation.level, self.stride, self.max_steps, self.scale, self.start)
         return Traced({"t": (x, situation.level)})
 
 
@@ -211,20 +222,21 @@ class Interval:
 
     Arguments:
         delta: length of the last step, a fraction of the path; a number or a schedule of progress.
-        stride, max_steps: of the inversion up to ``s``.
+        stride, max_steps, start: of the inversion up to ``s``.
     """
 
     delta: float | Schedule = 0.05
     stride: float = 0.2
     max_steps: int = 5
+    start: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_grid(self.stride, self.max_steps)
+        _check_grid(self.stride, self.max_steps, self.start)
 
     def trace(self, situation: Situation, cfg: CFG, progress: float) -> Traced:
         """Points ``t`` and ``s``, and the prediction ``interval`` without the prompt at ``s``."""
         lower = shifted(situation.path, situation.level, -value_at(self.delta, progress), "t")
-        x_s = invert(situation, cfg, lower, self.stride, self.max_steps)
+        x_s = invert(situation, cfg, lower, self.stride, self.max_steps, start=self.start)
         query = cfg.unconditional("interval", "inverse", point="s")
         at_s = situation.ask((query,), {"s": (x_s, lower)})[query.name]
         x_t = situation.level.add_noise(at_s.x0, at_s.eps)
@@ -242,7 +254,7 @@ class Reparametrized:
     Arguments:
         solver: as above.
         scale: guidance during inversion; the paper's -7.5 goes with a forward scale of 7.5.
-        stride, max_steps: of the inversion, or ``max_steps`` iterations.
+        stride, max_steps, start: of the inversion, or ``max_steps`` iterations.
         gap: how far above ``t`` kappa is found, in ``unit``.
         eta: standard deviation of random noise added to kappa once.
         unit: ``t`` or ``logsnr``.
@@ -252,12 +264,13 @@ class Reparametrized:
     scale: float = -7.5
     stride: float = 0.1
     max_steps: int = 10
+    start: float = 0.0
     gap: float = 0.0
     eta: float = 0.3
     unit: Unit = "t"
 
     def __post_init__(self) -> None:
-        _check_grid(self.stride, self.max_steps)
+        _check_grid(self.stride, self.max_steps, self.start)
         if self.solver not in ("ddim", "fixed_point"):
             raise ValueError(f"solver={self.solver!r} must be ddim or fixed_point")
         if self.gap < 0 or self.eta < 0:
@@ -268,7 +281,7 @@ class Reparametrized:
         level = situation.level
         upper = shifted(situation.path, level, self.gap, self.unit) if self.gap else level
         if self.solver == "ddim":
-            x = invert(situation, cfg, upper, self.stride, self.max_steps, self.scale)
+            x = invert(situation, cfg, upper, self.stride, self.max_steps, self.scale, self.start)
             alpha, sigma = upper.scales(x)
             kappa = (x - alpha * situation.x0) / sigma
         else:

@@ -14,6 +14,7 @@ from threedistill.ops.march import Samples
 from threedistill.ops.marching_cubes import marching_cubes
 from threedistill.render.volume import half_depth, ray_max
 from threedistill.representations.backends import composite
+from threedistill.representations.bridging import bridge
 from threedistill.representations.carving import Views, rings, seal
 from threedistill.types import Mesh
 
@@ -26,6 +27,9 @@ _CHUNK = 1 << 18
 
 #: The volume is clipped this far around the level (in potential): farther values only matter by their sign.
 _CLIP = 8.0
+
+#: A neck has at least this share of the surface's density, and is at most this long, metres.
+_FAINT, _NECK = 1 / 8, 0.2
 
 #: Pits up to twice this wide are sealed, metres: two pixels of a 64-pixel view.
 _PIT = 0.04
@@ -107,7 +111,8 @@ def extract(field: HashGrid, resolution: int) -> Mesh:
     The level comes from :func:`silhouette_level` with half of the density at which rays typically end. Marching
     cubes runs on the potential rather than on the density: it is close to linear within a cell, where the density
     bends by orders of magnitude, so the crossings are placed better. Space outside the occupancy grid is empty;
-    the inside that no view sees is solid (``representations/carving.py``).
+    the inside that no view sees is solid (``representations/carving.py``), and parts on a faint stem stay joined
+    (``representations/bridging.py``).
 
     Arguments:
         resolution: cells per axis over the field's box.
@@ -153,6 +158,7 @@ def extract(field: HashGrid, resolution: int) -> Mesh:
             "representation.blob_strength, or draw random backgrounds (background.white below 1)"
         )
     volume = seal(volume, threshold, axes, spacing, _PIT, probe.views)
+    volume = bridge(volume, threshold, field.potential_of(_FAINT * level), round(_NECK / spacing))
     vertices, faces = marching_cubes(volume, threshold, [float(a[0]) for a in axes], spacing)
     if not len(faces):
         raise ThreedistillError(
