@@ -70,7 +70,10 @@ class PromptSet:
         prior_negative: what the prior's makers recommend as negative; for rules that need one where the user gave
             none. It never enters the unconditional branch of guidance by itself.
         view_wordings: ``one`` names every view in one way, ``several`` draws among :data:`VIEW_WORDINGS`.
-        wordings: which wording each view has in this step; see :meth:`drawn`.
+        front_bias: share of views, drawn every step, that the teacher is told are front views, whatever the camera and
+            the other settings: the habit of web pictures to show things from the front, which makes several faces.
+            For comparing remedies with a teacher that has seen all sides equally often.
+        wordings, faces: which wording each view has in this step, and which are told to be fronts; see :meth:`drawn`.
     """
 
     prompt: str
@@ -81,25 +84,37 @@ class PromptSet:
     inverse: str = ""
     prior_negative: str = ""
     view_wordings: Literal["one", "several"] = "one"
+    front_bias: float = 0.0
     wordings: tuple[int, ...] = ()
+    faces: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
             raise UsageError('the prompt is empty; give one, for example "a red mushroom"')
         if self.view_wordings not in ("one", "several"):
             raise UsageError(f"prompts.view_wordings={self.view_wordings!r} must be one or several")
+        if not 0 <= self.front_bias <= 1:
+            raise UsageError(f"prompts.front_bias={self.front_bias} must lie in [0, 1]")
 
     def drawn(self, rng: Streams, views: int) -> PromptSet:
         """The same prompts with this step's wording of every view."""
-        if self.view_wordings == "one" or not self.view_words:
-            return self
-        count = math.lcm(*(len(words) for words in VIEW_WORDINGS.values()))
-        draws = rng.uniform_per_view("wording", views) * count
-        return replace(self, wordings=tuple(int(d) for d in draws))
+        drawn = self
+        if self.front_bias:
+            draws = rng.uniform_per_view("front bias", views)
+            drawn = replace(drawn, faces=tuple(bool(d < self.front_bias) for d in draws))
+        if self.view_wordings == "several" and self.view_words:
+            count = math.lcm(*(len(words) for words in VIEW_WORDINGS.values()))
+            draws = rng.uniform_per_view("wording", views) * count
+            drawn = replace(drawn, wordings=tuple(int(d) for d in draws))
+        return drawn
 
     def texts(self, kind: TextKind, cameras: Cameras) -> list[str]:
         """The wording of this kind for each of the ``B`` views."""
         views = len(cameras)
+        if kind == "view" and self.faces:
+            honest = replace(self, faces=()).texts("view", cameras)
+            front = self.texts("front", cameras)
+            return [front[k] if told else honest[k] for k, told in enumerate(self.faces)]
         if kind == "view" and self.view_words:
             angles = zip(cameras.azimuth.tolist(), cameras.elevation.tolist())
             wordings = self.wordings or (0,) * views

@@ -25,6 +25,7 @@ from threedistill.guidance.trajectory import (
     invert,
     shifted,
 )
+from threedistill.prediction import Prediction
 from threedistill.priors.analytic import GaussianPrior, Normal
 from threedistill.priors.noise_path import DiscretePath, RectifiedFlowPath
 from threedistill.rng import Streams
@@ -115,6 +116,46 @@ def test_inversion_then_sampling_comes_back_at_first_order():
         errors.append(abs(float(x / levels[0].alpha) + 0.4))
     orders = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert all(0.85 < order < 1.2 for order in orders) and errors[-1] < 0.02, (errors, orders)
+
+
+class Erring:
+    """A prior that predicts x0, always too large by ``error``."""
+
+    def __init__(self, prior, error):
+        self.prior, self.error = prior, error
+
+    def __getattr__(self, name):
+        return getattr(self.prior, name)
+
+    def predict(self, x_t, level, conditioning):
+        answer = self.prior.predict(x_t, level, conditioning)
+        return Prediction(answer.x0 + self.error, "x0", x_t, level)
+
+
+@pytest.mark.parametrize("start", [0.0, 0.02, 0.1])
+def test_an_error_in_x0_enters_by_the_first_level(start):
+    """One step from level 0 to 1 turns an error d of x0 into d (alpha_1 - sigma_1 alpha_0 / sigma_0)."""
+    path, error = PATHS["discrete"], 0.01
+    target, first = at_fraction(path, 0.6), at_fraction(path, start)
+    exact, wrong = (
+        invert(situation(prior, [-0.4], [0.0]), GUIDANCE, target, 1.0, 1, start=start)
+        for prior in (on(path, "x0"), Erring(on(path, "x0"), error))
+    )
+    expected = error * float(target.alpha - target.sigma * first.alpha / first.sigma)
+    assert float(wrong - exact) == pytest.approx(expected, abs=1e-12)
+    # A hundredth of x0 becomes a third of a standard deviation of noise from the clean end, and a fortieth from 0.1.
+    assert abs(expected) / float(target.sigma) == pytest.approx(
+        {0.0: 0.34, 0.02: 0.07, 0.1: 0.025}[start], abs=0.01
+    )
+
+
+def test_a_target_cleaner_than_the_start_is_the_render_itself():
+    path = PATHS["discrete"]
+    levels = at_fraction(path, 0.05, 0.6)
+    found = invert(situation(on(path), [-0.4, 0.9], [0.0, 0.0]), GUIDANCE, levels, 0.2, 9, start=0.1)
+    assert float(found[0]) == pytest.approx(float(levels.alpha[0]) * -0.4, abs=1e-12)
+    alone = invert(situation(on(path), [0.9], [0.0]), GUIDANCE, levels[[1]], 0.2, 9, start=0.1)
+    torch.testing.assert_close(found[1:], alone)
 
 
 def test_views_walk_grids_of_their_own():

@@ -83,6 +83,20 @@ def test_prompts_are_normalised_and_checked():
         wording("a red dragon, front view")
 
 
+def test_view_words_name_cameras(folder):
+    """``words``: a front or back view is told as that azimuth at the view's own elevation, all else as no camera."""
+    told, named, blind = (ToyboxPrior(folder=str(folder), camera=c) for c in ("own", "words", "none"))
+    cameras = orbit(4, elevation=20.0, start=30.0)
+    texts = [f"a red mushroom{view}" for view in (", front view", ", back view", ", side view", "")]
+    expected = answer(blind, texts, cameras)
+    for row, azimuth in ((0, 0.0), (1, 180.0)):
+        there = orbit(1, elevation=20.0, start=azimuth)
+        expected[row] = answer(told, texts, there[[0, 0, 0, 0]])[row]
+    torch.testing.assert_close(answer(named, texts, cameras), expected, rtol=1e-5, atol=1e-6)
+    assert float((expected - answer(blind, texts, cameras))[:2].abs().amax((1, 2, 3)).min()) > 1e-4
+    assert torch.equal(answer(named, texts, None), answer(blind, texts, None))
+
+
 def test_wrong_camera_mode_is_named(folder):
-    with pytest.raises(UsageError, match=r"prior\.camera='both' must be own or none"):
+    with pytest.raises(UsageError, match=r"prior\.camera='both' must be own, none or words"):
         ToyboxPrior(folder=str(folder), camera="both")  # type: ignore[arg-type]

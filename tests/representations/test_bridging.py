@@ -53,7 +53,7 @@ def test_the_path_lacks_least_by_brute_force():
         joined = bridge(volume, 0.0, -2.0, 99)
         path = ((joined > 0) & (volume <= 0)).nonzero().tolist()
         # Bellman-Ford over samples; entering one costs what it lacks.
-        cost = {place: math.inf for place in itertools.product(*map(range, shape))}
+        cost = dict.fromkeys(itertools.product(*map(range, shape)), math.inf)
         cost.update({place: 0.0 for place in cost if place[1] < 2})
         for _ in range(40):
             for place in cost:

@@ -66,7 +66,8 @@ def test_settings_mean_what_their_names_say():
     cells = [Cell(PROMPTS[0], 0, named[name]) for name in ("ESD 1 blind", "VSD s=7.5")]
     configs = check_runs(cells).configs
     blind, scaled = configs["ESD 1 blind"], configs["VSD s=7.5"]
-    assert blind["prior"]["camera"] == "none" and blind["prompts"]["view_words"] is False
+    assert blind["prior"]["camera"] == "words" and blind["prompts"]["view_words"] is False
+    assert blind["prompts"]["front_bias"] > 0
     assert blind["guidance"]["rule"]["lam"] == 1 and blind["student"]["model"] is not None
     assert scaled["guidance"]["rule"]["cfg"]["scale"] == 7.5
     assert scaled["guidance"]["rule"]["cfg"]["x0_clip"] in ("none", None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +19,9 @@ from threedistill.priors.space import FoldedPixelSpace
 from threedistill.priors.text_cache import Embedding, TextCache, stack
 from threedistill.resources import assets_dir, weights_hash
 from threedistill.types import Cameras, Conditioning, NoiseLevel, Prediction, PredictionKind
+
+#: Where the views that a word places exactly are, radians.
+NAMED_AZIMUTHS = {"front": 0.0, "back": math.pi}
 
 
 def wording(text: str) -> str:
@@ -37,6 +42,22 @@ def wording(text: str) -> str:
     return parsed.normalised + (f", {parsed.view} view" if parsed.view else "")
 
 
+def named_cameras(texts: Sequence[str], cameras: Cameras) -> Float[Tensor, "B 14"]:
+    """The vectors of the cameras that view words name, zeros (no camera) where they name none.
+
+    "Front view" and "back view" are azimuths, "side view" could be either side; elevation, distance and field of view
+    are the views' own.
+    """
+    from threedistill.toybox.conditioning import camera_vectors
+
+    said = [
+        next((v for v in NAMED_AZIMUTHS if wording(text).endswith(f", {v} view")), None) for text in texts
+    ]
+    azimuth = torch.tensor([NAMED_AZIMUTHS[v] if v else 0.0 for v in said]).to(cameras.azimuth)
+    told = torch.tensor([v is not None for v in said], device=cameras.azimuth.device)
+    return camera_vectors(replace(cameras, azimuth=azimuth), len(texts)) * told[:, None]
+
+
 class ToyboxPrior:
     """The embedded prior: 64-pixel pictures folded to 48 x 16 x 16, x0-prediction, squared-cosine path.
 
@@ -44,7 +65,9 @@ class ToyboxPrior:
 
     Arguments:
         folder: of a saved pipeline; None = the weights that ship.
-        camera: ``own`` tells it every view's camera where the query allows; ``none`` never does (text only).
+        camera: ``own`` tells it every view's camera where the query allows; ``none`` never does (text only); ``words``
+            tells it what view words name, azimuth 0 for "front view" and 180 degrees for "back view" at the view's own
+            elevation, and nothing otherwise.
         background: whether it is told the background colour.
         channels_last: memory layout of the convolutions (faster on a CPU).
 
@@ -60,15 +83,15 @@ class ToyboxPrior:
         self,
         *,
         folder: str | None = None,
-        camera: Literal["own", "none"] | None = "own",
+        camera: Literal["own", "none", "words"] | None = "own",
         background: bool = True,
         channels_last: bool = True,
     ) -> None:
         from threedistill.toybox.conditioning import FOLD, IMAGE_SIZE
         from threedistill.toybox.model import ToyboxPipeline
 
-        if camera not in ("own", "none", None):
-            raise UsageError(f"prior.camera={camera!r} must be own or none")
+        if camera not in ("own", "none", "words", None):
+            raise UsageError(f"prior.camera={camera!r} must be own, none or words")
         quiet()
         #: Which weights taught: run.json and the asset carry it.
         self.version = (
@@ -111,7 +134,10 @@ class ToyboxPrior:
 
         rows = len(texts)
         words = stack(self.texts(texts), self.device)
-        seen = camera_vectors(cameras if self.camera == "own" else None, rows).to(self.device)
+        seen = camera_vectors(cameras if self.camera != "none" else None, rows)
+        if self.camera == "words" and cameras is not None:
+            seen = named_cameras(texts, cameras)
+        seen = seen.to(self.device)
         behind = background_vectors(background if self.background else None, rows).to(self.device)
         return self.pipeline.condition(words["text"], seen, behind, words["told"])
 

@@ -61,8 +61,10 @@ def bridge(
     return result
 
 
-def _shortest_paths(label: np.ndarray, count: int, weak: np.ndarray, lacks: np.ndarray, root: int) -> np.ndarray:
-    """Dijkstra's predecessors from one part; nodes are the parts, then all samples, of which only faint ones connect."""
+def _shortest_paths(
+    label: np.ndarray, count: int, weak: np.ndarray, lacks: np.ndarray, root: int
+) -> np.ndarray:
+    """Dijkstra's predecessors from one part; nodes are the parts, then all samples, of which the faint ones connect."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import dijkstra
 

@@ -1,7 +1,8 @@
 """What ``threedistill bench guidance`` runs: settings, prompts, seeds, and the claims that they are to weigh.
 
-Two modes. *Blind*: ``prior.camera=none`` and no view words, on kinds with a front, so that nothing but the rule keeps
-an object from having several faces. *Told*: the default mode, for everything else.
+Two modes. *Blind*: the teacher is never told a camera and hears no view words, but takes most views for fronts, on
+kinds that have one; so nothing but the rule keeps an object from having several faces. *Told*: the default mode, for
+everything else.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ from threedistill.errors import UsageError
 from threedistill.evaluation.claims import Claim
 from threedistill.sweeps.plan import Cell, Setting, cells
 
-#: Kinds with a front, each in a colour that training shows it in; none of them held out.
+#: Kinds with a front, mostly figures with faces, where many-facedness is known best; each in a colour that training
+#: shows it in, none of them held out.
 PROMPTS = (
     "an orange robot",
-    "a yellow duck",
-    "a red car",
-    "a pink pig",
-    "a white television",
     "a purple owl",
-    "a blue chair",
-    "a green house",
+    "a red car",
+    "a green teddy bear",
+    "a yellow duck",
+    "a white snowman",
+    "a black cat",
+    "a pink pig",
 )
 PROMPTS_TIER_TWO = 4
 SEEDS, SEEDS_TIER_TWO = 5, 2
@@ -30,7 +32,11 @@ SEEDS, SEEDS_TIER_TWO = 5, 2
 SCALES = (2.0, 7.5, 20.0, 50.0)
 
 _BENCH = "preset=bench"
-_BLIND = ("prior.camera=none", "prompts.view_words=false")
+#: The embedded prior has seen all sides equally often, so told nothing it draws the mean of all sides, a body of
+#: revolution without any face. The bias of web pictures has to be added: this share of views is told to be fronts.
+FRONT_BIAS = 0.8
+_BIASED = ("prior.camera=words", f"prompts.front_bias={FRONT_BIAS}")
+_BLIND = (*_BIASED, "prompts.view_words=false")
 
 
 def _setting(name: str, *overrides: str) -> Setting:
@@ -44,10 +50,8 @@ SDS_BLIND = _setting("SDS blind", "guidance=sds", *_BLIND)
 VSD_BLIND = _setting("VSD blind", "guidance=vsd", *_BLIND)
 ESD_BLIND = _setting("ESD 0.5 blind", "guidance=esd", "guidance.rule.lam=0.5", *_BLIND)
 ESD_FULL_BLIND = _setting("ESD 1 blind", "guidance=esd", "guidance.rule.lam=1", *_BLIND)
-SDS_WORDS = _setting("SDS view words", "guidance=sds", "prior.camera=none", "prompts.view_words=true")
-SDS_PERP_NEG = _setting(
-    "SDS Perp-Neg", "guidance=sds", "cfg=perp_neg", "prior.camera=none", "prompts.view_words=true"
-)
+SDS_WORDS = _setting("SDS view words", "guidance=sds", *_BIASED, "prompts.view_words=true")
+SDS_PERP_NEG = _setting("SDS Perp-Neg", "guidance=sds", "cfg=perp_neg", *_BIASED, "prompts.view_words=true")
 RULES = tuple(
     _setting(name, f"guidance={rule}")
     for name, rule in (
@@ -164,7 +168,16 @@ def chosen(
     """
     for line in extra:
         key = line.split("=")[0]
-        if key in ("guidance", "cfg", "preset", "seed", "cfg.scale", "prior.camera", "prompts.view_words"):
+        if key in (
+            "guidance",
+            "cfg",
+            "preset",
+            "seed",
+            "cfg.scale",
+            "prior.camera",
+            "prompts.view_words",
+            "prompts.front_bias",
+        ):
             raise UsageError(f"{line}: the benchmark decides about {key}")
     found = [
         replace(
