@@ -80,7 +80,9 @@ def main() -> None:
         node[key] = yaml.safe_load(value) if "e" not in value else float(value)
     prior = build(config["prior"]["model"], "prior.model")
     student = build(model, "student.model").attach(prior, 0)
-    settings: StudentTraining = build({**training, "measure_every": 10**9}, "student.training")
+    settings: StudentTraining = build(
+        {**training, "timesteps": None, "measure_every": 10**9}, "student.training"
+    )
     step = StudentStep(settings, PromptSet(options.prompt), Uniform(Window(*options.window), draw="spread"))
     optimizer, views = step.optimizer(student), Views(prior, options.prompt, options.views)
     rng = Streams(0)

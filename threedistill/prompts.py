@@ -70,10 +70,12 @@ class PromptSet:
         prior_negative: what the prior's makers recommend as negative; for rules that need one where the user gave
             none. It never enters the unconditional branch of guidance by itself.
         view_wordings: ``one`` names every view in one way, ``several`` draws among :data:`VIEW_WORDINGS`.
-        front_bias: share of views, drawn every step, that the teacher is told are front views, whatever the camera and
-            the other settings: the habit of web pictures to show things from the front, which makes several faces.
-            For comparing remedies with a teacher that has seen all sides equally often.
-        wordings, faces: which wording each view has in this step, and which are told to be fronts; see :meth:`drawn`.
+        front_bias: share of views, drawn every step, that the teacher is told are front views, whatever the camera: the
+            habit of web pictures to show things from the front, which makes several faces. In words alone; with
+            ``prior.camera=own`` it is still told the true camera, with ``words`` one that fits the words. For comparing
+            remedies where a teacher's own bias is too weak to show the disease.
+        wordings, told_front: which wording each view has in this step, and which are told to be fronts; see
+            :meth:`drawn`.
     """
 
     prompt: str
@@ -86,7 +88,7 @@ class PromptSet:
     view_wordings: Literal["one", "several"] = "one"
     front_bias: float = 0.0
     wordings: tuple[int, ...] = ()
-    faces: tuple[bool, ...] = ()
+    told_front: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -97,11 +99,11 @@ class PromptSet:
             raise UsageError(f"prompts.front_bias={self.front_bias} must lie in [0, 1]")
 
     def drawn(self, rng: Streams, views: int) -> PromptSet:
-        """The same prompts with this step's wording of every view."""
+        """The same prompts with this step's draws: each view's wording, and which are told to be fronts."""
         drawn = self
         if self.front_bias:
             draws = rng.uniform_per_view("front bias", views)
-            drawn = replace(drawn, faces=tuple(bool(d < self.front_bias) for d in draws))
+            drawn = replace(drawn, told_front=tuple(bool(d < self.front_bias) for d in draws))
         if self.view_wordings == "several" and self.view_words:
             count = math.lcm(*(len(words) for words in VIEW_WORDINGS.values()))
             draws = rng.uniform_per_view("wording", views) * count
@@ -111,10 +113,10 @@ class PromptSet:
     def texts(self, kind: TextKind, cameras: Cameras) -> list[str]:
         """The wording of this kind for each of the ``B`` views."""
         views = len(cameras)
-        if kind == "view" and self.faces:
-            honest = replace(self, faces=()).texts("view", cameras)
+        if kind == "view" and self.told_front:
+            honest = replace(self, told_front=()).texts("view", cameras)
             front = self.texts("front", cameras)
-            return [front[k] if told else honest[k] for k, told in enumerate(self.faces)]
+            return [front[k] if told else honest[k] for k, told in enumerate(self.told_front)]
         if kind == "view" and self.view_words:
             angles = zip(cameras.azimuth.tolist(), cameras.elevation.tolist())
             wordings = self.wordings or (0,) * views

@@ -77,18 +77,18 @@ def test_several_wordings_are_drawn_per_view_and_all_can_be_taken_off():
         PromptSet("a duck", view_wordings="many")  # type: ignore[arg-type]
 
 
-def test_a_front_bias_overrules_words_and_cameras_as_often_as_it_says():
+def test_a_front_bias_overrules_view_words_as_often_as_it_says():
     cameras = orbit(64)
     for words in (True, False):
         prompts = PromptSet("a duck", view_words=words, front_bias=0.7)
         drawn = prompts.drawn(Streams(0).at(3), 64)
         told, honest = drawn.texts("view", cameras), prompts.texts("view", cameras)
-        expected = ["a duck, front view" if face else honest[k] for k, face in enumerate(drawn.faces)]
+        expected = ["a duck, front view" if front else honest[k] for k, front in enumerate(drawn.told_front)]
         assert told == expected
-        assert 0.5 < sum(drawn.faces) / 64 < 0.9
+        assert 0.5 < sum(drawn.told_front) / 64 < 0.9
         assert drawn.texts("base", cameras) == ["a duck"] * 64  # what a student hears stays as it is
-        assert drawn.faces == prompts.drawn(Streams(0).at(3), 64).faces
-        assert drawn.faces != prompts.drawn(Streams(0).at(4), 64).faces
-    assert PromptSet("a duck").drawn(Streams(0).at(3), 4).faces == ()
+        assert drawn.told_front == prompts.drawn(Streams(0).at(3), 64).told_front
+        assert drawn.told_front != prompts.drawn(Streams(0).at(4), 64).told_front
+    assert PromptSet("a duck").drawn(Streams(0).at(3), 4).told_front == ()
     with pytest.raises(UsageError, match=r"prompts\.front_bias=1\.5 must lie in \[0, 1\]"):
         PromptSet("a duck", front_bias=1.5)

@@ -245,10 +245,17 @@ def test_an_edit_without_a_scene_says_so():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: Inverted(stride=0.0), lambda: Inverted(max_steps=0), lambda: Interval(stride=2)]
+    "make",
+    [
+        lambda: Inverted(stride=0.0),
+        lambda: Inverted(max_steps=0),
+        lambda: Interval(stride=2),
+        lambda: Inverted(start=1.0),
+        lambda: Reparametrized(start=-0.1),
+    ],
 )
 def test_impossible_grids_are_refused(make):
-    with pytest.raises(ValueError, match=r"stride=|max_steps="):
+    with pytest.raises(ValueError, match=r"stride=|max_steps=|start="):
         make()
 
 

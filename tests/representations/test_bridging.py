@@ -38,6 +38,16 @@ def test_longer_fainter_and_smaller_ones_are_left_alone():
     assert torch.equal(bridge(speck, 0.0, -2.0, 6), speck)
 
 
+def test_a_neck_may_lead_through_a_third_part():
+    volume = two_parts()
+    volume[3:6, 21:24, 3:6] = 2.0
+    volume[4, 18:21, 4] = -0.4
+    joined = bridge(volume, 0.0, -2.0, 4)  # seven samples in all, four at most at a time
+    assert bool((joined[4, 10:14, 4] > 0).all() and (joined[4, 18:21, 4] > 0).all())
+    # Only the far part hangs on too long a neck.
+    assert torch.equal(bridge(volume, 0.0, -2.0, 3), volume)
+
+
 def test_one_part_is_returned_as_it_is():
     volume = torch.full((5, 5, 5), -1.0)
     volume[1:4, 1:4, 1:4] = 1.0
@@ -75,5 +85,11 @@ def test_a_ball_on_a_stem_of_fog_becomes_one_closed_surface():
         inside = (p[:, [0, 2]].norm(dim=-1) < 0.04) & (p[:, 1] > 0.05) & (p[:, 1] < 0.3)
         return torch.where(inside, torch.maximum(balls(p), torch.full_like(p[:, 0], -0.5)), balls(p))
 
-    assert euler(Analytic(balls).extract(96)) == 4  # two closed surfaces
+    assert (
+        euler(Analytic(balls).extract(96)) == 4
+    )  # two closed surfaces, with nothing but empty space between
+    steep = Analytic(lambda p: 20 * balls(p)).extract(
+        96
+    )  # a level at which an eighth is below the empty space's value
+    assert euler(steep) == 4
     assert euler(Analytic(stem).extract(96)) == 2

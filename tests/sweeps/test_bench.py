@@ -16,7 +16,7 @@ from threedistill.errors import UsageError
 from threedistill.evaluation.statistics import Estimate
 from threedistill.sweeps import launch as launch_module
 from threedistill.sweeps.gradient_noise import NoiseShare, measure, noise_share, paired_noise
-from threedistill.sweeps.guidance_bench import CLAIMS, PARTS, PROMPTS, RULES, SCALES, chosen
+from threedistill.sweeps.guidance_bench import CLAIMS, FRONT_BIAS, PARTS, PROMPTS, RULES, SCALES, chosen
 from threedistill.sweeps.launch import check_runs
 from threedistill.sweeps.plan import Cell, Setting
 from threedistill.sweeps.table import rows
@@ -67,7 +67,11 @@ def test_settings_mean_what_their_names_say():
     configs = check_runs(cells).configs
     blind, scaled = configs["ESD 1 blind"], configs["VSD s=7.5"]
     assert blind["prior"]["camera"] == "words" and blind["prompts"]["view_words"] is False
-    assert blind["prompts"]["front_bias"] > 0
+    assert blind["prompts"]["front_bias"] == FRONT_BIAS
+    for name in ("SDS view words", "SDS Perp-Neg"):
+        (told,) = check_runs([Cell(PROMPTS[0], 0, named[name])]).configs.values()
+        assert told["prior"]["camera"] == "words" and told["prompts"]["view_words"] is True
+        assert told["prompts"]["front_bias"] == FRONT_BIAS
     assert blind["guidance"]["rule"]["lam"] == 1 and blind["student"]["model"] is not None
     assert scaled["guidance"]["rule"]["cfg"]["scale"] == 7.5
     assert scaled["guidance"]["rule"]["cfg"]["x0_clip"] in ("none", None)
@@ -82,6 +86,8 @@ def test_parts_can_be_cut_but_not_bent():
     )
     with pytest.raises(UsageError, match="the benchmark decides about cfg"):
         chosen(extra=["cfg.scale=3"])
+    with pytest.raises(UsageError, match=r"the benchmark decides about prompts\.front_bias"):
+        chosen(extra=["prompts.front_bias=0"])
     with pytest.raises(UsageError, match="leave nothing"):
         chosen(tier=1, only=("scale",))
 

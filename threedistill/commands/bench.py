@@ -177,6 +177,7 @@ class NoiseRequest:
 
 def noise_shares(root: Path, request: NoiseRequest, only_read: bool) -> list[NoiseShare]:
     """The noise shares of the rules without a student, measured once and kept in ``noise.json``."""
+    from threedistill.config import compose
     from threedistill.evaluation.report import write_json
     from threedistill.evaluation.statistics import Estimate
     from threedistill.resources import assets_dir, weights_hash
@@ -185,15 +186,17 @@ def noise_shares(root: Path, request: NoiseRequest, only_read: bool) -> list[Noi
     from threedistill.sweeps.job import read_json
 
     wanted = [s for s in RULES if s.name in ("SDS", "CSM", "CSD", "ISM", "SDI", "C-SDS")]
+    wanted = [replace(s, overrides=(*s.overrides, *request.extra)) for s in wanted]
     version = f"sha256 {weights_hash(assets_dir() / 'toybox' / 'prior')}"
-    key = {"prompts": list(PROMPTS[: request.prompts]), "extra": list(request.extra), "prior": version}
+    # What the rules are set to counts: new defaults make old shares stale.
+    rules = {s.name: compose(prompt=PROMPTS[0], overrides=s.overrides)["guidance"] for s in wanted}
+    key = {"prompts": list(PROMPTS[: request.prompts]), "rules": rules, "prior": version}
     kept = read_json(root / "noise.json")
     if kept.get("key") != key:
         if only_read:
             return []
         print("measuring the noise in the directions", file=sys.stderr)
-        settings = [replace(s, overrides=(*s.overrides, *request.extra)) for s in wanted]
-        shares = measure(settings, PROMPTS[: request.prompts])
+        shares = measure(wanted, PROMPTS[: request.prompts])
         kept = {"key": key, "shares": [share.as_dict() for share in shares]}
         write_json(root / "noise.json", kept)
     return [

@@ -247,7 +247,7 @@ class Interval:
 class Reparametrized:
     """``x_t = alpha x0 + sigma kappa`` with the teacher's own noise ``kappa`` for this render (SDI).
 
-    ``ddim``: kappa is read off the inversion with the prompt at ``t + gap``. ``fixed_point``: the solution of
+    ``ddim``: kappa is read off the inversion at ``scale`` up to ``t + gap``. ``fixed_point``: the solution of
     ``kappa = eps^s(alpha x0 + sigma kappa)`` there, by iteration from the step's random noise (the paper's definition;
     it converges where the network is a contraction).
 

@@ -45,8 +45,8 @@ def wording(text: str) -> str:
 def named_cameras(texts: Sequence[str], cameras: Cameras) -> Float[Tensor, "B 14"]:
     """The vectors of the cameras that view words name, zeros (no camera) where they name none.
 
-    "Front view" and "back view" are azimuths, "side view" could be either side; elevation, distance and field of view
-    are the views' own.
+    "Front view" and "back view" are azimuths; "side view" could be either side and "overhead view" any. Elevation,
+    distance and field of view are the views' own, also above the 45 degrees from which captions say "overhead".
     """
     from threedistill.toybox.conditioning import camera_vectors
 
@@ -134,10 +134,10 @@ class ToyboxPrior:
 
         rows = len(texts)
         words = stack(self.texts(texts), self.device)
-        seen = camera_vectors(cameras if self.camera != "none" else None, rows)
         if self.camera == "words" and cameras is not None:
-            seen = named_cameras(texts, cameras)
-        seen = seen.to(self.device)
+            seen = named_cameras(texts, cameras).to(self.device)
+        else:
+            seen = camera_vectors(cameras if self.camera == "own" else None, rows).to(self.device)
         behind = background_vectors(background if self.background else None, rows).to(self.device)
         return self.pipeline.condition(words["text"], seen, behind, words["told"])
 

@@ -28,7 +28,7 @@ _CHUNK = 1 << 18
 #: The volume is clipped this far around the level (in potential): farther values only matter by their sign.
 _CLIP = 8.0
 
-#: A neck has at least this share of the surface's density, and is at most this long, metres.
+#: A neck has at least this share of the surface's density, and is at most this long, metres along the axes.
 _FAINT, _NECK = 1 / 8, 0.2
 
 #: Pits up to twice this wide are sealed, metres: two pixels of a 64-pixel view.
@@ -158,7 +158,9 @@ def extract(field: HashGrid, resolution: int) -> Mesh:
             "representation.blob_strength, or draw random backgrounds (background.white below 1)"
         )
     volume = seal(volume, threshold, axes, spacing, _PIT, probe.views)
-    volume = bridge(volume, threshold, field.potential_of(_FAINT * level), round(_NECK / spacing))
+    # Empty space lies at the clip; a neck is more than that.
+    faint = max(field.potential_of(_FAINT * level), threshold - 0.99 * _CLIP)
+    volume = bridge(volume, threshold, faint, round(_NECK / spacing))
     vertices, faces = marching_cubes(volume, threshold, [float(a[0]) for a in axes], spacing)
     if not len(faces):
         raise ThreedistillError(

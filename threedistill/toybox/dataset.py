@@ -5,8 +5,7 @@ are written anew each time. What the embedded prior learns about cameras and wor
 
 * camera told (share ``camera_told``): any view, view words in half of the captions;
 * camera untold with a view word: any view;
-* camera untold without a view word: **biased to front views** (:data:`FRONT_BIAS`), like pictures on the web; this
-  is what gives text-only distillation its many-faced objects.
+* camera untold without a view word: **biased to front views** (:data:`FRONT_BIAS`), like pictures on the web.
 """
 
 from __future__ import annotations
