@@ -11,9 +11,10 @@ before its first step. The student's camera enters behind the time embedding,
     E(c) = W2 silu(W1 f(c) + b1) + b2,  W2 = b2 = 0 at first;  E(none) = a learned vector, 0 at first
 
 so that a fresh student is the teacher without a camera, and the same code serves networks that have no such slot.
-An embedding says the same to every pixel, and a small network takes long to turn it into a picture. So a camera may
-also be drawn: dense layers make a map of features of it, which is added (0 at first, and always 0 without a camera) to
-what the first convolution says.
+An embedding says the same to every pixel, and a small network takes long to turn it into a picture. So what is seen may
+also be drawn, as a map that is added (0 at first) to what the first convolution says: one for all views, and where
+there is a camera, what dense layers make of it. So the blind student learns from every sample, too, and the camera has
+to explain only how views differ.
 Sources: Hu et al. 2021 (LoRA), arXiv 2106.09685; Wang et al. 2023 (ProlificDreamer), arXiv 2305.16213, section 3.3.
 """
 
@@ -35,6 +36,9 @@ from threedistill.priors.student import told_cameras
 from threedistill.protocols import STUDENT_CAMERA, ImageSpace, NetworkPrior, NoisePath, Prior
 from threedistill.toybox.conditioning import CAMERA_SIZE
 from threedistill.types import Cameras, Conditioning, NoiseLevel
+
+#: The common map in units of this: a step of Adam changes it about as much as it changes what dense layers draw.
+_PACE = 100.0
 
 #: Where diffusers' networks embed the time; UNets and transformers.
 TIME_EMBEDDINGS = ("time_embedding", "time_text_embed")
@@ -64,7 +68,9 @@ class CameraEmbedding(nn.Module):
 
 
 class CameraMap(nn.Module):
-    """A map of features drawn from the camera alone: two dense layers, 8 x 8 maps, a convolution that starts at 0.
+    """``M + D(c)``: a map that is learned as it is, and one drawn from the camera; only the first without a camera.
+
+    D is two dense layers, 8 x 8 maps and a convolution that starts at 0, as M does.
 
     Arguments:
         channels: of the network's first convolution.
@@ -77,6 +83,7 @@ class CameraMap(nn.Module):
         self.maps = maps
         self.inner = nn.Linear(CAMERA_SIZE, width)
         self.draw = nn.Linear(width, maps * 64)
+        self.common = nn.Parameter(torch.zeros(channels, 8, 8))
         self.last = nn.Conv2d(maps, channels, 3, padding=1)
         nn.init.normal_(self.inner.weight, std=0.5)
         nn.init.normal_(self.draw.weight, std=width**-0.5)
@@ -86,7 +93,8 @@ class CameraMap(nn.Module):
     def forward(self, camera: Float[Tensor, "B 14"], height: int, width: int) -> Float[Tensor, "B C h w"]:
         x = nn.functional.silu(self.draw(nn.functional.silu(self.inner(camera))))
         x = nn.functional.interpolate(x.unflatten(-1, (self.maps, 8, 8)), (height, width), mode="bilinear")
-        return self.last(x) * camera[:, -1].view(-1, 1, 1, 1)
+        common = nn.functional.interpolate(_PACE * self.common[None], (height, width), mode="bilinear")
+        return common + self.last(x) * camera[:, -1].view(-1, 1, 1, 1)
 
 
 def twin(network: nn.Module) -> nn.Module:
