@@ -183,6 +183,11 @@ def test_the_camera_is_drawn_where_there_is_one():
     out = drawn(torch.cat([camera, torch.zeros(1, 14)]), 16, 16)
     assert not out[2].any() and (out[0] - out[1]).abs().max() > 0.1
     assert out[0, 0].std() > 0.01, "a map, not a constant"
+    with torch.no_grad():
+        drawn.common.normal_()
+    both = drawn(torch.cat([camera, torch.zeros(1, 14)]), 16, 16)
+    assert both[2].std() > 0.1
+    torch.testing.assert_close(both[:2] - out[:2], both[2].expand(2, -1, -1, -1), msg="common to all views")
 
 
 def test_a_trained_student_tells_views_apart_only_by_its_own_camera(prior):
