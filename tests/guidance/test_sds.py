@@ -7,7 +7,7 @@ import torch
 
 from tests.guidance.conftest import scalar_prior
 from threedistill.guidance.cfg import ClassifierFree, clip_x0
-from threedistill.guidance.rules import SDS, direction_from_x0, x0_view
+from threedistill.guidance.rules import SDS, direction_from_x0, wished_x0
 from threedistill.schedule import Ramp
 
 CONDITIONS = {"c": (1.3, 0.7), "": (0.2, 1.4), "n": (-1.0, 1.0)}
@@ -64,7 +64,8 @@ def test_fixed_point_saturates_linearly_with_the_scale(ask):
 def test_l2_form_is_the_same_direction(ask):
     rule = SDS(ClassifierFree(7.5))
     evidence = ask(rule, scalar_prior(CONDITIONS), [-0.4, 0.9], [0.3, -1.2])
-    target = x0_view(rule, evidence, 0.0)
+    target = wished_x0(evidence.x0, rule(evidence, 0.0), evidence.level)
+    torch.testing.assert_close(target, rule.cfg.guided(evidence, 0.0).x0, rtol=0, atol=1e-12)
     torch.testing.assert_close(
         direction_from_x0(evidence.x0, target, evidence), rule(evidence, 0.0), rtol=0, atol=1e-12
     )
@@ -103,7 +104,8 @@ def test_clipping_keeps_the_target_in_range_and_is_exact_inside(ask, how):
     a, b = (r(ask(r, prior, [0.1], [0.2]), 0.0) for r in inside)
     torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
     wild = SDS(ClassifierFree(50.0, x0_clip=how))
-    target = x0_view(wild, ask(wild, prior, [0.1], [0.2]), 0.0)
+    evidence = ask(wild, prior, [0.1], [0.2])
+    target = wished_x0(evidence.x0, wild(evidence, 0.0), evidence.level)
     assert float(target) == pytest.approx(1.0)
 
 

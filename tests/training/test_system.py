@@ -52,6 +52,21 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(tmp_path_factory.mktemp("whole") / "run").run_dir
 
 
+def test_what_the_rule_would_rather_see_is_shown_below_the_renders(whole: Path, tmp_path: Path) -> None:
+    """With a narrow Gaussian it is the true picture, whatever the render looks like."""
+    import numpy as np
+    from PIL import Image
+
+    run = make(tmp_path / "run", "trainer.preview_x0=true", "budget.iterations=12").run_dir
+    both = np.asarray(Image.open(run / "preview" / "000012-x0.png")).astype(float) / 255
+    assert both.shape == (2 * 24, 2 * 24, 3)
+    wished = both[24:].reshape(24, 2, 24, 3)
+    red = (wished[..., 0] - wished[..., 1]).max((0, 2))
+    assert (red > 0.4).all(), "every view's target shows the red ball"
+    assert np.abs(both[:24] - both[24:]).mean() > 0.02
+    assert not list(whole.glob("preview/*-x0.png"))
+
+
 def stop_after(monkeypatch: pytest.MonkeyPatch, iteration: int, number: int = signal.SIGINT) -> None:
     """Send this process a signal when the given iteration has begun."""
     step = stages.ScoreDistillation.training_step

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.guidance.cfg import CFG, rescale_std
-from threedistill.types import Evidence, Query
+from threedistill.types import Evidence, NoiseLevel, Query
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,19 @@ def direction_from_x0(
     return (alpha / sigma) * (x0 - target)
 
 
-def x0_view(rule: SDS, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
-    """``x0_hat``: what the prior would turn the render into, to be decoded for a debugging picture."""
-    return rule.cfg.guided(evidence, progress).x0
+def wished_x0(
+    x0: Float[Tensor, "B C h w"], direction: Float[Tensor, "B C h w"], level: NoiseLevel
+) -> Float[Tensor, "B C h w"]:
+    """``x0 - (sigma / alpha) g``: the clean sample that a rule would rather see, the inverse of the L2 form.
+
+    For SDS it is the guided ``x0_hat`` itself; for other rules the target whose SDS direction equals theirs. Decoded
+    and put beside the render it shows what a rule is pulling at.
+    Source: Guo et al. 2023 (StableDreamer), arXiv 2312.02189, who debug SDS with it.
+
+    Arguments:
+        x0: (B, C, h, w) the clean sample.
+        direction: (B, C, h, w) the rule's, unweighted.
+        level: its noise levels.
+    """
+    alpha, sigma = level.scales(x0)
+    return x0 - sigma / alpha * direction

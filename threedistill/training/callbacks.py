@@ -123,12 +123,26 @@ class MetricsFile(pl.Callback):
 
 
 class Previews(pl.Callback):
-    """Writes a strip of views every ``every`` iterations and at the end (white background, no jitter)."""
+    """Writes a strip of views every ``every`` iterations and at the end (white background, no jitter).
+
+    With ``x0`` also the last step's renders over what the rule would rather see, each as the prior sees it.
+    """
 
     def __init__(
-        self, run: RunFolder, every: int = 100, views: int = 4, size: int = 128, before: int = 0
+        self,
+        run: RunFolder,
+        every: int = 100,
+        views: int = 4,
+        size: int = 128,
+        before: int = 0,
+        x0: bool = False,
     ) -> None:
         self.run, self.every, self.views, self.size, self.before = run, every, views, size, before
+        self.x0 = x0
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, ScoreDistillation)
+        pl_module.keep_wishes = self.x0
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, ScoreDistillation)
@@ -148,7 +162,11 @@ class Previews(pl.Callback):
             shading=system.stage.shading,
         )
         rgb = system.representation.render(cameras, context).rgb
-        write_bytes(self.run.preview(self.before + iteration), png_bytes(torch.cat(list(rgb), 1)))
+        path = self.run.preview(self.before + iteration)
+        write_bytes(path, png_bytes(torch.cat(list(rgb), 1)))
+        if system.wishes is not None:
+            rows = [torch.cat(list(system.prior.space.decode(x0).clamp(0, 1)), 1) for x0 in system.wishes]
+            write_bytes(path.with_name(f"{path.stem}-x0.png"), png_bytes(torch.cat(rows)))
 
 
 class ProgressLine(pl.Callback):

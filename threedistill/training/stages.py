@@ -31,13 +31,16 @@ class TrainerSettings:
     """How a run is watched and saved; none of it changes the result.
 
     Arguments:
-        preview_every: iterations between preview strips; 0 = none but the last.
+        preview_every: iterations between preview strips; 0 = none.
+        preview_x0: beside each strip, ``NNNNNN-x0.png``: above the step's own renders, below what the rule would rather
+            see (``x0 - (sigma / alpha) g``; for SDS the prior's guided picture).
         checkpoint_every, checkpoint_seconds: whichever comes first.
         log_every: iterations between rows of metrics.csv.
         max_rows: largest batch a network is given at once; None = all rows.
     """
 
     preview_every: int = 100
+    preview_x0: bool = False
     checkpoint_every: int = 50
     checkpoint_seconds: float = 15.0
     log_every: int = 10
@@ -89,7 +92,7 @@ def run_stage(
     callbacks: list[pl.Callback] = [
         _Restore(state), stop, progress,
         MetricsFile(run.metrics, index, settings.log_every),
-        Previews(run, settings.preview_every, before=before), checkpoints,
+        Previews(run, settings.preview_every, before=before, x0=settings.preview_x0), checkpoints,
     ]  # fmt: skip
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     with warnings.catch_warnings():

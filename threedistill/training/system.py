@@ -16,6 +16,7 @@ from torch import Tensor
 
 from threedistill.cameras import CameraSampler
 from threedistill.guidance.regularizers import Regularizers
+from threedistill.guidance.rules import wished_x0
 from threedistill.guidance.surrogate import Surrogate
 from threedistill.guidance.trajectory import Situation, collect, draw_noise
 from threedistill.guidance.weighting import Weighting, apply
@@ -157,6 +158,9 @@ class ScoreDistillation(pl.LightningModule):
         self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))
         self.register_buffer("mean_color", torch.full((3,), 0.5))
         self.metrics: dict[str, float] = {}
+        #: Where asked for: the last step's clean samples, and what the rule would rather see.
+        self.keep_wishes = False
+        self.wishes: tuple[Tensor, Tensor] | None = None
         #: The watchdog's warnings: those of the last step, and all of this process.
         self.warnings: list[str] = []
         self.warned: list[str] = []
@@ -263,7 +267,10 @@ class ScoreDistillation(pl.LightningModule):
             self._unedited(cameras, background),
         )  # fmt: skip
         evidence = collect(guidance.rule, situation, progress)
-        weighted = apply(guidance.weighting(level), guidance.rule(evidence, progress).to(x0))
+        g = guidance.rule(evidence, progress).to(x0)
+        if self.keep_wishes:
+            self.wishes = (x0.detach(), wished_x0(x0.detach(), g, level))
+        weighted = apply(guidance.weighting(level), g)
         direction, nonfinite = guidance.surrogate.guard(weighted, progress)
         return direction, float(level.index.mean()), nonfinite
 
