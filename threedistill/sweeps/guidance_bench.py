@@ -121,6 +121,8 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
               ("VSD blind", "ESD 1 blind"), "SDS blind"),
         Claim("ESD (lambda 0.5) is more varied than VSD over seeds", _ESD, "diversity", "VSD blind", "ESD 0.5 blind",
               "higher", ("VSD blind", "ESD 0.5 blind")),
+        Claim("VSD is more varied than SDS over seeds, blind", _PROLIFIC, "diversity", "SDS blind", "VSD blind", "higher",
+              ("VSD blind",)),
         Claim("VSD lowers SDS's Janus estimate", "for comparison", "janus", "SDS blind", "VSD blind", "lower",
               ("VSD blind",), "SDS blind"),
     ),
