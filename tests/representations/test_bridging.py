@@ -48,18 +48,6 @@ def test_a_neck_may_lead_through_a_third_part():
     assert torch.equal(bridge(volume, 0.0, -2.0, 3), volume)
 
 
-def test_a_gap_too_narrow_to_be_seen_is_closed_whatever_is_in_it():
-    volume = two_parts(faint=-5.0)
-    joined = bridge(volume, 0.0, None, 4)
-    changed = (joined != volume).nonzero()
-    assert (
-        len(changed) == 4
-        and changed[:, 1].tolist() == [10, 11, 12, 13]
-        and bool((joined[joined != volume] > 0).all())
-    )
-    assert torch.equal(bridge(volume, 0.0, None, 3), volume)
-
-
 def test_one_part_is_returned_as_it_is():
     volume = torch.full((5, 5, 5), -1.0)
     volume[1:4, 1:4, 1:4] = 1.0

@@ -47,7 +47,7 @@ class ExportSettings:
     faces: int = 10_000
     texture_size: int = 512
     smooth_iterations: int = 10
-    keep_fraction: float = 0.05
+    keep_fraction: float = 0.025
     gutter: int = 4
     unit_size: float = 1.0
     origin: Origin = "center"

@@ -23,7 +23,7 @@ _MARGIN = 0.5
 
 
 def bridge(
-    volume: Float[Tensor, "X Y Z"], threshold: float, faint: float | None, reach: int
+    volume: Float[Tensor, "X Y Z"], threshold: float, faint: float, reach: int
 ) -> Float[Tensor, "X Y Z"]:
     """The volume with the parts of ``{v > threshold}`` joined where a short faint neck holds them to the largest.
 
@@ -34,7 +34,7 @@ def bridge(
     Arguments:
         volume: potentials on a lattice.
         threshold: the surface's potential.
-        faint: the least potential of a neck, below ``threshold``; None = any, for gaps too narrow to be seen.
+        faint: the least potential of a neck, below ``threshold``.
         reach: samples that a neck between two parts may have at most, counted along the axes.
     """
     from scipy import ndimage
@@ -48,10 +48,7 @@ def bridge(
     parts = [k for k in np.flatnonzero(sizes >= _FLOATER * sizes[largest]) if k != largest]
     if not parts:
         return volume
-    weak = (
-        values > faint if faint is not None else ndimage.binary_dilation(label > 0, iterations=reach // 2 + 1)
-    )
-    before, samples = _shortest_paths(label, count, np.maximum(threshold - values, 0.0), weak, largest)
+    before, samples = _shortest_paths(label, count, values, threshold, faint, largest)
     result = volume.clone()
     flat = result.view(-1)
     for part in parts:
@@ -63,7 +60,7 @@ def bridge(
 
 
 def _shortest_paths(
-    label: np.ndarray, count: int, lacks: np.ndarray, weak: np.ndarray, root: int
+    label: np.ndarray, count: int, values: np.ndarray, threshold: float, faint: float, root: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Dijkstra's predecessors from one part, and the lattice's indices of the faint samples.
 
@@ -72,10 +69,11 @@ def _shortest_paths(
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import dijkstra
 
-    shell = weak & (label == 0)
+    shell = (values > faint) & (label == 0)
     samples = np.flatnonzero(shell)
     node = np.where(label > 0, label - 1, -1)
     node[shell] = count + np.arange(len(samples))
+    lacks = np.maximum(threshold - values, 0.0)
     ends, costs = [], []
     for axis in range(3):
         one, other = [slice(None)] * 3, [slice(None)] * 3

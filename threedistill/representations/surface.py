@@ -31,10 +31,6 @@ _CLIP = 8.0
 #: A neck has at least this share of the surface's density, and is at most this long, metres along the axes.
 _FAINT, _NECK = 1 / 8, 0.2
 
-#: Parts closer than this, metres along the axes, belong together whatever is between them: a view of 64 pixels, each
-#: 0.04 m wide, cannot tell them apart.
-_GAP = 0.08
-
 #: Pits up to twice this wide are sealed, metres: two pixels of a 64-pixel view.
 _PIT = 0.04
 
@@ -165,7 +161,6 @@ def extract(field: HashGrid, resolution: int) -> Mesh:
     # Empty space lies at the clip; a neck is more than that.
     faint = max(field.potential_of(_FAINT * level), threshold - 0.99 * _CLIP)
     volume = bridge(volume, threshold, faint, round(_NECK / spacing))
-    volume = bridge(volume, threshold, None, round(_GAP / spacing))
     vertices, faces = marching_cubes(volume, threshold, [float(a[0]) for a in axes], spacing)
     if not len(faces):
         raise ThreedistillError(
