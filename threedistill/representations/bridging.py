@@ -40,12 +40,13 @@ def bridge(
     from scipy import ndimage
 
     values = volume.detach().cpu().double().numpy()
-    label, count = ndimage.label(values > threshold)
+    label = np.zeros(values.shape, np.int32)
+    count = int(ndimage.label(values > threshold, output=label))  # pyright: ignore[reportArgumentType]
     if count < 2:
         return volume
     sizes = np.bincount(label.ravel())[1:]
     largest = int(sizes.argmax())
-    parts = [k for k in np.flatnonzero(sizes >= _FLOATER * sizes[largest]) if k != largest]
+    parts = [int(k) for k in np.flatnonzero(sizes >= _FLOATER * sizes[largest]) if k != largest]
     if not parts:
         return volume
     before, samples = _shortest_paths(label, count, values, threshold, faint, largest)
