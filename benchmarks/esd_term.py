@@ -11,6 +11,7 @@ noise levels cancel) and their ratio.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 import torch
 
@@ -49,9 +50,7 @@ def main() -> None:
             seen.append((float(vsd.square().mean()), float((own - blind).square().mean())))
             return rule(evidence, progress)
 
-    system.guidance = type(system.guidance)(
-        Watched(), system.guidance.timesteps, system.guidance.weighting, system.guidance.surrogate
-    )
+    system.guidance = replace(system.guidance, rule=Watched())
     print("progress   teacher - student   student - blind   ratio")
     for index in range(options.iterations):
         system.training_step(index)

@@ -27,7 +27,8 @@ class StudentTraining:
         steps: optimizer steps per scene step, each with fresh noise on all views.
         lr: AdamW's rate, reached after ``warmup`` of its steps.
         warmup: optimizer steps of linear warm-up.
-        camera_dropout: how often a sample's camera is withheld; its null camera (ESD) learns from these alone.
+        camera_dropout: how often a sample's camera is withheld; what only its null camera has (ESD) is learned from
+            these alone.
         timesteps: at which noise levels it learns; None = those at which the rule asks.
         betas, weight_decay: of AdamW.
         measure_every: scene steps between measurements of what it has learned.
