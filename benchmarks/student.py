@@ -81,7 +81,7 @@ def main() -> None:
     prior = build(config["prior"]["model"], "prior.model")
     student = build(model, "student.model").attach(prior, 0)
     settings: StudentTraining = build(
-        {**training, "timesteps": None, "measure_every": 10**9}, "student.training"
+        {**training, "timesteps": None, "measured_at": None, "measure_every": 10**9}, "student.training"
     )
     step = StudentStep(settings, PromptSet(options.prompt), Uniform(Window(*options.window), draw="spread"))
     optimizer, views = step.optimizer(student), Views(prior, options.prompt, options.views)

@@ -8,6 +8,7 @@ import torch
 from tests.guidance.conftest import double_level, scalar_prior
 from threedistill.cameras import orbit
 from threedistill.guidance.evidence import gather
+from threedistill.guidance.trajectory import Situation
 from threedistill.prediction import Prediction
 from threedistill.priors.noise_path import DiscretePath, RectifiedFlowPath
 from threedistill.prompts import PromptSet
@@ -24,9 +25,11 @@ class Recorder:
         self.weight = torch.randn(5, 5)
         self.path = DiscretePath.from_betas()
         self.rows: list[int] = []
+        self.told: list[int] = []
         self.extra_camera = extra_camera
 
     def conditioning(self, texts, cameras, background):
+        self.told.append(len(texts))
         out = {"text": torch.tensor([[float(len(t)), float(sum(map(ord, t)) % 97)] for t in texts])}
         if self.extra_camera:
             out["camera"] = torch.zeros(len(texts), 1) if cameras is None else cameras.azimuth[:, None].sin()
@@ -73,10 +76,22 @@ def test_one_forward_pass_and_no_question_twice():
     network = Recorder()
     evidence = collect(network, QUERIES)
     assert network.rows == [16]  # five queries, of which "again" repeats "uncond"
+    assert network.told == [12, 4]  # three wordings with their cameras, one without
     assert evidence["again"].value is evidence["uncond"].value
     network = Recorder()
     collect(network, QUERIES, max_rows=6)
     assert network.rows == [6, 6, 4]
+
+
+def test_a_step_tells_the_networks_every_wording_once():
+    network, (cameras, x0, level, noise) = Recorder(), situation()
+    step = Situation({"teacher": network}, PromptSet("a duck"), cameras, None, x0, level, noise)
+    first = step.ask((Query("uncond", text="null"),))
+    both = step.ask((Query("cond"), Query("uncond", text="null")))
+    assert network.told == [4, 4]
+    torch.testing.assert_close(both["uncond"].value, first["uncond"].value, rtol=0, atol=1e-5)
+    alone = collect(Recorder(), (Query("cond"),))
+    torch.testing.assert_close(both["cond"].value, alone["cond"].value, rtol=0, atol=1e-5)
 
 
 def test_equal_wordings_are_one_question():

@@ -74,6 +74,18 @@ def test_camera_and_background_are_told_only_where_allowed(folder):
     assert torch.equal(answer(untold, texts, None, torch.zeros(2, 3)), null)
 
 
+def test_a_sketch_without_camera_is_drawn_once_per_wording(folder):
+    prior, texts = ToyboxPrior(folder=str(folder)), ["a red mushroom", "a blue apple"]
+    told = prior.conditioning(texts, None, torch.rand(2, 3))
+    kept = prior.texts(texts)
+    prior.pipeline.sketch.forward = None  # whoever calls it now fails
+    again = prior.conditioning(texts[::-1], None, torch.rand(2, 3))
+    assert torch.equal(again["encoder_hidden_states"], told["encoder_hidden_states"].flip(0))
+    assert not torch.equal(kept[0]["drawn"], kept[1]["drawn"])
+    with pytest.raises(TypeError):
+        prior.conditioning(texts, orbit(2), None)
+
+
 def test_prompts_are_normalised_and_checked():
     assert wording("") == ""
     assert wording("A DSLR photo of two red mushrooms!".replace("two ", "")) == "a red mushroom"

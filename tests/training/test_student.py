@@ -98,6 +98,19 @@ def test_gains_are_zero_at_first_and_then_say_what_was_learned():
     assert Gains(camera=0.3, null=0.5, frozen=0.6).camera_gain == pytest.approx(0.2)
 
 
+def test_gains_are_taken_where_told_wherever_the_student_learns():
+    """Known renders leave no loss at any level; a fresh Gaussian's depends on the level, so it says which was used."""
+    high, same = Annealed(start=0.9, end=0.9), Annealed(start=0.5, end=0.5)
+
+    def frozen(**training) -> float:
+        student, step, shown = scalar_world(**training)
+        return step.measure(student, shown, Streams(5), 0.0, draws=40).frozen
+
+    assert frozen() == frozen(measured_at=same)
+    assert frozen(measured_at=high) == frozen(timesteps=high) < 0.5 * frozen()
+    assert frozen(timesteps=high, measured_at=same) == frozen()
+
+
 def test_camera_dropout_decides_what_the_null_camera_learns():
     always, never = (scalar_world(camera_dropout=d)[0:3] for d in (1.0, 0.0))
     learn(*always, 3)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -13,6 +14,23 @@ from threedistill.prediction import NoiseLevel, Prediction, stack_levels
 from threedistill.prompts import PromptSet
 from threedistill.protocols import Prior
 from threedistill.types import Cameras, Conditioning, Evidence, Query
+
+#: What networks were told about a step's views, by network, camera and texts.
+Told = dict[tuple[str, str, tuple[str, ...]], Conditioning]
+
+
+class _Key(NamedTuple):
+    """What makes two queries the same."""
+
+    network: str
+    texts: tuple[str, ...]
+    camera: str
+    point: str
+
+    @property
+    def topic(self) -> tuple[str, str, tuple[str, ...]]:
+        """What it is about, wherever it looks."""
+        return self.network, self.camera, self.texts
 
 
 @dataclass(frozen=True)
@@ -43,6 +61,7 @@ def gather(
     max_rows: int | None = None,
     points: Mapping[str, tuple[Tensor, NoiseLevel]] | None = None,
     known: Mapping[str, Prediction] | None = None,
+    told: Told | None = None,
 ) -> Evidence:
     """Ask every query once and return the answers by name.
 
@@ -63,6 +82,7 @@ def gather(
         points: further noisy samples by name, from a trajectory. One named ``t`` replaces the step's own, and the
             evidence's noise becomes the one that is in it, ``(x_t - alpha x0) / sigma``.
         known: answers that the trajectory already has, by name.
+        told: what networks were told before about these views, looked up and added to.
 
     Raises:
         ValueError: a network or point that does not exist, one name for two questions, or shapes that
@@ -79,8 +99,8 @@ def gather(
         x_t, level = points["t"]
         alpha, sigma = level.scales(x_t)
         noise = (x_t - alpha * x0) / sigma
-    questions: dict[tuple[object, ...], _Question] = {}
-    asked_as: dict[str, tuple[object, ...]] = {}
+    asked: dict[_Key, None] = {}
+    asked_as: dict[str, _Key] = {}
     for query in queries:
         if query.network not in networks:
             raise ValueError(
@@ -95,16 +115,16 @@ def gather(
         same = networks[query.network] is networks.get("teacher")
         network = "teacher" if same else query.network
         texts = tuple(prompts.texts(query.text, cameras))
-        key = (network, texts, query.camera, query.point)
+        key = _Key(network, texts, query.camera, query.point)
         if asked_as.setdefault(query.name, key) != key:
             raise ValueError(f"two different queries are both named {query.name!r}")
-        if key not in questions:
-            told = cameras if query.camera == "own" else None
-            conditioning = networks[network].conditioning(texts, told, background)
-            questions[key] = _Question(network, conditioning, *samples[query.point])
+        asked[key] = None
 
-    answers: dict[tuple[object, ...], Prediction] = {}
-    batches: dict[tuple[object, ...], list[tuple[object, ...]]] = {}
+    told = {} if told is None else told
+    _tell(told, asked, networks, cameras, background)
+    questions = {key: _Question(key.network, told[key.topic], *samples[key.point]) for key in asked}
+    answers: dict[_Key, Prediction] = {}
+    batches: dict[tuple[object, ...], list[_Key]] = {}
     for key, question in questions.items():
         batches.setdefault(question.batch_key, []).append(key)
     for keys in batches.values():
@@ -112,6 +132,31 @@ def gather(
         answers.update(zip(keys, _ask(networks, group, max_rows)))
     found = {name: answers[key] for name, key in asked_as.items()}
     return Evidence({**(known or {}), **found}, x0, noise, level, cameras)
+
+
+def _tell(
+    told: Told,
+    asked: Iterable[_Key],
+    networks: Mapping[str, Prior],
+    cameras: Cameras,
+    background: Float[Tensor, "B 3"] | None,
+) -> None:
+    """Adds what ``told`` lacks: one call per network and camera for all texts."""
+    wordings: dict[tuple[str, str], dict[tuple[str, ...], None]] = {}
+    for key in asked:
+        if key.topic not in told:
+            wordings.setdefault((key.network, key.camera), {})[key.texts] = None
+    views = len(cameras)
+    for (network, camera), many in wordings.items():
+        rows = torch.arange(views).repeat(len(many))
+        whole = networks[network].conditioning(
+            [text for texts in many for text in texts],
+            cameras[rows] if camera == "own" else None,
+            None if background is None else background[rows],
+        )
+        for i, texts in enumerate(many):
+            part = slice(i * views, (i + 1) * views)
+            told[network, camera, texts] = {k: v[part] for k, v in whole.items()}
 
 
 def _ask(networks: Mapping[str, Prior], group: list[_Question], max_rows: int | None) -> list[Prediction]:

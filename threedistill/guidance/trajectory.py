@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.guidance.cfg import CFG, ClassifierFree, combine
-from threedistill.guidance.evidence import gather
+from threedistill.guidance.evidence import Told, gather
 from threedistill.prediction import NoiseLevel, Prediction
 from threedistill.prompts import PromptSet
 from threedistill.protocols import GuidanceRule, NoisePath, Prior
@@ -39,6 +39,7 @@ class Situation:
         networks, prompts, cameras, background, x0, level, noise, max_rows: as for
             :func:`~threedistill.guidance.evidence.gather`.
         reference: (B, C, h, w) the encoded renders of the unedited scene, for edits.
+        told: what the networks were told in this step; a trajectory asks the same words again and again.
     """
 
     networks: Mapping[str, Prior]
@@ -50,6 +51,7 @@ class Situation:
     noise: Float[Tensor, "B C h w"]
     max_rows: int | None = None
     reference: Float[Tensor, "B C h w"] | None = None
+    told: Told = field(default_factory=Told)
 
     @property
     def path(self) -> NoisePath:
@@ -62,7 +64,7 @@ class Situation:
         """The answers to some questions, at the step's own point or others."""
         return gather(
             queries, self.networks, self.prompts, self.cameras, self.background, self.x0, self.level, self.noise,
-            max_rows=self.max_rows, points=points, known=known,
+            max_rows=self.max_rows, points=points, known=known, told=self.told,
         )  # fmt: skip
 
 

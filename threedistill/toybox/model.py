@@ -241,13 +241,15 @@ class ToyboxPipeline(DiffusionPipeline):
         camera: Float[Tensor, "B 14"],
         background: Float[Tensor, "B 4"],
         told: Float[Tensor, "B W"] | None = None,
+        drawn: Float[Tensor, "B 64 h w"] | None = None,
     ) -> dict[str, Tensor]:
         """The UNet's keyword arguments from encoded text and camera / background vectors (zeros = untold).
 
-        ``told`` is what the sketch makes of the text, where it is known already.
+        ``told`` is what the sketch makes of the text, ``drawn`` what it draws of text and camera, where they are known
+        already.
         """
         camera, background = camera.to(text), background.to(text)
-        drawn = self.sketch(text, camera, told)
+        drawn = self.sketch(text, camera, told) if drawn is None else drawn
         return {
             "encoder_hidden_states": torch.cat([text, self.camera_tokens(camera)], 1),
             "class_labels": class_vector(text, torch.cat([camera, background], -1)),

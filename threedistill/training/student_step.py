@@ -30,6 +30,8 @@ class StudentTraining:
         camera_dropout: how often a sample's camera is withheld; what only its null camera has (ESD) is learned from
             these alone.
         timesteps: at which noise levels it learns; None = those at which the rule asks.
+        measured_at: at which noise levels its gains are taken; None = those at which it learns. A policy that stays
+            where it is makes gains comparable along a run and between settings.
         betas, weight_decay: of AdamW.
         measure_every: scene steps between measurements of what it has learned.
     """
@@ -39,6 +41,7 @@ class StudentTraining:
     warmup: int = 20
     camera_dropout: float = 0.1
     timesteps: TimestepPolicy | None = None
+    measured_at: TimestepPolicy | None = None
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
     measure_every: int = 25
@@ -109,7 +112,8 @@ class StudentStep(nn.Module):
     def __init__(self, training: StudentTraining, prompts: PromptSet, asked: TimestepPolicy) -> None:
         super().__init__()
         self.settings, self.prompts = training, prompts
-        self.timesteps = asked if training.timesteps is None else training.timesteps
+        self.learned_at = asked if training.timesteps is None else training.timesteps
+        self.measured_at = self.learned_at if training.measured_at is None else training.measured_at
         self.register_buffer("measured", torch.zeros(3))
 
     def optimizer(self, student: Student) -> torch.optim.Optimizer:
@@ -171,14 +175,14 @@ class StudentStep(nn.Module):
     def _loss(
         self, student: Student, shown: Shown, conditioning: Conditioning, rng: Streams, progress: float
     ) -> Float[Tensor, "B"]:
-        level, noise, x_t = self._noised(student, shown, rng, progress)
+        level, noise, x_t = self._noised(self.learned_at, student, shown, rng, progress)
         return denoising_loss(student.answer(x_t, level, conditioning), shown.x0, noise)
 
     def _noised(
-        self, student: Prior, shown: Shown, rng: Streams, progress: float
+        self, levels: TimestepPolicy, student: Prior, shown: Shown, rng: Streams, progress: float
     ) -> tuple[NoiseLevel, Tensor, Tensor]:
         x0 = shown.x0
-        level = self.timesteps.sample(student.path, progress, rng, len(x0), student.view_group).to(x0.device)
+        level = levels.sample(student.path, progress, rng, len(x0), student.view_group).to(x0.device)
         noise = rng.normal_per_view("noise", len(x0), *x0.shape[1:]).to(x0)
         return level, noise, level.add_noise(x0, noise)
 
@@ -195,7 +199,9 @@ class StudentStep(nn.Module):
         frozen = student.frozen
         sums = torch.zeros(3)
         for draw in range(draws):
-            level, noise, x_t = self._noised(student, shown, rng.branched(str(draw)), progress)
+            level, noise, x_t = self._noised(
+                self.measured_at, student, shown, rng.branched(str(draw)), progress
+            )
             answers = (
                 student.predict(x_t, level, told),
                 student.predict(x_t, level, untold),

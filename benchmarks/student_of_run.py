@@ -1,0 +1,84 @@
+"""What the student of a finished run knows at each noise level, and what VSD does there to the finest detail.
+
+    python benchmarks/student_of_run.py RUN [RUN ...]
+
+``gain`` is ``student_gain`` at that level. ``pull`` is the share of the render's finest detail ``h = x0 - blur(x0)`` inside
+the object that VSD's direction ``x0_student - x0_teacher`` (without guidance, without weights) holds,
+``<direction, h> / <h, h>``: a step takes away what is positive and adds to what is negative.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from threedistill.config import read_config
+from threedistill.guidance.timesteps import Uniform, Window
+from threedistill.guidance.trajectory import Situation
+from threedistill.protocols import RenderContext
+from threedistill.training.assemble import build_prior, build_stages
+from threedistill.training.checkpoint import StageState
+from threedistill.training.student_step import Shown
+from threedistill.types import Query
+
+LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 0.95)
+BATCHES, DRAWS = 4, 4
+#: 5 x 5 binomial weights.
+BLUR = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]).outer(torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0])) / 256
+
+
+def finest(pictures: torch.Tensor, opacity: torch.Tensor) -> torch.Tensor:
+    """(B, h, w, 3) what a blur takes away, 0 within two pixels of the outline and outside."""
+    planes = pictures.permute(0, 3, 1, 2)
+    padded = F.pad(planes, (2, 2, 2, 2), mode="replicate").flatten(0, 1)[:, None]
+    inside = -F.max_pool2d(-opacity.permute(0, 3, 1, 2), 5, 1, 2)
+    blurred = F.conv2d(padded, BLUR[None, None]).view_as(planes)
+    return ((planes - blurred) * inside).permute(0, 2, 3, 1)
+
+
+@torch.no_grad()
+def report(run: Path) -> None:
+    config = read_config(run / "config.yaml")
+    system = build_stages(config, build_prior(config, torch.device("cpu")), torch.device("cpu"))[-1]
+    student, step = system.student, system.student_step
+    if student is None or step is None:
+        raise SystemExit(f"{run}: guidance={config['guidance']['name']} has no student")
+    StageState(sorted(run.glob("checkpoints/*/last.safetensors"))[-1]).load_module(system)
+    space, end = system.prior.space, system.stage.iterations
+    print(f"{run}\n     t    gain    pull")
+    for fraction in LEVELS:
+        step.measured_at = Uniform(Window(fraction, fraction))
+        losses, held, whole = torch.zeros(2), 0.0, 0.0
+        for batch in range(BATCHES):
+            rng = system.streams.at(end).branched(f"report/{batch}")
+            cameras, background = system._views(1.0, rng)
+            context = RenderContext(progress=1.0, background=background, rng=rng, shading=system.stage.shading)
+            out = system.representation.render(cameras, context)
+            x0 = space.encode(out.rgb)
+            gains = step.measure(student, Shown(x0, cameras, background), rng, 1.0, DRAWS)
+            losses += torch.tensor([gains.camera, gains.frozen])
+            detail = finest(space.decode(x0), out.opacity)
+            level = system.prior.path.at_fraction(torch.full((len(cameras),), fraction))
+            for draw in range(DRAWS):
+                noise = rng.branched(str(draw)).normal_per_view("noise", len(cameras), *space.shape)
+                asked = Situation(
+                    system.networks, system.prompts, cameras, background, x0, level, noise
+                ).ask((Query("teacher"), Query("student", network="student", text="base")))
+                direction = space.decode(asked["student"].x0) - space.decode(asked["teacher"].x0)
+                held += float((direction * detail).sum())
+                whole += float(detail.square().sum())
+        print(f"{fraction:6.2f} {float(1 - losses[0] / losses[1]):7.3f} {held / whole:+7.3f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path)
+    for run in parser.parse_args().runs:
+        report(run)
+
+
+if __name__ == "__main__":
+    main()
