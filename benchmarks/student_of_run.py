@@ -2,9 +2,10 @@
 
     python benchmarks/student_of_run.py RUN [RUN ...]
 
-``gain`` is ``student_gain`` at that level. ``pull`` is the share of the render's finest detail ``h = x0 - blur(x0)`` inside
-the object that VSD's direction ``x0_student - x0_teacher`` (without guidance, without weights) holds,
-``<direction, h> / <h, h>``: a step takes away what is positive and adds to what is negative.
+``gain`` is ``student_gain`` at that level. ``vsd`` is how strongly VSD's direction ``d = x0_student - x0_teacher``
+(without guidance, without weights) pulls on the render's finest detail ``h = x0 - blur(x0)`` inside the object, as a
+share of what SDS's ``x0 - x0_teacher`` does, ``<d, h> / <d_sds, h>``: a step takes detail away where it is positive
+and adds to it where it is negative.
 """
 
 from __future__ import annotations
@@ -48,29 +49,32 @@ def report(run: Path) -> None:
         raise SystemExit(f"{run}: guidance={config['guidance']['name']} has no student")
     StageState(sorted(run.glob("checkpoints/*/last.safetensors"))[-1]).load_module(system)
     space, end = system.prior.space, system.stage.iterations
-    print(f"{run}\n     t    gain    pull")
+    print(f"{run}\n     t    gain     vsd")
     for fraction in LEVELS:
         step.measured_at = Uniform(Window(fraction, fraction))
-        losses, held, whole = torch.zeros(2), 0.0, 0.0
+        losses, own, plain = torch.zeros(2), 0.0, 0.0
         for batch in range(BATCHES):
             rng = system.streams.at(end).branched(f"report/{batch}")
             cameras, background = system._views(1.0, rng)
-            context = RenderContext(progress=1.0, background=background, rng=rng, shading=system.stage.shading)
+            context = RenderContext(
+                progress=1.0, background=background, rng=rng, shading=system.stage.shading
+            )
             out = system.representation.render(cameras, context)
             x0 = space.encode(out.rgb)
+            picture = space.decode(x0)
             gains = step.measure(student, Shown(x0, cameras, background), rng, 1.0, DRAWS)
             losses += torch.tensor([gains.camera, gains.frozen])
-            detail = finest(space.decode(x0), out.opacity)
+            detail = finest(picture, out.opacity)
             level = system.prior.path.at_fraction(torch.full((len(cameras),), fraction))
             for draw in range(DRAWS):
                 noise = rng.branched(str(draw)).normal_per_view("noise", len(cameras), *space.shape)
-                asked = Situation(
-                    system.networks, system.prompts, cameras, background, x0, level, noise
-                ).ask((Query("teacher"), Query("student", network="student", text="base")))
-                direction = space.decode(asked["student"].x0) - space.decode(asked["teacher"].x0)
-                held += float((direction * detail).sum())
-                whole += float(detail.square().sum())
-        print(f"{fraction:6.2f} {float(1 - losses[0] / losses[1]):7.3f} {held / whole:+7.3f}", flush=True)
+                asked = Situation(system.networks, system.prompts, cameras, background, x0, level, noise).ask(
+                    (Query("teacher"), Query("student", network="student", text="base"))
+                )
+                teacher = space.decode(asked["teacher"].x0)
+                own += float(((space.decode(asked["student"].x0) - teacher) * detail).sum())
+                plain += float(((picture - teacher) * detail).sum())
+        print(f"{fraction:6.2f} {float(1 - losses[0] / losses[1]):7.3f} {own / plain:+7.3f}", flush=True)
 
 
 def main() -> None:
