@@ -5,7 +5,7 @@
 ``gain`` is ``student_gain`` at that level. ``vsd`` is how strongly VSD's direction ``d = x0_student - x0_teacher``
 (without guidance, without weights) pulls on the render's finest detail ``h = x0 - blur(x0)`` inside the object, as a
 share of what SDS's ``x0 - x0_teacher`` does, ``<d, h> / <d_sds, h>``: a step takes detail away where it is positive
-and adds to it where it is negative.
+and adds to it where it is negative. All three are pictures, clipped to [0, 1].
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from threedistill.guidance.trajectory import Situation
 from threedistill.protocols import RenderContext
 from threedistill.training.assemble import build_prior, build_stages
 from threedistill.training.checkpoint import StageState
+from threedistill.training.run_folder import RunFolder
 from threedistill.training.student_step import Shown
 from threedistill.types import Query
 
@@ -32,10 +33,11 @@ BLUR = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]).outer(torch.tensor([1.0, 4.0, 6.0
 
 
 def finest(pictures: torch.Tensor, opacity: torch.Tensor) -> torch.Tensor:
-    """(B, h, w, 3) what a blur takes away, 0 within two pixels of the outline and outside."""
+    """(B, h, w, 3) what a blur takes away, 0 within two pixels of the outline and outside; ``opacity`` of any size."""
     planes = pictures.permute(0, 3, 1, 2)
     padded = F.pad(planes, (2, 2, 2, 2), mode="replicate").flatten(0, 1)[:, None]
-    inside = -F.max_pool2d(-opacity.permute(0, 3, 1, 2), 5, 1, 2)
+    covered = F.interpolate(opacity.permute(0, 3, 1, 2), planes.shape[-2:], mode="area")
+    inside = -F.max_pool2d(-covered, 5, 1, 2)
     blurred = F.conv2d(padded, BLUR[None, None]).view_as(planes)
     return ((planes - blurred) * inside).permute(0, 2, 3, 1)
 
@@ -43,11 +45,15 @@ def finest(pictures: torch.Tensor, opacity: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def report(run: Path) -> None:
     config = read_config(run / "config.yaml")
-    system = build_stages(config, build_prior(config, torch.device("cpu")), torch.device("cpu"))[-1]
+    stages = build_stages(config, build_prior(config, torch.device("cpu")), torch.device("cpu"))
+    system = stages[-1]
     student, step = system.student, system.student_step
     if student is None or step is None:
         raise SystemExit(f"{run}: guidance={config['guidance']['name']} has no student")
-    StageState(sorted(run.glob("checkpoints/*/last.safetensors"))[-1]).load_module(system)
+    last = RunFolder(run).checkpoint(len(stages) - 1, system.stage.name)
+    if not last.is_file():
+        raise SystemExit(f"{run}: no state of its last stage ({last.parent.name})")
+    StageState(last).load_module(system)
     space, end = system.prior.space, system.stage.iterations
     print(f"{run}\n     t    gain     vsd")
     for fraction in LEVELS:
@@ -68,9 +74,9 @@ def report(run: Path) -> None:
             level = system.prior.path.at_fraction(torch.full((len(cameras),), fraction))
             for draw in range(DRAWS):
                 noise = rng.branched(str(draw)).normal_per_view("noise", len(cameras), *space.shape)
-                asked = Situation(system.networks, system.prompts, cameras, background, x0, level, noise).ask(
-                    (Query("teacher"), Query("student", network="student", text="base"))
-                )
+                prompts = system.prompts.drawn(rng, len(cameras))
+                situation = Situation(system.networks, prompts, cameras, background, x0, level, noise)
+                asked = situation.ask((Query("teacher"), Query("student", network="student", text="base")))
                 teacher = space.decode(asked["teacher"].x0)
                 own += float(((space.decode(asked["student"].x0) - teacher) * detail).sum())
                 plain += float(((picture - teacher) * detail).sum())

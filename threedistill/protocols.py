@@ -176,7 +176,8 @@ class Prior(Protocol):
         """Everything the network is told about ``B`` samples, batch first.
 
         ``cameras=None`` is the null camera, ``background=None`` an untold background; priors that cannot be told
-        either ignore them. Text embeddings are cached inside.
+        either ignore them. Text embeddings are cached inside. One call may mix any texts, "" included, and ask for the
+        same views several times; all rows share keys and shapes.
         """
         ...
 

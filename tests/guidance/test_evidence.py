@@ -33,6 +33,8 @@ class Recorder:
         out = {"text": torch.tensor([[float(len(t)), float(sum(map(ord, t)) % 97)] for t in texts])}
         if self.extra_camera:
             out["camera"] = torch.zeros(len(texts), 1) if cameras is None else cameras.azimuth[:, None].sin()
+        if background is not None:
+            out["text"] = out["text"] + background[:, :2]
         return out
 
     def predict(self, x_t, level, conditioning):
@@ -60,8 +62,10 @@ def situation(views=4):
 
 def collect(network, queries, max_rows=None, prompts=None):
     cameras, x0, level, noise = situation()
-    prompts = prompts or PromptSet("a duck")
-    return gather(queries, {"teacher": network}, prompts, cameras, None, x0, level, noise, max_rows=max_rows)
+    prompts, behind = prompts or PromptSet("a duck"), torch.linspace(0, 1, 12).view(4, 3)
+    return gather(
+        queries, {"teacher": network}, prompts, cameras, behind, x0, level, noise, max_rows=max_rows
+    )
 
 
 def test_batched_equals_one_by_one():
@@ -85,7 +89,8 @@ def test_one_forward_pass_and_no_question_twice():
 
 def test_a_step_tells_the_networks_every_wording_once():
     network, (cameras, x0, level, noise) = Recorder(), situation()
-    step = Situation({"teacher": network}, PromptSet("a duck"), cameras, None, x0, level, noise)
+    behind = torch.linspace(0, 1, 12).view(4, 3)
+    step = Situation({"teacher": network}, PromptSet("a duck"), cameras, behind, x0, level, noise)
     first = step.ask((Query("uncond", text="null"),))
     both = step.ask((Query("cond"), Query("uncond", text="null")))
     assert network.told == [4, 4]

@@ -67,6 +67,17 @@ def test_full_covariance_score(kind):
     torch.testing.assert_close(answer.eps, expected, rtol=0, atol=1e-10)
 
 
+def test_one_call_may_mix_diagonal_and_full_covariances():
+    mixed = GaussianPrior(
+        SPACE, PATH, {"x": Normal(0.3, covariance=0.5 * torch.eye(4).double()), "": Normal(0.1, 0.7)}
+    )
+    x_t, level = sample()
+    both = mixed.predict(x_t, level, mixed.conditioning(["x", "", "x"], None, None))
+    for row, text in enumerate(["x", "", "x"]):
+        alone = mixed.predict(x_t, level, mixed.conditioning([text] * 3, None, None))
+        torch.testing.assert_close(both.eps[row], alone.eps[row], rtol=0, atol=1e-12)
+
+
 def test_diagonal_and_full_covariance_agree():
     std = torch.tensor([[[0.5, 1.0]], [[0.3, 2.0]]], dtype=torch.float64)
     full = Normal(0.3, covariance=torch.diag(std.flatten() ** 2))

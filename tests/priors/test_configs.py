@@ -47,6 +47,25 @@ def test_large_priors_offline_say_so_in_one_line(prior):
     assert "\n" not in str(caught.value) and "use prior=toybox" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("prior", "preset", "learns", "measured"),
+    [
+        ("toybox", "standard", None, (0.65, 0.998)),
+        ("toybox", "bench", (0.65, 0.998), (0.65, 0.998)),
+        ("sd15", "standard", (0.02, 0.98), None),
+        ("sd15", "bench", (0.02, 0.98), None),
+    ],
+)
+def test_where_the_student_learns_and_is_measured(prior, preset, learns, measured):
+    """Where the rule asks (None) or at levels of its own; None: measured where it learns."""
+    training = compose(prompt="a red duck", preset=preset, prior=prior, guidance="vsd")["student"]["training"]
+
+    def window(policy):
+        return policy and (policy["window"]["min"], policy["window"]["max"])
+
+    assert (window(training["timesteps"]), window(training["measured_at"])) == (learns, measured)
+
+
 def test_values_from_the_command_line():
     overrides = ["cfg.uncond_camera=null", "guidance.timesteps.window.max=0.5", "cfg.scale=20"]
     config = compose(prompt="a red mushroom", prior="oracle", overrides=overrides)

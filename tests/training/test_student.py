@@ -99,7 +99,7 @@ def test_gains_are_zero_at_first_and_then_say_what_was_learned():
 
 
 def test_gains_are_taken_where_told_wherever_the_student_learns():
-    """Known renders leave no loss at any level; a fresh Gaussian's depends on the level, so it says which was used."""
+    """The untrained student's loss depends on the level, so it says which was used."""
     high, same = Annealed(start=0.9, end=0.9), Annealed(start=0.5, end=0.5)
 
     def frozen(**training) -> float:

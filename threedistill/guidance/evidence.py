@@ -19,7 +19,7 @@ from threedistill.types import Cameras, Conditioning, Evidence, Query
 Told = dict[tuple[str, str, tuple[str, ...]], Conditioning]
 
 
-class _Key(NamedTuple):
+class _Asked(NamedTuple):
     """What makes two queries the same."""
 
     network: str
@@ -29,7 +29,7 @@ class _Key(NamedTuple):
 
     @property
     def topic(self) -> tuple[str, str, tuple[str, ...]]:
-        """What it is about, wherever it looks."""
+        """What the network is told, whichever sample it looks at."""
         return self.network, self.camera, self.texts
 
 
@@ -82,7 +82,7 @@ def gather(
         points: further noisy samples by name, from a trajectory. One named ``t`` replaces the step's own, and the
             evidence's noise becomes the one that is in it, ``(x_t - alpha x0) / sigma``.
         known: answers that the trajectory already has, by name.
-        told: what networks were told before about these views, looked up and added to.
+        told: what these networks were told before about these cameras and backgrounds, looked up and added to.
 
     Raises:
         ValueError: a network or point that does not exist, one name for two questions, or shapes that
@@ -99,8 +99,8 @@ def gather(
         x_t, level = points["t"]
         alpha, sigma = level.scales(x_t)
         noise = (x_t - alpha * x0) / sigma
-    asked: dict[_Key, None] = {}
-    asked_as: dict[str, _Key] = {}
+    asked: dict[_Asked, None] = {}
+    asked_as: dict[str, _Asked] = {}
     for query in queries:
         if query.network not in networks:
             raise ValueError(
@@ -115,7 +115,7 @@ def gather(
         same = networks[query.network] is networks.get("teacher")
         network = "teacher" if same else query.network
         texts = tuple(prompts.texts(query.text, cameras))
-        key = _Key(network, texts, query.camera, query.point)
+        key = _Asked(network, texts, query.camera, query.point)
         if asked_as.setdefault(query.name, key) != key:
             raise ValueError(f"two different queries are both named {query.name!r}")
         asked[key] = None
@@ -123,8 +123,8 @@ def gather(
     told = {} if told is None else told
     _tell(told, asked, networks, cameras, background)
     questions = {key: _Question(key.network, told[key.topic], *samples[key.point]) for key in asked}
-    answers: dict[_Key, Prediction] = {}
-    batches: dict[tuple[object, ...], list[_Key]] = {}
+    answers: dict[_Asked, Prediction] = {}
+    batches: dict[tuple[object, ...], list[_Asked]] = {}
     for key, question in questions.items():
         batches.setdefault(question.batch_key, []).append(key)
     for keys in batches.values():
@@ -136,27 +136,27 @@ def gather(
 
 def _tell(
     told: Told,
-    asked: Iterable[_Key],
+    asked: Iterable[_Asked],
     networks: Mapping[str, Prior],
     cameras: Cameras,
     background: Float[Tensor, "B 3"] | None,
 ) -> None:
     """Adds what ``told`` lacks: one call per network and camera for all texts."""
-    wordings: dict[tuple[str, str], dict[tuple[str, ...], None]] = {}
+    missing: dict[tuple[str, str], dict[tuple[str, ...], None]] = {}
     for key in asked:
         if key.topic not in told:
-            wordings.setdefault((key.network, key.camera), {})[key.texts] = None
+            missing.setdefault((key.network, key.camera), {})[key.texts] = None
     views = len(cameras)
-    for (network, camera), many in wordings.items():
-        rows = torch.arange(views).repeat(len(many))
-        whole = networks[network].conditioning(
-            [text for texts in many for text in texts],
+    for (network, camera), wordings in missing.items():
+        rows = torch.arange(views).repeat(len(wordings))
+        conditioning = networks[network].conditioning(
+            [text for texts in wordings for text in texts],
             cameras[rows] if camera == "own" else None,
             None if background is None else background[rows],
         )
-        for i, texts in enumerate(many):
+        for i, texts in enumerate(wordings):
             part = slice(i * views, (i + 1) * views)
-            told[network, camera, texts] = {k: v[part] for k, v in whole.items()}
+            told[network, camera, texts] = {k: v[part] for k, v in conditioning.items()}
 
 
 def _ask(networks: Mapping[str, Prior], group: list[_Question], max_rows: int | None) -> list[Prediction]:

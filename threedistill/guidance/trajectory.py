@@ -51,7 +51,7 @@ class Situation:
     noise: Float[Tensor, "B C h w"]
     max_rows: int | None = None
     reference: Float[Tensor, "B C h w"] | None = None
-    told: Told = field(default_factory=Told)
+    told: Told = field(default_factory=Told, init=False)
 
     @property
     def path(self) -> NoisePath:

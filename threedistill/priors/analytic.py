@@ -82,11 +82,16 @@ class GaussianPrior:
         self.kind: PredictionKind = kind
         self.conditions = dict(conditions)
         self.device = torch.device("cpu")
-        self._spectra = {
-            text: torch.linalg.eigh(normal.covariance)
-            for text, normal in self.conditions.items()
-            if normal.covariance is not None
-        }
+        full = any(normal.covariance is not None for normal in self.conditions.values())
+        self._spectra = {t: self._spectrum(n) for t, n in self.conditions.items()} if full else {}
+
+    def _spectrum(self, normal: Normal) -> tuple[Tensor, Tensor]:
+        """Eigenvalues and eigenvectors of the covariance."""
+        if normal.covariance is not None:
+            values, vectors = torch.linalg.eigh(normal.covariance)
+            return values, vectors
+        values = self._stack([normal.std])[0].flatten() ** 2
+        return values, torch.eye(len(values), dtype=values.dtype)
 
     def to(self, device: torch.device | str) -> GaussianPrior:
         """Answers from ``device`` from now on."""

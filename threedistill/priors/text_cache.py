@@ -1,4 +1,4 @@
-"""Text embeddings, computed once per wording: in memory for the run, on disk for the next one."""
+"""Text embeddings, and what else follows from a text alone: computed once per wording, kept in memory and on disk."""
 
 from __future__ import annotations
 

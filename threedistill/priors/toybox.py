@@ -120,12 +120,15 @@ class ToyboxPrior:
     def _encode(self, texts: Sequence[str]) -> list[Embedding]:
         from threedistill.toybox.conditioning import camera_vectors
 
-        rows = self.pipeline.encode_text([wording(text) for text in texts])
-        sketch = self.pipeline.sketch
-        told = sketch.told(rows)
-        # Without a camera the sketch is always the same picture; drawing it costs a sixth of the network's own pass.
-        drawn = sketch(rows, camera_vectors(None, len(rows)).to(rows), told)
-        return [{"text": r, "told": t, "drawn": d} for r, t, d in zip(rows, told, drawn)]
+        found, sketch = [], self.pipeline.sketch
+        # One by one: what else a step asks must not reach a wording's last bits, or resumed runs would differ.
+        for text in texts:
+            row = self.pipeline.encode_text([wording(text)])
+            told = sketch.told(row)
+            # Without a camera the sketch is always the same picture, and drawing it is not free.
+            drawn = sketch(row, camera_vectors(None, 1).to(row), told)
+            found.append({"text": row[0], "told": told[0], "drawn": drawn[0]})
+        return found
 
     @torch.no_grad()
     def conditioning(
@@ -139,14 +142,15 @@ class ToyboxPrior:
         from threedistill.toybox.conditioning import background_vectors, camera_vectors
 
         rows = len(texts)
-        words = stack(self.texts(texts), self.device)
+        untold = cameras is None or self.camera == "none"
+        wanted = ("text", "told", "drawn") if untold else ("text", "told")
+        words = stack([{k: kept[k] for k in wanted} for kept in self.texts(texts)], self.device)
         if self.camera == "words" and cameras is not None:
             seen = named_cameras(texts, cameras).to(self.device)
         else:
             seen = camera_vectors(cameras if self.camera == "own" else None, rows).to(self.device)
         behind = background_vectors(background if self.background else None, rows).to(self.device)
-        drawn = words["drawn"] if cameras is None or self.camera == "none" else None
-        return self.pipeline.condition(words["text"], seen, behind, words["told"], drawn)
+        return self.pipeline.condition(words["text"], seen, behind, words["told"], words.get("drawn"))
 
     @property
     def network(self) -> Any:

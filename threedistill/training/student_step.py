@@ -30,8 +30,8 @@ class StudentTraining:
         camera_dropout: how often a sample's camera is withheld; what only its null camera has (ESD) is learned from
             these alone.
         timesteps: at which noise levels it learns; None = those at which the rule asks.
-        measured_at: at which noise levels its gains are taken; None = those at which it learns. A policy that stays
-            where it is makes gains comparable along a run and between settings.
+        measured_at: at which noise levels its gains are taken; None = those at which it learns. Levels that
+            do not move with progress make gains comparable along a run and between settings.
         betas, weight_decay: of AdamW.
         measure_every: scene steps between measurements of what it has learned.
     """
@@ -104,7 +104,7 @@ class StudentStep(nn.Module):
     Arguments:
         training: how.
         prompts: the student hears the base prompt, without view words.
-        asked: the rule's noise levels, where the student has no own.
+        asked: the rule's noise levels, used where the student has none of its own.
     """
 
     measured: Tensor
