@@ -4,9 +4,9 @@
                                 [--out docs/maths/canvas] [key=value ...]
 
 Writes one strip per rule (the picture at the start, after 1/8, 1/4, 1/2 and all of the iterations, and the true one)
-and ``all.png``, and prints seconds and how far from the true picture of the toybox world each rule ended. ``dds``
-starts from the true picture of the thing in another colour and edits it. With the default ``--out`` the rules' pages
-are given a link to their strip where they have none.
+and ``all.png`` of all strips in the folder, and prints seconds and how far from the true picture of the toybox world
+each rule ended. ``dds`` starts from the true picture of the thing in another colour and edits it. With the default
+``--out`` the rules' pages are given a link to their strip where they have none.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import argparse
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
 MATHS = Path(__file__).resolve().parent.parent / "docs" / "maths"
 
@@ -106,7 +108,6 @@ def main() -> None:
     prior = build_prior(compose(prompt=options.prompt, overrides=options.overrides), torch.device("cpu"))
     options.out.mkdir(parents=True, exist_ok=True)
     truth = picture_of(options.prompt, options.out / "truth.png")
-    rows = []
     names = options.rules.split(",") if options.rules else groups()["guidance"]
     for rule in names:
         strip, seconds = run(
@@ -116,11 +117,13 @@ def main() -> None:
         write_bytes(options.out / f"{rule}.png", png_bytes(row))
         if options.out == MATHS / "canvas":
             link(rule)
-        rows.append(row)
         error = float((strip[-1] - truth).square().mean().sqrt())
         print(f"{rule:6} {seconds:6.1f} s  rms to the true picture {error:.3f}", flush=True)
-    if not options.rules:
-        write_bytes(options.out / "all.png", png_bytes(torch.cat(rows)))
+    strips = [options.out / f"{rule}.png" for rule in groups()["guidance"]]
+    rows = [
+        torch.from_numpy(np.array(Image.open(file).convert("RGB"))) / 255 for file in strips if file.exists()
+    ]
+    write_bytes(options.out / "all.png", png_bytes(torch.cat(rows)))
 
 
 if __name__ == "__main__":
