@@ -249,11 +249,11 @@ class ToyboxPipeline(DiffusionPipeline):
         already.
         """
         camera, background = camera.to(text), background.to(text)
-        drawn = self.sketch(text, camera, told) if drawn is None else drawn
+        sketched = self.sketch(text, camera, told) if drawn is None else drawn
         return {
             "encoder_hidden_states": torch.cat([text, self.camera_tokens(camera)], 1),
             "class_labels": class_vector(text, torch.cat([camera, background], -1)),
-            "sketch": over_background(drawn, background),
+            "sketch": over_background(sketched, background),
         }
 
     @torch.no_grad()
