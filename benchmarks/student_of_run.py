@@ -19,15 +19,13 @@ import torch.nn.functional as F
 from threedistill.config import read_config
 from threedistill.guidance.timesteps import Uniform, Window
 from threedistill.guidance.trajectory import Situation
-from threedistill.protocols import RenderContext
 from threedistill.training.assemble import build_prior, build_stages
 from threedistill.training.checkpoint import StageState
 from threedistill.training.run_folder import RunFolder
-from threedistill.training.student_step import Shown
+from threedistill.training.student_report import DRAWS, fresh_views
 from threedistill.types import Query
 
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 0.95)
-BATCHES, DRAWS = 4, 4
 #: 5 x 5 binomial weights.
 BLUR = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]).outer(torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0])) / 256
 
@@ -54,28 +52,22 @@ def report(run: Path) -> None:
     if not last.is_file():
         raise SystemExit(f"{run}: no state of its last stage ({last.parent.name})")
     StageState(last).load_module(system)
-    space, end = system.prior.space, system.stage.iterations
+    space = system.prior.space
     print(f"{run}\n     t    gain     vsd")
     for fraction in LEVELS:
         step.measured_at = Uniform(Window(fraction, fraction))
         losses, own, plain = torch.zeros(2), 0.0, 0.0
-        for batch in range(BATCHES):
-            rng = system.streams.at(end).branched(f"report/{batch}")
-            cameras, background = system._views(1.0, rng)
-            context = RenderContext(
-                progress=1.0, background=background, rng=rng, shading=system.stage.shading
-            )
-            out = system.representation.render(cameras, context)
-            x0 = space.encode(out.rgb)
+        for rng, shown, out in fresh_views(system):
+            x0, cameras = shown.x0, shown.cameras
             picture = space.decode(x0)
-            gains = step.measure(student, Shown(x0, cameras, background), rng, 1.0, DRAWS)
+            gains = step.measure(student, shown, rng, 1.0, DRAWS)
             losses += torch.tensor([gains.camera, gains.frozen])
             detail = finest(picture, out.opacity)
             level = system.prior.path.at_fraction(torch.full((len(cameras),), fraction))
             for draw in range(DRAWS):
                 noise = rng.branched(str(draw)).normal_per_view("noise", len(cameras), *space.shape)
                 prompts = system.prompts.drawn(rng, len(cameras))
-                situation = Situation(system.networks, prompts, cameras, background, x0, level, noise)
+                situation = Situation(system.networks, prompts, cameras, shown.background, x0, level, noise)
                 asked = situation.ask((Query("teacher"), Query("student", network="student", text="base")))
                 teacher = space.decode(asked["teacher"].x0)
                 own += float(((space.decode(asked["student"].x0) - teacher) * detail).sum())

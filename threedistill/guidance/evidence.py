@@ -99,7 +99,6 @@ def gather(
         x_t, level = points["t"]
         alpha, sigma = level.scales(x_t)
         noise = (x_t - alpha * x0) / sigma
-    asked: dict[_Asked, None] = {}
     asked_as: dict[str, _Asked] = {}
     for query in queries:
         if query.network not in networks:
@@ -118,8 +117,8 @@ def gather(
         key = _Asked(network, texts, query.camera, query.point)
         if asked_as.setdefault(query.name, key) != key:
             raise ValueError(f"two different queries are both named {query.name!r}")
-        asked[key] = None
 
+    asked = dict.fromkeys(asked_as.values())
     told = {} if told is None else told
     _tell(told, asked, networks, cameras, background)
     questions = {key: _Question(key.network, told[key.topic], *samples[key.point]) for key in asked}

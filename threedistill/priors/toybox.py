@@ -142,15 +142,16 @@ class ToyboxPrior:
         from threedistill.toybox.conditioning import background_vectors, camera_vectors
 
         rows = len(texts)
-        untold = cameras is None or self.camera == "none"
-        wanted = ("text", "told", "drawn") if untold else ("text", "told")
-        words = stack([{k: kept[k] for k in wanted} for kept in self.texts(texts)], self.device)
         if self.camera == "words" and cameras is not None:
-            seen = named_cameras(texts, cameras).to(self.device)
+            seen = named_cameras(texts, cameras)
         else:
-            seen = camera_vectors(cameras if self.camera == "own" else None, rows).to(self.device)
+            seen = camera_vectors(cameras if self.camera == "own" else None, rows)
+        wanted = ("text", "told") if seen.any(1).all() else ("text", "told", "drawn")
+        words = stack([{k: kept[k] for k in wanted} for kept in self.texts(texts)], self.device)
         behind = background_vectors(background if self.background else None, rows).to(self.device)
-        return self.pipeline.condition(words["text"], seen, behind, words["told"], words.get("drawn"))
+        return self.pipeline.condition(
+            words["text"], seen.to(self.device), behind, words["told"], words.get("drawn")
+        )
 
     @property
     def network(self) -> Any:

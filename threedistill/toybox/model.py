@@ -245,11 +245,16 @@ class ToyboxPipeline(DiffusionPipeline):
     ) -> dict[str, Tensor]:
         """The UNet's keyword arguments from encoded text and camera / background vectors (zeros = untold).
 
-        ``told`` is what the sketch makes of the text, ``drawn`` what it draws of text and camera, where they are known
-        already.
+        ``told`` is what the sketch makes of the text and ``drawn`` what it draws of the text without a camera, where
+        they are known already; rows without a camera take the latter.
         """
         camera, background = camera.to(text), background.to(text)
-        sketched = self.sketch(text, camera, told) if drawn is None else drawn
+        if drawn is None:
+            sketched = self.sketch(text, camera, told)
+        elif (seen := camera.any(1)).any():
+            sketched = torch.where(seen[:, None, None, None], self.sketch(text, camera, told), drawn)
+        else:
+            sketched = drawn
         return {
             "encoder_hidden_states": torch.cat([text, self.camera_tokens(camera)], 1),
             "class_labels": class_vector(text, torch.cat([camera, background], -1)),

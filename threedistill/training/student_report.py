@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from threedistill.protocols import RenderContext
+from threedistill.rng import Streams
 from threedistill.training.student_step import Gains, Shown
 from threedistill.training.system import ScoreDistillation
+from threedistill.types import Rendering
 
 #: Batches of fresh views, and noisy versions of each.
 BATCHES, DRAWS = 4, 4
 
 
 @torch.no_grad()
-def student_report(system: ScoreDistillation) -> dict[str, float]:
-    """``student_gain`` and ``camera_gain`` on fresh views of the finished scene, and the losses behind them.
-
-    Nothing of it was learned from: cameras and noise have streams of their own. Empty without a student.
-    """
-    if system.student is None or system.student_step is None:
-        return {}
-    losses = []
+def fresh_views(system: ScoreDistillation) -> Iterator[tuple[Streams, Shown, Rendering]]:
+    """Batches of views of the finished scene that nothing was learned from, each with streams of its own."""
     for batch in range(BATCHES):
         rng = system.streams.at(system.stage.iterations).branched(f"report/{batch}")
         cameras, background = system._views(1.0, rng)
         context = RenderContext(progress=1.0, background=background, rng=rng, shading=system.stage.shading)
-        shown = Shown(
-            system.prior.space.encode(system.representation.render(cameras, context).rgb), cameras, background
-        )
+        out = system.representation.render(cameras, context)
+        yield rng, Shown(system.prior.space.encode(out.rgb), cameras, background), out
+
+
+@torch.no_grad()
+def student_report(system: ScoreDistillation) -> dict[str, float]:
+    """``student_gain`` and ``camera_gain`` on fresh views of the finished scene, and the losses behind them.
+
+    Empty without a student.
+    """
+    if system.student is None or system.student_step is None:
+        return {}
+    losses = []
+    for rng, shown, _ in fresh_views(system):
         gains = system.student_step.measure(system.student, shown, rng, system.stage.along(1.0), DRAWS)
         losses.append([gains.camera, gains.null, gains.frozen])
     mean = Gains(*torch.tensor(losses).mean(0).tolist())
