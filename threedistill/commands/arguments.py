@@ -7,10 +7,12 @@ is no option comes back as data, in order, and everything behind ``--`` is data.
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from threedistill.errors import UsageError, nearest
+from threedistill.exports.limits import limits, parse_limits
 
 
 class Parser(argparse.ArgumentParser):
@@ -156,6 +158,21 @@ def splat_options(parser: Parser) -> None:
         metavar="A",
         help="y | z points up in files whose format leaves it open (default: each format's habit)",
     )
+
+
+def limit_option(parser: Parser) -> None:
+    """Add ``--limit``, for verbs that read files."""
+    parser.add_argument(
+        "--limit",
+        action="append",
+        metavar="NAME=N",
+        help="read files that are larger than allowed; the refusal says which limit (N or none)",
+    )
+
+
+def limits_of(options: argparse.Namespace) -> contextlib.AbstractContextManager[Any]:
+    """The limits that ``--limit`` asks for, within a block; raises UsageError for wrong words."""
+    return limits(parse_limits(options.limit))
 
 
 #: Flag -> the export settings it stands for.

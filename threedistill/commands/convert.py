@@ -10,7 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from threedistill.commands.arguments import Parser, frame_options, one_of, whole_number
+from threedistill.commands.arguments import (
+    Parser,
+    frame_options,
+    limit_option,
+    limits_of,
+    one_of,
+    whole_number,
+)
 from threedistill.errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -68,6 +75,7 @@ def parser() -> Parser:
         metavar="A",
         help="y | z points up in IN (default: its habit)",
     )
+    limit_option(p)
     p.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     p.add_argument("--json", action="store_true", help="print a JSON object instead of the path")
     return p
@@ -82,7 +90,7 @@ def run(argv: Sequence[str]) -> int:
     _check_names(source, target, options.kind)
     if target.exists() and not options.overwrite:
         raise UsageError(f"{target} exists; replace it with --overwrite or choose another name")
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), limits_of(options):
         facts = convert_file(source, target, options)
     print(json.dumps({"file": str(target), **facts}) if options.json else target)
     return 0

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from threedistill.commands.arguments import Parser
+from threedistill.commands.arguments import Parser, limit_option, limits_of
 from threedistill.commands.resume import run_folder
 from threedistill.errors import UsageError
 
@@ -24,6 +24,7 @@ def parser() -> Parser:
     p = Parser("eval", "DIR [DIR ...] [options]", "Judge the assets of finished runs.", _EPILOG)
     p.add_argument("--out", metavar="FILE", help="write all results and their summary as one JSON file")
     p.add_argument("--ceiling", action="store_true", help="add the ceiling row (slow)")
+    limit_option(p)
     p.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return p
 
@@ -39,7 +40,7 @@ def run(argv: Sequence[str]) -> int:
     def say(line: str) -> None:
         print(line, file=sys.stderr)
 
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), limits_of(options):
         report = evaluate_runs(
             folders, combined=options.out, ceiling=ceiling_fit() if options.ceiling else None, progress=say
         )

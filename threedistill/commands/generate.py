@@ -15,6 +15,7 @@ from threedistill.commands.arguments import (
     Parser,
     frame_options,
     frame_overrides,
+    limit_option,
     many_of,
     one_of,
     unknown,
@@ -22,6 +23,7 @@ from threedistill.commands.arguments import (
 )
 from threedistill.errors import UsageError
 from threedistill.exports.formats import FORMATS
+from threedistill.exports.limits import limits, parse_limits
 
 PRESETS = ("bench", "draft", "standard", "high")
 DEVICES = ("auto", "cpu", "cuda")
@@ -64,6 +66,7 @@ class Request:
     quiet: bool = False
     json: bool = False
     print_config: bool = False
+    limits: dict[str, int | None] = field(default_factory=dict)
     overrides: list[str] = field(default_factory=list)
 
 
@@ -103,6 +106,7 @@ def parser() -> Parser:
     p.add_argument(
         "--init", metavar="FILE", help="start from this mesh or these splats (glb obj ply stl, 3DGS ply ...)"
     )
+    limit_option(p)
     p.add_argument("--stages", metavar="FILE", help="a YAML list of stages in place of the preset's")
     p.add_argument("--resume", action="store_true", help="continue the run in the folder")
     p.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
@@ -142,7 +146,7 @@ def parse(argv: Sequence[str]) -> Request:
         guidance=options.guidance, formats=options.formats or ("glb",), negative=options.negative or "",
         device=options.device or "auto", init=Path(options.init) if options.init else None,
         resume=options.resume, overwrite=options.overwrite, quiet=options.quiet, json=options.json,
-        print_config=options.print_config, overrides=overrides,
+        print_config=options.print_config, limits=parse_limits(options.limit), overrides=overrides,
     )  # fmt: skip
 
 
@@ -154,7 +158,7 @@ def run(argv: Sequence[str]) -> int:
     from threedistill import pipeline
 
     # Whatever libraries print belongs to the log: stdout carries the answer and nothing else.
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), limits(request.limits):
         result = pipeline.generate(
             request.prompt, out=request.out, preset=request.preset, seed=request.seed,  # type: ignore[arg-type]
             representation=request.representation, prior=request.prior, guidance=request.guidance,

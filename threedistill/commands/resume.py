@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from threedistill.commands.arguments import Parser, one_of
+from threedistill.commands.arguments import Parser, limit_option, limits_of, one_of
 from threedistill.commands.generate import DEVICES, answer
 from threedistill.errors import UsageError
 
@@ -21,6 +21,7 @@ def parser() -> Parser:
         metavar="D",
         help="auto | cpu | cuda (default: as before)",
     )
+    limit_option(p)
     p.add_argument("--quiet", action="store_true", help="print nothing but the asset's path")
     p.add_argument("--json", action="store_true", help="print one JSON object instead of the path")
     return p
@@ -32,7 +33,7 @@ def run(argv: Sequence[str]) -> int:
     folder = the_run_folder("resume", data)
     from threedistill import pipeline
 
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), limits_of(options):
         result = pipeline.resume(folder, quiet=options.quiet, device=options.device)
     answer(result, as_json=options.json)
     return 0

@@ -80,6 +80,10 @@ class ExportSettings:
             raise ValueError(
                 f"export.texture_size={size} must be a power of two in [16, 8192], or 0 for vertex colours"
             )
+        if size and size < 4 * self.gutter:
+            raise ValueError(
+                f"export.gutter={self.gutter} leaves no room in export.texture_size={size}: at most {size // 4}"
+            )
         if self.origin not in ("center", "base"):
             raise ValueError(f"export.origin={self.origin!r} must be center or base")
         if self.up not in ("y", "z"):

@@ -15,6 +15,7 @@ import torch
 
 from threedistill.errors import ThreedistillError
 from threedistill.exports.gltf import generator, jsonable
+from threedistill.exports.limits import check
 from threedistill.types import Splats
 
 __all__ = ["is_splat_ply", "ply_bytes", "read_ply"]
@@ -125,6 +126,7 @@ def read_ply(path: Path, data: bytes) -> tuple[Splats, str | None]:
     degree = _check_fields(path, names)
     if count == 0:
         raise ThreedistillError(f"cannot read {path}: it holds no splats")
+    check(path, "splats", count)
     table = _table(path, data[header.start :], header.order, count, fields)
     index = {name: k for k, name in enumerate(names)}
 
