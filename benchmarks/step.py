@@ -17,9 +17,10 @@ from collections.abc import Callable
 import torch
 
 from threedistill.cameras import CameraSampler
+from threedistill.ops.composite import composite
+from threedistill.ops.hash_encode import hash_encode
 from threedistill.ops.mlp import fused_mlp
 from threedistill.protocols import RenderContext
-from threedistill.representations.backends import composite, encode
 from threedistill.representations.background import BackgroundSampler
 from threedistill.representations.hashgrid import HashGrid
 from threedistill.rng import Streams
@@ -108,7 +109,7 @@ def main() -> None:
     with torch.no_grad():
         samples, points = field.march(origins, directions, jitter)
         unit = points * (0.5 / field.bound) + 0.5
-        features = encode(unit, field.table, field.layout)
+        features = hash_encode(unit, field.table, field.layout)
         raw = fused_mlp(features, list(field.weights))
         density, rgb = field.activate(raw[:, 0]), raw[:, 1:].sigmoid()
     repeats, grad = arguments.steps, torch.randn_like
@@ -125,7 +126,7 @@ def main() -> None:
     raw.requires_grad_()
     phases: dict[str, tuple[float, float]] = {
         "march": (_time(lambda: field.march(origins, directions, jitter), repeats), 0.0),
-        "encode": timed(lambda: encode(unit, field.table, field.layout)),
+        "encode": timed(lambda: hash_encode(unit, field.table, field.layout)),
         "mlp": timed(lambda: fused_mlp(features, list(field.weights))),
         "activations": timed(
             lambda: torch.cat([field.activate(raw[:, 0])[:, None], raw[:, 1:].sigmoid()], 1)

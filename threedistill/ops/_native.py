@@ -81,6 +81,14 @@ def use_native(*tensors: Tensor) -> bool:
     return True
 
 
+def registered(*tensors: Tensor) -> bool:
+    """Whether a call goes through the registered operator: to a native kernel, or to what CUDA tensors get.
+
+    Everything else takes the torch twin directly, whose gradients are autograd's own.
+    """
+    return tensors[0].device.type == "cuda" or use_native(*tensors)
+
+
 class Kernel:
     """One pair of exported functions ``td_<name>_f32`` and ``td_<name>_f64``.
 

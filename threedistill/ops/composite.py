@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threedistill.ops._native import Kernel, shape_error, use_native
+from threedistill.ops._cuda import cuda, cuda_library
+from threedistill.ops._native import Kernel, registered, shape_error, use_native
 from threedistill.ops.march import Samples
 
 _forward_kernel = Kernel("composite", "pppppiipppp")
@@ -61,7 +62,7 @@ def composite(density: Float[Tensor, "S"], rgb: Float[Tensor, "S 3"], samples: S
             raise shape_error("composite", f"samples.{name}", f"({count},) {dtype}", getattr(samples, name))
     if samples.offsets.ndim != 1 or len(samples.offsets) < 1 or samples.offsets.dtype != torch.int64:
         raise shape_error("composite", "samples.offsets", "(R + 1,) torch.int64", samples.offsets)
-    if not use_native(density, rgb, samples.start, samples.offsets):
+    if not registered(density, rgb, samples.start, samples.offsets):
         return composite_reference(density, rgb, samples)
     start, end = samples.start.detach(), samples.end.detach()
     return Composited(*_composite(density, rgb, start, end, samples.offsets))
@@ -173,3 +174,19 @@ def _backward(ctx, *grads):
 
 
 _composite.register_autograd(_backward, setup_context=_save)
+
+
+@cuda("composite")
+def _on_cuda(density, rgb, start, end, offsets):
+    """nerfacc's weights and sums."""
+    library = cuda_library("nerfacc", density)
+    if library is None:
+        return tuple(composite_reference(density, rgb, _samples(start, end, offsets)))
+    rays = len(offsets) - 1
+    ray = torch.repeat_interleave(torch.arange(rays, device=offsets.device), offsets.diff())
+    weights, _, _ = library.render_weight_from_density(start, end, density, ray_indices=ray, n_rays=rays)
+
+    def along(values: Tensor | None) -> Tensor:
+        return library.accumulate_along_rays(weights, values, ray_indices=ray, n_rays=rays)
+
+    return along(rgb), along(None)[:, 0], along(((start + end) * 0.5)[:, None])[:, 0], weights

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from threedistill.ops._cuda import cuda, cuda_library
 from threedistill.ops._native import Kernel, shape_error, use_native
 
 _forward_kernel = Kernel("hash_encode", "ppiiiipppp")
@@ -291,3 +293,34 @@ def _backward(ctx, grad):
 
 
 _hash_encode.register_autograd(_backward, setup_context=_save)
+
+
+# ---- on CUDA --------------------------------------------------------------------------------------------------
+
+
+@cuda("hash_encode")
+def _on_cuda(x, table, levels, features, log2_entries, base, finest, active):
+    """tinycudann's encoding; its table layout is ours, so a checkpoint written by one loads in the other."""
+    layout = _layout(levels, features, log2_entries, base, finest)
+    if cuda_library("tinycudann", table) is None:
+        return hash_encode_reference(x, table, layout, active)
+    # The library's module owns a parameter vector; ours stands in for it, so gradients land in the field's table.
+    module = _tinycudann(layout, table.device)
+    out = torch.func.functional_call(module, {"params": table.reshape(-1)}, (x,))
+    if active >= levels:
+        return out
+    return out * (torch.arange(levels, device=x.device).repeat_interleave(features) < active)
+
+
+@functools.cache
+def _tinycudann(layout: HashLayout, device: torch.device) -> nn.Module:
+    growth = 1.0  # tiny-cuda-nn's b, with finest = base b^(levels - 1)
+    if layout.levels > 1:
+        growth = (layout.finest_resolution / layout.base_resolution) ** (1 / (layout.levels - 1))
+    config = {
+        "otype": "HashGrid", "n_levels": layout.levels, "n_features_per_level": layout.features,
+        "log2_hashmap_size": layout.log2_entries, "base_resolution": layout.base_resolution,
+        "per_level_scale": growth, "interpolation": "Linear",
+    }  # fmt: skip
+    with torch.cuda.device(device):
+        return importlib.import_module("tinycudann").Encoding(3, config, dtype=torch.float32)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from threedistill.ops._cuda import cuda, cuda_library
 from threedistill.ops._native import Kernel, shape_error, use_native
 
 _kernel = Kernel("march", "ppppiidddippppp")
@@ -176,3 +177,21 @@ def _(origins, directions, occupied, jitter, bound, step, near, max_samples):
     ray = origins.new_empty(total, dtype=torch.int64)
     offsets = origins.new_empty(origins.shape[0] + 1, dtype=torch.int64)
     return ray, origins.new_empty(total), origins.new_empty(total), offsets
+
+
+@cuda("march")
+def _on_cuda(origins, directions, occupied, jitter, bound, step, near, max_samples):
+    """nerfacc's grid traversal, which has no bound on the samples of a ray."""
+    library = cuda_library("nerfacc", origins)
+    if library is None or max_samples is not None:
+        return tuple(march_reference(origins, directions, occupied, bound, step, jitter, near, max_samples))
+    start = torch.full_like(origins[:, 0], near)
+    if jitter is not None:
+        start = start + jitter * step
+    intervals, samples, _ = library.grid.traverse_grids(
+        origins.contiguous(), directions.contiguous(), occupied[None],
+        origins.new_tensor([[-bound] * 3 + [bound] * 3]), near_planes=start,
+        far_planes=torch.full_like(start, 1e10), step_size=step, cone_angle=0.0,
+    )  # fmt: skip
+    ends = intervals.vals[intervals.is_left], intervals.vals[intervals.is_right]
+    return samples.ray_indices.long(), *ends, _offsets(samples.packed_info[:, 1].long())

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from threedistill.ops._native import Kernel, shape_error, use_native
+from threedistill.ops._cuda import cuda, cuda_library
+from threedistill.ops._native import Kernel, registered, shape_error
 
 __all__ = ["LEAST", "MAX_CHANNELS", "Layers", "splat", "splat_reference"]
 
@@ -21,6 +22,7 @@ MAX_CHANNELS = 16
 
 _SLACK = 0.01  # pixels added to the boxes, which are computed in double
 _PAIRS_PER_CHUNK = 1 << 22  # (Gaussian, pixel) candidates the twin tests at once
+_TILE = 16  # pixels per side of gsplat's tiles
 
 _forward_kernel = Kernel("splat", "pppppiiiiipp")
 _backward_kernel = Kernel("splat_backward", "pppppiiiiipppppp")
@@ -79,7 +81,7 @@ def splat(
     if height < 1 or width < 1:
         raise ValueError(f"splat: height and width must be at least 1, got {height} x {width}")
     given = (means, conics, opacities, features, depths.detach(), height, width)
-    return Layers(*_splat(*given)) if use_native(*given[:5]) else splat_reference(*given)
+    return Layers(*_splat(*given)) if registered(*given[:5]) else splat_reference(*given)
 
 
 def splat_reference(
@@ -227,3 +229,26 @@ def _backward(ctx, grad_image, grad_opacity):
 
 
 _splat.register_autograd(_backward, setup_context=_save)
+
+
+@cuda("splat")
+def _on_cuda(means, conics, opacities, features, depths, height, width):
+    """gsplat's rasteriser, which takes the same conics: projection and its low-pass filter stay ours."""
+    library = cuda_library("gsplat", means)
+    if library is None:
+        return tuple(splat_reference(means, conics, opacities, features, depths, height, width))
+    with torch.no_grad():
+        a, b, c = conics.unbind(-1)
+        determinant = a * c - b * b
+        limit = 2 * torch.log(opacities / LEAST).clamp_min(0)
+        seen = (depths > 0) & depths.isfinite() & (opacities >= LEAST) & (determinant > 0)
+        reach = torch.stack([limit * c / determinant, limit * a / determinant], -1).sqrt().ceil()
+        radii = torch.where(seen[..., None] & reach.isfinite(), reach, 0.0).int()
+        across, down = -(-width // _TILE), -(-height // _TILE)
+        _, crossings, order = library.isect_tiles(means, radii, depths, _TILE, across, down)
+        offsets = library.isect_offset_encode(crossings, len(means), across, down)
+    image, opacity = library.rasterize_to_pixels(
+        means.contiguous(), conics.contiguous(), features.contiguous(), opacities.contiguous(), width, height,
+        _TILE, offsets, order,
+    )  # fmt: skip
+    return image, opacity[..., 0]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threedistill.ops.splat import Layers, splat
+from threedistill.ops.splat import splat
 from threedistill.render.harmonics import color_of
 from threedistill.render.projection import Projected, project, rotations
 from threedistill.types import Cameras, Rendering, Splats
@@ -43,7 +42,6 @@ class Drawn(NamedTuple):
 def draw(
     means: Float[Tensor, "N 3"], scales: Float[Tensor, "N 3"], quaternions: Float[Tensor, "N 4"],
     opacities: Float[Tensor, "N"], sh: Float[Tensor, "N K 3"], cameras: Cameras, *, normals: Normals = "none",
-    compositor: Callable[..., Layers] = splat,
 ) -> Drawn:  # fmt: skip
     """Draw activated Gaussians, differentiable in all of them.
 
@@ -55,7 +53,6 @@ def draw(
         cameras: ``B`` cameras.
         normals: none; ``axis``: each Gaussian's shortest axis; ``depth``: of the surface that the expected depth makes
             (better where the Gaussians are round or fuzzy).
-        compositor: :func:`threedistill.ops.splat.splat`, or what takes its place on another device.
     """
     rotation = rotations(quaternions)
     projected = project(means, scales, rotation, cameras)
@@ -70,7 +67,7 @@ def draw(
         shortest = scales.detach().argmin(-1)
         axis = rotation.gather(2, shortest[:, None, None].expand(-1, 3, 1))[..., 0].expand(views, count, 3)
         features.append(torch.where((axis * towards).sum(-1, keepdim=True) > 0, -axis, axis))
-    image, opacity = compositor(
+    image, opacity = splat(
         projected.means, projected.conics, opacities.expand(views, count), torch.cat(features, -1),
         projected.depths.detach(), cameras.height, cameras.width,
     )  # fmt: skip

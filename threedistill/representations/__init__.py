@@ -1,1 +1,1 @@
-"""What is optimised: the representations, and what they share (occupancy, backgrounds, device backends)."""
+"""What is optimised: the representations, and what they share (occupancy, backgrounds)."""

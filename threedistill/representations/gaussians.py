@@ -15,7 +15,6 @@ from threedistill.render.shading import shade
 from threedistill.render.splat import FAINT, Normals, draw
 from threedistill.render.volume import over
 from threedistill.representations import seeding, splat_color, splat_surface
-from threedistill.representations.backends import splat
 from threedistill.representations.densify import Cloud, Growth, Relocation
 from threedistill.rng import Streams
 from threedistill.types import Cameras, Mesh, Refinement, Rendering, Splats
@@ -152,7 +151,7 @@ class Gaussians(nn.Module):
         scales, opacities = self.log_scales.exp(), self.opacity_logits.sigmoid()
         drawn = draw(
             self.means, scales, self.quaternions, opacities, self._sh(), cameras,
-            normals=self.normals if context.shading != "none" else "none", compositor=splat,
+            normals=self.normals if context.shading != "none" else "none",
         )  # fmt: skip
         if drawn.projected.means.requires_grad:
             drawn.projected.means.retain_grad()

@@ -10,9 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from threedistill.ops.hash_encode import HashLayout
+from threedistill.ops.hash_encode import HashLayout, hash_encode
 from threedistill.ops.mlp import fused_mlp
-from threedistill.representations.backends import encode
 from threedistill.schedule import Ramp
 
 __all__ = ["HashField", "HashSettings"]
@@ -109,7 +108,7 @@ class HashField(nn.Module):
     def forward(self, points: Float[Tensor, "N 3"], progress: float = 0.0) -> Float[Tensor, "N E"]:
         """The numbers at points (N, 3) in metres, with the levels that are active at ``progress`` (or were before)."""
         unit = (points * (0.5 / self.bound) + 0.5).clamp(0, 1)
-        features = encode(unit, self.table, self.layout, self.active_levels(progress))
+        features = hash_encode(unit, self.table, self.layout, self.active_levels(progress))
         return fused_mlp(features, list(self.weights))
 
     def fit(

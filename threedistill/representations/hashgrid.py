@@ -11,15 +11,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from threedistill.ops.hash_encode import HashLayout
-from threedistill.ops.march import Samples
+from threedistill.ops.composite import composite
+from threedistill.ops.hash_encode import HashLayout, hash_encode
+from threedistill.ops.march import Samples, march
 from threedistill.ops.mlp import fused_mlp
 from threedistill.protocols import RenderContext
 from threedistill.render.shading import shade
 from threedistill.render.volume import distortion as ray_distortion
 from threedistill.render.volume import field_normals, midpoints, over
 from threedistill.representations import surface
-from threedistill.representations.backends import composite, encode, march
 from threedistill.representations.occupancy import OccupancyGrid
 from threedistill.rng import Streams
 from threedistill.types import Cameras, Mesh, Rendering
@@ -159,7 +159,7 @@ class HashGrid(nn.Module):
         """The potential ``f + b`` (N,), monotone in the density, and the colour logits (N, 3) at world points."""
         active = self.active_levels(float(self.progress) if progress is None else progress)
         unit = points * (0.5 / self.bound) + 0.5
-        out = fused_mlp(encode(unit, self.table, self.layout, active), list(self.weights))
+        out = fused_mlp(hash_encode(unit, self.table, self.layout, active), list(self.weights))
         blob = self.blob_strength * (1 - points.norm(dim=-1) / self.blob_radius)
         return out[:, 0] + blob, out[:, 1:]
 

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.errors import ThreedistillError
+from threedistill.ops.composite import composite
 from threedistill.ops.march import Samples
 from threedistill.ops.marching_cubes import marching_cubes
 from threedistill.render.volume import half_depth, ray_max
-from threedistill.representations.backends import composite
 from threedistill.representations.bridging import bridge
 from threedistill.representations.carving import Views, rings, seal
 from threedistill.types import Mesh

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from threedistill.cameras import orbit
+from threedistill.ops import splat as splat_op
 from threedistill.ops.splat import splat
 from threedistill.render.projection import project, rotations
-from threedistill.representations import backends
 
 
 def rasterize_to_pixels(
@@ -51,7 +51,7 @@ def test_gsplat_is_given_what_it_needs(monkeypatch):
         isect_offset_encode=torch_impl._isect_offset_encode,
         rasterize_to_pixels=rasterize_to_pixels,
     )
-    monkeypatch.setattr(backends, "_library", lambda name, tensor: library if name == "gsplat" else None)
+    monkeypatch.setattr(splat_op, "cuda_library", lambda name, tensor: library)
     generator = torch.Generator().manual_seed(0)
     count = 250
     cameras = orbit(2, elevation=20).resized(40, 56)
@@ -63,7 +63,7 @@ def test_gsplat_is_given_what_it_needs(monkeypatch):
         ellipses.means, ellipses.conics, torch.rand(2, count, generator=generator),
         torch.rand(2, count, 4, generator=generator), ellipses.depths, 40, 56,
     )  # fmt: skip
-    theirs, ours = backends.splat(*given), splat(*given)
+    theirs, ours = splat_op.Layers(*splat_op._on_cuda(*given)), splat(*given)
     assert theirs.image.shape == ours.image.shape and theirs.opacity.shape == ours.opacity.shape
     # Opacities at the edge of 1/255 may fall on either side in single precision.
     assert float((theirs.opacity - ours.opacity).abs().max()) < 1 / 200

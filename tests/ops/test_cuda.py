@@ -1,17 +1,25 @@
-"""The one rule of backends, and the adapters of the CUDA libraries against stand-ins that speak their interfaces."""
+"""Who computes: the rule, the dispatcher, and the CUDA libraries' adapters against stand-ins with their interfaces."""
 
 import contextlib
+import importlib
 import types
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from threedistill.cameras import orbit
+from threedistill.ops import _cuda
 from threedistill.ops.composite import composite
 from threedistill.ops.hash_encode import HashLayout, hash_encode
-from threedistill.ops.march import march
-from threedistill.representations import backends
+from threedistill.ops.march import Samples, march
+from threedistill.ops.splat import splat
+
+hash_op, composite_op, march_op, splat_op = (
+    importlib.import_module(f"threedistill.ops.{name}")
+    for name in ("hash_encode", "composite", "march", "splat")
+)
 
 LAYOUT = HashLayout(levels=4, features=2, log2_entries=8, base_resolution=4, finest_resolution=16)
 
@@ -79,11 +87,11 @@ NERFACC = types.SimpleNamespace(
 
 @pytest.fixture
 def libraries(monkeypatch):
-    """Both libraries "installed", for CPU tensors."""
-    monkeypatch.setattr(backends, "_library", lambda name, tensor: NERFACC if name == "nerfacc" else object())
-    monkeypatch.setattr(
-        backends, "_tcnn_encoding", lambda layout, device: Encoding(3, {}, dtype=torch.float32)
-    )
+    """Both libraries "installed", for CPU tensors that are handed to the adapters."""
+    for module in (composite_op, march_op):
+        monkeypatch.setattr(module, "cuda_library", lambda name, tensor: NERFACC)
+    monkeypatch.setattr(hash_op, "cuda_library", lambda name, tensor: object())
+    monkeypatch.setattr(hash_op, "_tinycudann", lambda layout, device: Encoding(3, {}, dtype=torch.float32))
 
 
 def rays():
@@ -95,24 +103,54 @@ def test_the_cpu_never_asks_for_cuda_libraries(monkeypatch):
     def refuse(name):
         raise AssertionError(name)
 
-    monkeypatch.setattr(backends, "_importable", refuse)
+    monkeypatch.setattr(_cuda, "_importable", refuse)
     table = torch.randn(LAYOUT.entries, 2)
-    backends.encode(torch.rand(5, 3), table, LAYOUT)
-    backends.march(*rays(), torch.ones(4, 4, 4, dtype=torch.bool), 1.0, 0.1, None)
-    assert backends.describe(table) == "threedistill.ops"
+    hash_encode(torch.rand(5, 3), table, LAYOUT)
+    march(*rays(), torch.ones(4, 4, 4, dtype=torch.bool), 1.0, 0.1, None)
 
 
 def test_the_rule_asks_device_type_environment_and_presence(monkeypatch):
     asked = []
-    monkeypatch.setattr(backends, "_importable", lambda name: asked.append(name))
+    monkeypatch.setattr(_cuda, "_importable", lambda name: asked.append(name))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.delenv("THREEDISTILL_OPS", raising=False)
-    cuda = types.SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)
-    half = types.SimpleNamespace(device=torch.device("cuda"), dtype=torch.float64)
-    assert backends._library("nerfacc", cuda) is None and asked == ["nerfacc"]
-    assert backends._library("nerfacc", half) is None and asked == ["nerfacc"]
+    single = types.SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)
+    double = types.SimpleNamespace(device=torch.device("cuda"), dtype=torch.float64)
+    assert _cuda.cuda_library("nerfacc", single) is None and asked == ["nerfacc"]
+    assert _cuda.cuda_library("nerfacc", double) is None and asked == ["nerfacc"]
     monkeypatch.setenv("THREEDISTILL_OPS", "reference")
-    assert backends._library("nerfacc", cuda) is None and asked == ["nerfacc"]
+    assert _cuda.cuda_library("nerfacc", single) is None and asked == ["nerfacc"]
+
+
+class Reached(Exception):
+    """An adapter asked for this library."""
+
+
+def test_cuda_tensors_reach_the_adapter_of_every_operator_through_the_dispatcher(monkeypatch):
+    """On tensors that only say that they are on a GPU, from the public functions."""
+
+    def library(name, tensor):
+        raise Reached(name, tensor.device.type)
+
+    for module in (hash_op, composite_op, march_op, splat_op):
+        monkeypatch.setattr(module, "cuda_library", library)
+
+    def empty(*shape, dtype=torch.float32):
+        return torch.empty(*shape, dtype=dtype, device="cuda")
+
+    with FakeTensorMode():
+        rows, one, table = empty(6, 3), empty(6), empty(LAYOUT.entries, 2)
+        pairs, triples, singles = empty(2, 6, 2), empty(2, 6, 3), empty(2, 6)
+        offsets, occupied = empty(3, dtype=torch.int64), empty(4, 4, 4, dtype=torch.bool)
+        for name, call in {
+            "tinycudann": lambda: hash_encode(rows, table, LAYOUT),
+            "nerfacc": lambda: march(rows, rows, occupied, 1.0, 0.1),
+            "nerfacc ": lambda: composite(one, rows, Samples(offsets, one, one, offsets)),
+            "gsplat": lambda: splat(pairs, triples, singles, triples, singles, 8, 9),
+        }.items():
+            with pytest.raises(Reached) as reached:
+                call()
+            assert reached.value.args == (name.strip(), "cuda")
 
 
 def test_the_library_trains_the_fields_own_table(libraries):
@@ -121,7 +159,8 @@ def test_the_library_trains_the_fields_own_table(libraries):
     theirs = ours.detach().clone().requires_grad_()
     for levels in (None, 2):
         expected = hash_encode(x, ours, LAYOUT, levels)
-        found = backends.encode(x, theirs, LAYOUT, levels)
+        active = LAYOUT.levels if levels is None else levels
+        found = hash_op._on_cuda(x, theirs, *hash_op._fields(LAYOUT), active)
         assert torch.allclose(expected, found, atol=1e-6)
         (expected**2).sum().backward()
         (found**2).sum().backward()
@@ -138,9 +177,9 @@ def test_the_librarys_configuration_gives_our_level_sizes(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(
-        backends.importlib, "import_module", lambda name: types.SimpleNamespace(Encoding=encoding)
+        hash_op.importlib, "import_module", lambda name: types.SimpleNamespace(Encoding=encoding)
     )
-    backends._tcnn_encoding.__wrapped__(LAYOUT, torch.device("cpu"))
+    hash_op._tinycudann.__wrapped__(LAYOUT, torch.device("cpu"))
     for level, resolution in enumerate(LAYOUT.resolutions):
         scale = made["base_resolution"] * made["per_level_scale"] ** level - 1
         assert -1e-4 < resolution - 1 - scale < 1
@@ -152,7 +191,7 @@ def test_nerfacc_marches_the_same_space_and_composites_the_same_image(libraries,
     occupied = torch.rand(8, 8, 8, generator=torch.Generator().manual_seed(0)) > 0.6
     jitter = torch.rand(len(origins), generator=torch.Generator().manual_seed(1))
     ours = march(origins, directions, occupied, 1.0, 0.05, jitter)
-    theirs = backends.march(origins, directions, occupied, 1.0, 0.05, jitter)
+    theirs = Samples(*march_op._on_cuda(origins, directions, occupied, jitter, 1.0, 0.05, 0.0, None))
     assert int(theirs.offsets[-1]) == len(theirs.ray) and bool((theirs.ray.diff() >= 0).all())
     # The lattices start elsewhere (box entry, near plane), so lengths agree up to a step per crossing.
     lengths = [torch.zeros(len(origins)).index_add(0, s.ray, s.end - s.start) for s in (ours, theirs)]
@@ -160,5 +199,6 @@ def test_nerfacc_marches_the_same_space_and_composites_the_same_image(libraries,
 
     density = torch.rand(len(theirs.ray)) * 5
     rgb = torch.rand(len(theirs.ray), 3)
-    for a, b in zip(backends.composite(density, rgb, theirs), composite(density, rgb, theirs)):
+    found = composite_op._on_cuda(density, rgb, theirs.start, theirs.end, theirs.offsets)
+    for a, b in zip(found, composite(density, rgb, theirs)):
         assert torch.allclose(a, b, atol=1e-5)
