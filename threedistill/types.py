@@ -18,10 +18,13 @@ from threedistill.prediction import NoiseLevel, Prediction, PredictionKind
 
 __all__ = [
     "Cameras", "Conditioning", "Evidence", "Mesh", "NoiseLevel", "Prediction", "PredictionKind", "Query",
-    "Refinement", "Rendering", "Shading", "Splats",
+    "Refinement", "Rendering", "Shading", "Splats", "Wrap",
 ]  # fmt: skip
 
 Shading = Literal["none", "lambertian", "textureless", "normal"]
+
+#: What a picture does beyond the unit square: go on from the other side, turn back, or keep its border's colour.
+Wrap = Literal["repeat", "mirror", "clamp"]
 
 #: What a prior is told besides the noisy sample: batch-first tensors by name.
 Conditioning = dict[str, Tensor]
@@ -172,6 +175,8 @@ class Evidence:
 class Mesh:
     """A triangle mesh, optionally textured.
 
+    All pictures share ``uv`` and ``wrap``; one of a single texel is a constant, which needs no ``uv``.
+
     Attributes:
         vertices: (N, 3) metres.
         faces: (F, 3) vertex indices, counter-clockwise from outside.
@@ -180,7 +185,13 @@ class Mesh:
         uv: (N, 2) texture coordinates, origin at the bottom left (OBJ convention), or None.
         texture: (Ht, Wt, 3) sRGB base colour in [0, 1], row 0 at the top, or None.
         normal_map: (Hn, Wn, 3) tangent-space normals encoded as ``(n + 1) / 2`` (OpenGL: green up), same uv, or None.
-        metallic_roughness: (Hm, Wm, 2) metallic and roughness in [0, 1] (linear), same uv, or None.
+        metallic_roughness: (Hm, Wm, 2) metallic and roughness in [0, 1] (linear), same uv, or None (rough, no metal).
+        emission: (He, We, 3) light that the surface gives off, sRGB-encoded, above 1 where it is stronger than white,
+            same uv, or None.
+        alpha: (Ha, Wa, 1) coverage in [0, 1] (linear), same uv, or None (opaque).
+        alpha_cutoff: below it ``alpha`` is a hole, from it on solid; None: it blends.
+        wrap: what the pictures do beyond the unit square, along u and along v.
+        double_sided: whether the back of a face is seen too.
         extras: facts that travel with the asset (prompt, seed, prior, licences).
     """
 
@@ -192,6 +203,11 @@ class Mesh:
     texture: Float[Tensor, "Ht Wt 3"] | None = None
     normal_map: Float[Tensor, "Hn Wn 3"] | None = None
     metallic_roughness: Float[Tensor, "Hm Wm 2"] | None = None
+    emission: Float[Tensor, "He We 3"] | None = None
+    alpha: Float[Tensor, "Ha Wa 1"] | None = None
+    alpha_cutoff: float | None = None
+    wrap: tuple[Wrap, Wrap] = ("clamp", "clamp")
+    double_sided: bool = False
     extras: dict[str, object] = field(default_factory=dict[str, object])
 
 

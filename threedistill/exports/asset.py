@@ -17,6 +17,7 @@ from threedistill.exports.bake import bake, bake_values, color_at, painted
 from threedistill.exports.formats import FILMS, FORMATS, MESHES, SPLATS, Format, file_of
 from threedistill.exports.glb import write_glb
 from threedistill.exports.obj import write_obj
+from threedistill.exports.pictures import glowing, with_vertex_colors
 from threedistill.exports.ply import write_ply
 from threedistill.exports.settings import ExportSettings
 from threedistill.exports.splat_cloud import moved
@@ -176,26 +177,21 @@ def write_mesh(mesh: Mesh, path: Path | str, settings: ExportSettings | None = N
     surface.check(mesh, f"cannot write {path}")
     if mesh.normals is None:
         mesh = replace(mesh, normals=surface.vertex_normals(mesh.vertices, mesh.faces))
+    if settings.unlit:  # what is shown unlit has one colour
+        mesh = glowing(mesh)
     if suffix == "glb":
         write_glb(mesh, path, settings.unlit)
     elif suffix == "obj":
         write_obj(surface.placed(mesh, settings.up), path, settings.unlit, settings.up)
     elif suffix == "ply":
-        write_ply(surface.placed(surface.welded(_with_vertex_colors(mesh)), settings.up), path, settings.up)
+        write_ply(
+            surface.placed(surface.welded(with_vertex_colors(glowing(mesh))), settings.up), path, settings.up
+        )
     elif suffix == "usdz":
         write_usdz(surface.placed(mesh, settings.up), path, settings.unlit, settings.up)
     else:
         longest = float((mesh.vertices.amax(0) - mesh.vertices.amin(0)).max())
         write_stl(surface.placed(mesh, settings.up, settings.stl_size / longest), path, settings.up)
-
-
-def _with_vertex_colors(mesh: Mesh) -> Mesh:
-    """The mesh with its texture's colours at its vertices where it has no others."""
-    from threedistill.render.mesh import sample_texture
-
-    if mesh.colors is not None or mesh.texture is None or mesh.uv is None:
-        return mesh
-    return replace(mesh, colors=sample_texture(mesh.texture, mesh.uv))
 
 
 def export_asset(

@@ -13,13 +13,13 @@ from threedistill.atomic import replacing, write_bytes
 __all__ = ["png_bytes", "replacing", "roughness_and_metal", "to_bytes", "write_bytes"]
 
 
-def to_bytes(image: Float[Tensor, "H W 3"]) -> Tensor:
+def to_bytes(image: Float[Tensor, "H W C"]) -> Tensor:
     """[0, 1] to uint8, rounded to the nearest."""
     return (image.detach().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
 
-def png_bytes(image: Float[Tensor, "H W 3"]) -> bytes:
-    """A PNG of an sRGB image, without dates or other metadata."""
+def png_bytes(image: Float[Tensor, "H W C"]) -> bytes:
+    """A PNG of an sRGB image (3 channels, or 4 with alpha), without dates or other metadata."""
     from PIL import Image
 
     buffer = io.BytesIO()

@@ -121,17 +121,20 @@ class MeshField:
 
     def surface_color(self, points: Tensor, normals: Tensor) -> Tensor:
         """sRGB colours at the nearest points of the mesh; without colours light grey."""
-        from threedistill.render.mesh import sample_texture
+        from threedistill.render.mesh import picture_at
 
         mesh = self.mesh
         if mesh.colors is None and (mesh.texture is None or mesh.uv is None):
             return torch.full_like(points, 0.8)
         corner, weights = self._look_up(points, normals)
+
+        def interpolate(values: Tensor) -> Tensor:
+            return (values[corner].double() * weights).sum(1).to(points)
+
         if mesh.texture is not None and mesh.uv is not None:
-            uv = (mesh.uv[corner].double() * weights).sum(1)
-            return sample_texture(mesh.texture, uv.float()).to(points)
+            return picture_at(mesh, mesh.texture, interpolate)
         assert mesh.colors is not None
-        return (mesh.colors[corner].double() * weights).sum(1).to(points)
+        return interpolate(mesh.colors)
 
     def _look_up(self, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
         self._near = self._near or NearestSurface(self.mesh)

@@ -106,5 +106,5 @@ def shading_normals(mesh: Mesh, face: Tensor, weights: Float[Tensor, "P 3"]) -> 
     corner, weights = mesh.faces[face], weights.double()[..., None]
     frame = _frames(mesh, vertex_tangents(mesh), corner, weights)
     uv = (mesh.uv[corner].double() * weights).sum(1)
-    local = sample_texture(mesh.normal_map, uv.float()).double() * 2 - 1
+    local = sample_texture(mesh.normal_map, uv.float(), mesh.wrap).double() * 2 - 1
     return torch.nn.functional.normalize((frame @ local[..., None])[..., 0], dim=1).to(mesh.vertices.dtype)

@@ -17,8 +17,8 @@ from threedistill.errors import ThreedistillError
 from threedistill.types import Mesh
 
 __all__ = [
-    "Origin", "check", "connected", "decimate", "frame", "is_watertight", "keep_components", "normalise", "placed",
-    "smooth", "unused_removed", "vertex_normals", "welded",
+    "Origin", "bare", "check", "connected", "decimate", "frame", "is_watertight", "keep_components", "normalise",
+    "placed", "smooth", "unused_removed", "vertex_normals", "welded",
 ]  # fmt: skip
 
 Origin = Literal["center", "base"]
@@ -75,6 +75,14 @@ def unused_removed(mesh: Mesh, faces: Int[Tensor, "F 3"]) -> Mesh:
     )  # fmt: skip
 
 
+def bare(mesh: Mesh) -> Mesh:
+    """The mesh without its pictures."""
+    return replace(
+        mesh, texture=None, normal_map=None, metallic_roughness=None, emission=None, alpha=None, alpha_cutoff=None,
+        wrap=("clamp", "clamp"),
+    )  # fmt: skip
+
+
 def welded(mesh: Mesh) -> Mesh:
     """The mesh with vertices at exactly one position merged, without its texture.
 
@@ -85,8 +93,7 @@ def welded(mesh: Mesh) -> Mesh:
     first = torch.full((int(inverse.max()) + 1,), len(inverse)).scatter_reduce(
         0, inverse, torch.arange(len(inverse)), "amin"
     )
-    bare = replace(mesh, uv=None, texture=None, normal_map=None, metallic_roughness=None)
-    return unused_removed(bare, first[inverse][mesh.faces])
+    return unused_removed(replace(bare(mesh), uv=None), first[inverse][mesh.faces])
 
 
 def connected(count: int, a: Int[Tensor, "E"], b: Int[Tensor, "E"]) -> Int[Tensor, "count"]:

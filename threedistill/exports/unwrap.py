@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from threedistill.exports.surface import check, connected
+from threedistill.exports.surface import bare, check, connected
 from threedistill.types import Mesh
 
 __all__ = ["Unwrapped", "unwrap"]
@@ -32,11 +32,13 @@ class Unwrapped(NamedTuple):
         mesh: vertices split along the seams, with ``uv``.
         method: who laid it out.
         charts: number of connected pieces in the atlas.
+        source: (N,) the vertex of the mesh given that each of the new ones is a copy of.
     """
 
     mesh: Mesh
     method: str
     charts: int
+    source: Int[Tensor, "N"]
 
 
 def unwrap(
@@ -59,7 +61,7 @@ def unwrap(
     """
     check(mesh, "unwrap")
     if mesh.uv is not None and _usable(mesh.uv, mesh.faces):
-        return Unwrapped(replace(mesh, texture=None, normal_map=None, metallic_roughness=None), "own", 0)
+        return Unwrapped(bare(mesh), "own", 0, torch.arange(len(mesh.vertices)))
     piece = _pieces(mesh.faces, _face_directions(mesh))
     if len(mesh.faces) <= max_faces and int(piece.max()) + 1 <= max_charts:
         found = _xatlas(mesh, size, gutter)
@@ -80,8 +82,7 @@ def _usable(uv: Tensor, faces: Tensor) -> bool:
 def _split(mesh: Mesh, source: Tensor, faces: Tensor, uv: Tensor) -> Mesh:
     """The mesh whose vertex i is a copy of vertex ``source[i]``, with texture coordinates."""
     return replace(
-        mesh, vertices=mesh.vertices[source], faces=faces, uv=uv.to(mesh.vertices.dtype), texture=None,
-        normal_map=None, metallic_roughness=None,
+        bare(mesh), vertices=mesh.vertices[source], faces=faces, uv=uv.to(mesh.vertices.dtype),
         normals=None if mesh.normals is None else mesh.normals[source],
         colors=None if mesh.colors is None else mesh.colors[source],
     )  # fmt: skip
@@ -119,10 +120,9 @@ def _xatlas(mesh: Mesh, size: int, gutter: int) -> Unwrapped | None:
     if len(faces) != len(mesh.faces):
         return None
     uv = torch.from_numpy(uv.astype(np.float64)) * torch.tensor([atlas.width, atlas.height]) / longest
-    split = _split(
-        mesh, torch.from_numpy(source.astype(np.int64)), torch.from_numpy(faces.astype(np.int64)), uv
-    )
-    return Unwrapped(split, "xatlas", atlas.chart_count)
+    copied = torch.from_numpy(source.astype(np.int64))
+    split = _split(mesh, copied, torch.from_numpy(faces.astype(np.int64)), uv)
+    return Unwrapped(split, "xatlas", atlas.chart_count, copied)
 
 
 def _face_directions(mesh: Mesh) -> Int[Tensor, "F"]:
@@ -171,8 +171,9 @@ def _box_projection(mesh: Mesh, piece: Tensor, size: int, gutter: int) -> Unwrap
     unique, inverse = torch.unique(key, return_inverse=True)
     coordinates = torch.zeros(len(unique), 2, dtype=uv.dtype)
     coordinates[inverse.reshape(-1)] = uv.reshape(-1, 2)
-    split = _split(mesh, unique % len(mesh.vertices), inverse, coordinates / size)
-    return Unwrapped(split, "box projection", count)
+    source = unique % len(mesh.vertices)
+    split = _split(mesh, source, inverse, coordinates / size)
+    return Unwrapped(split, "box projection", count, source)
 
 
 def _projected(mesh: Mesh) -> tuple[Float[Tensor, "F 3 2"], Float[Tensor, "F"]]:

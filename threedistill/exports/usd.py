@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from threedistill.atomic import write_bytes
-from threedistill.exports.files import png_bytes, roughness_and_metal
+from threedistill.exports.files import png_bytes
 from threedistill.exports.gltf import generator, jsonable
+from threedistill.exports.pictures import is_constant, pictures_of, within_one
 from threedistill.types import Mesh
 
 __all__ = ["usdz_bytes", "write_usdz"]
@@ -28,6 +29,10 @@ __all__ = ["usdz_bytes", "write_usdz"]
 _ALIGNMENT = 64
 #: The zip extra field that holds the padding; readers skip what they do not know.
 _PADDING = 0x1986
+_FILES = {
+    "base-colour": "color.png", "normal": "normal.png", "metallic-roughness": "roughness_metallic.png",
+    "emission": "emission.png",
+}  # fmt: skip
 
 
 def write_usdz(mesh: Mesh, path: Path, unlit: bool = True, up: str = "y") -> None:
@@ -48,13 +53,8 @@ def usdz_bytes(mesh: Mesh, unlit: bool = True, up: str = "y", name: str = "asset
     root = re.sub(r"\W", "_", name, flags=re.ASCII)
     root = root if re.match(r"[A-Za-z_]", root) else f"_{root}"
     files = {f"{root}.usda": b""}
-    textured = mesh.uv is not None
-    if textured and mesh.texture is not None:
-        files["textures/color.png"] = png_bytes(mesh.texture)
-    if textured and mesh.normal_map is not None:
-        files["textures/normal.png"] = png_bytes(mesh.normal_map)
-    if textured and mesh.metallic_roughness is not None:
-        files["textures/roughness_metallic.png"] = png_bytes(roughness_and_metal(mesh.metallic_roughness))
+    for kind, picture in pictures_of(mesh).items():
+        files[f"textures/{_FILES[kind]}"] = png_bytes(picture)
     files[f"{root}.usda"] = _layer(mesh, root, unlit, up, {n.rpartition("/")[2] for n in files}).encode()
     return _package(files)
 
@@ -86,6 +86,7 @@ def _layer(mesh: Mesh, root: str, unlit: bool, up: str, pictures: set[str]) -> s
         f"        rel material:binding = </{root}/material>",
         f"        point3f[] points = {_tuples(mesh.vertices)}",
         '        uniform token subdivisionScheme = "none"',
+        f"        uniform bool doubleSided = {int(mesh.double_sided)}",
     ]  # fmt: skip
     if mesh.normals is not None:
         lines += [
@@ -99,7 +100,7 @@ def _layer(mesh: Mesh, root: str, unlit: bool, up: str, pictures: set[str]) -> s
             '            interpolation = "vertex"',
         ]
         lines += ["        )"]
-    colored = "color.png" not in pictures and mesh.colors is not None
+    colored = mesh.colors is not None and (mesh.texture is None or mesh.uv is None)
     if colored and mesh.colors is not None:
         from threedistill.render.shading import srgb_to_linear
 
@@ -109,14 +110,14 @@ def _layer(mesh: Mesh, root: str, unlit: bool, up: str, pictures: set[str]) -> s
             '            interpolation = "vertex"',
         ]
         lines += ["        )"]
-    lines += ["    }", "", *_material(root, unlit, pictures, colored), "}", ""]
+    lines += ["    }", "", *_material(mesh, root, unlit, pictures, colored), "}", ""]
     return "\n".join(lines)
 
 
-def _material(root: str, unlit: bool, pictures: set[str], colored: bool) -> Iterable[str]:
+def _material(mesh: Mesh, root: str, unlit: bool, pictures: set[str], colored: bool) -> Iterable[str]:
     """The shading network: a surface, a reader of coordinates, a texture per picture."""
     here = f"/{root}/material"
-    source = f"<{here}/color.outputs:{'rgb' if 'color.png' in pictures else 'result'}>"
+    base = f"<{here}/vertex_color.outputs:result>" if colored else f"<{here}/color.outputs:rgb>"
     has_color = colored or "color.png" in pictures
     yield '    def Material "material"'
     yield "    {"
@@ -125,27 +126,40 @@ def _material(root: str, unlit: bool, pictures: set[str], colored: bool) -> Iter
     yield '        def Shader "surface"'
     yield "        {"
     yield '            uniform token info:id = "UsdPreviewSurface"'
-    lit, emitted = ("emissiveColor", "diffuseColor") if unlit else ("diffuseColor", "emissiveColor")
-    yield f"            color3f inputs:{emitted} = (0, 0, 0)"
-    yield f"            color3f inputs:{lit}{f'.connect = {source}' if has_color else ' = (0.8, 0.8, 0.8)'}"
+    color = f".connect = {base}" if has_color else " = (0.8, 0.8, 0.8)"
+    if unlit:
+        yield "            color3f inputs:diffuseColor = (0, 0, 0)"
+        yield f"            color3f inputs:emissiveColor{color}"
+    else:
+        yield f"            color3f inputs:emissiveColor{_emission(mesh, here)}"
+        yield f"            color3f inputs:diffuseColor{color}"
+    if mesh.alpha is not None:
+        told = (
+            f".connect = <{here}/color.outputs:a>" if "color.png" in pictures else f" = {_text(mesh.alpha)}"
+        )
+        yield f"            float inputs:opacity{told}"
+        if mesh.alpha_cutoff is not None:
+            yield f"            float inputs:opacityThreshold = {mesh.alpha_cutoff:.7g}"
     if "roughness_metallic.png" in pictures:
         yield f"            float inputs:roughness.connect = <{here}/roughness_metallic.outputs:g>"
         yield f"            float inputs:metallic.connect = <{here}/roughness_metallic.outputs:b>"
     else:
-        yield "            float inputs:roughness = 1"
-        yield "            float inputs:metallic = 0"
+        known = mesh.metallic_roughness
+        metallic, roughness = (0.0, 1.0) if known is None or not is_constant(known) else known[0, 0].tolist()
+        yield f"            float inputs:roughness = {roughness:.7g}"
+        yield f"            float inputs:metallic = {metallic:.7g}"
     if "normal.png" in pictures:
         yield f"            normal3f inputs:normal.connect = <{here}/normal.outputs:rgb>"
     yield "            token outputs:surface"
     yield "        }"
     if colored:
         yield from _shader(
-            "color",
+            "vertex_color",
             "UsdPrimvarReader_float3",
             ['string inputs:varname = "displayColor"'],
             ["float3 outputs:result"],
         )
-    if pictures & {"color.png", "normal.png", "roughness_metallic.png"}:
+    if pictures & set(_FILES.values()):
         yield from _shader(
             "coordinates",
             "UsdPrimvarReader_float2",
@@ -153,7 +167,8 @@ def _material(root: str, unlit: bool, pictures: set[str], colored: bool) -> Iter
             ["float2 outputs:result"],
         )
     kinds = {
-        "color": ("sRGB", [], ["float3 outputs:rgb"]),
+        "color": ("sRGB", [], ["float3 outputs:rgb", *(["float outputs:a"] if mesh.alpha is not None else [])]),
+        "emission": ("sRGB", _strength(mesh), ["float3 outputs:rgb"]),
         "normal": (
             "raw", ["float4 inputs:bias = (-1, -1, -1, 0)", "float4 inputs:scale = (2, 2, 2, 1)"],
             ["float3 outputs:rgb"],
@@ -166,10 +181,27 @@ def _material(root: str, unlit: bool, pictures: set[str], colored: bool) -> Iter
         inputs = [
             f"asset inputs:file = @textures/{name}.png@", f'token inputs:sourceColorSpace = "{space}"',
             f"float2 inputs:st.connect = <{here}/coordinates.outputs:result>",
-            'token inputs:wrapS = "clamp"', 'token inputs:wrapT = "clamp"', *more,
+            *(f'token inputs:wrap{axis} = "{kind}"' for axis, kind in zip("ST", mesh.wrap)), *more,
         ]  # fmt: skip
         yield from _shader(name, "UsdUVTexture", inputs, outputs)
     yield "    }"
+
+
+def _emission(mesh: Mesh, here: str) -> str:
+    """What the surface gives off: a picture, a number, or nothing."""
+    if mesh.emission is None:
+        return " = (0, 0, 0)"
+    if not is_constant(mesh.emission):
+        return f".connect = <{here}/emission.outputs:rgb>"
+    from threedistill.render.shading import srgb_to_linear
+
+    return f" = {_tuples(srgb_to_linear(mesh.emission[0]))[1:-1]}"
+
+
+def _strength(mesh: Mesh) -> list[str]:
+    if mesh.emission is None or (strength := within_one(mesh.emission)[1]) == 1:
+        return []
+    return [f"float4 inputs:scale = ({strength:.7g}, {strength:.7g}, {strength:.7g}, 1)"]
 
 
 def _shader(name: str, kind: str, inputs: list[str], outputs: list[str]) -> Iterable[str]:
@@ -186,6 +218,10 @@ def _tuples(values: Tensor) -> str:
     rows = values.detach().cpu().float().numpy()
     form = "(" + ", ".join(["%.7g"] * rows.shape[1]) + ")"
     return "[" + ", ".join(form % tuple(row) for row in np.where(rows == 0, 0.0, rows).tolist()) + "]"
+
+
+def _text(constant: Tensor) -> str:
+    return f"{float(constant.reshape(-1)[0]):.7g}"
 
 
 def _quoted(text: str) -> str:

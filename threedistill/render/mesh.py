@@ -5,14 +5,16 @@ Used for the Toybox world (ground truth), for turntables and for evaluating reop
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.ops.rasterize import rasterize
-from threedistill.render.shading import shade
-from threedistill.types import Cameras, Mesh, Rendering, Shading
+from threedistill.render.shading import linear_to_srgb, shade, srgb_to_linear
+from threedistill.types import Cameras, Mesh, Rendering, Shading, Wrap
 
 
 def face_normals(mesh: Mesh) -> Float[Tensor, "F 3"]:
@@ -33,8 +35,9 @@ def render_mesh(
 ) -> Rendering:
     """Render a mesh with vertex colours or a texture (white without either), and its material where it is lit.
 
-    Vertex normals are interpolated where the mesh has them, else faces are flat. Colours are averaged over
-    ``supersample`` x ``supersample`` samples per pixel in sRGB, weighted by coverage.
+    Vertex normals are interpolated where the mesh has them, else faces are flat. Emission is added to what is seen.
+    Colours are averaged over ``supersample`` x ``supersample`` samples per pixel in sRGB, weighted by coverage.
+    Everything is opaque.
 
     Arguments:
         mesh: what to draw; both sides of its faces are drawn, normals are turned towards the camera.
@@ -65,7 +68,7 @@ def render_mesh(
     if mesh.colors is not None:
         albedo = interpolate(mesh.colors)
     elif mesh.texture is not None and mesh.uv is not None:
-        albedo = sample_texture(mesh.texture, interpolate(mesh.uv))
+        albedo = picture_at(mesh, mesh.texture, interpolate)
     else:
         albedo = torch.ones(len(index), 3, device=device, dtype=dtype)
     to_camera = cameras.c2w.to(mesh.vertices)[view, :3, 3] - interpolate(mesh.vertices)
@@ -82,10 +85,13 @@ def render_mesh(
         else normal
     )
     material = None
-    if shading == "lambertian" and mesh.metallic_roughness is not None and mesh.uv is not None:
-        material = sample_texture(mesh.metallic_roughness, interpolate(mesh.uv))
+    if shading == "lambertian" and mesh.metallic_roughness is not None:
+        material = picture_at(mesh, mesh.metallic_roughness, interpolate)
     towards = None if light is None else light.to(normal)[view]
     color = shade(albedo, normal, to_camera, shading, towards, material)
+    if mesh.emission is not None and shading in ("none", "lambertian"):
+        given_off = srgb_to_linear(picture_at(mesh, mesh.emission, interpolate))
+        color = linear_to_srgb((srgb_to_linear(color) + given_off).clamp(0, 1))
 
     packed = torch.zeros(views * height * width, 8, device=device, dtype=dtype)
     packed[index] = torch.cat([color, normal, distance, torch.ones_like(distance)], -1)
@@ -103,9 +109,60 @@ def render_mesh(
     )  # fmt: skip
 
 
-def sample_texture(texture: Tensor, uv: Tensor) -> Tensor:
-    """Bilinear lookups; uv origin at the bottom left, texel centres at half integers, clamped at the border."""
-    grid = torch.stack([uv[:, 0] * 2 - 1, 1 - uv[:, 1] * 2], -1)[None, None]
-    image = texture.to(uv).permute(2, 0, 1)[None]
-    sampled = F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return sampled[0, :, 0].T
+def picture_at(mesh: Mesh, picture: Tensor, interpolate: Callable[[Tensor], Tensor]) -> Float[Tensor, "P C"]:
+    """Values of one of a mesh's pictures at points of its surface.
+
+    Arguments:
+        mesh: the mesh; only a picture of one texel needs no ``uv``.
+        picture: (h, w, C).
+        interpolate: values at the vertices (N, k) to values at the points (P, k).
+    """
+    if mesh.uv is not None:
+        return sample_texture(picture, interpolate(mesh.uv), mesh.wrap)
+    if picture.shape[:2] != (1, 1):
+        raise ValueError("a picture of more than one texel needs texture coordinates")
+    return picture.reshape(1, -1).to(mesh.vertices).expand(len(interpolate(mesh.vertices)), -1)
+
+
+def sample_texture(
+    texture: Float[Tensor, "h w C"], uv: Float[Tensor, "P 2"], wrap: tuple[Wrap, Wrap] = ("clamp", "clamp")
+) -> Float[Tensor, "P C"]:
+    """Bilinear lookups; uv origin at the bottom left, texel centres at half integers.
+
+    Arguments:
+        texture: the picture, row 0 at the top.
+        uv: any coordinates.
+        wrap: what lies beyond the unit square along u and v: the picture again, its mirror image, or its border.
+    """
+    image = texture.to(uv)
+    if wrap == ("clamp", "clamp"):
+        grid = torch.stack([uv[:, 0] * 2 - 1, 1 - uv[:, 1] * 2], -1)[None, None]
+        sampled = F.grid_sample(
+            image.permute(2, 0, 1)[None], grid, mode="bilinear", padding_mode="border", align_corners=False
+        )
+        return sampled[0, :, 0].T
+    height, width = image.shape[:2]
+    x0, x1, fx = _neighbours(uv[:, 0], width, wrap[0])
+    y0, y1, fy = _neighbours(1 - uv[:, 1], height, wrap[1])
+    upper = torch.lerp(image[y0, x0], image[y0, x1], fx)
+    return torch.lerp(upper, torch.lerp(image[y1, x0], image[y1, x1], fx), fy)
+
+
+def _neighbours(coordinate: Tensor, size: int, wrap: Wrap) -> tuple[Tensor, Tensor, Tensor]:
+    """The two texels around a coordinate in pictures, and how far it is from the first to the second."""
+    # Whole periods go first: far from zero a float has no fraction left.
+    period = {"repeat": 1.0, "mirror": 2.0, "clamp": None}[wrap]
+    within = (
+        coordinate.clamp(-1, 2) if period is None else coordinate - (coordinate / period).floor() * period
+    )
+    place = within * size - 0.5
+    first = place.floor()
+    index = torch.stack([first, first + 1]).nan_to_num().long()
+    if wrap == "repeat":
+        index = index % size
+    elif wrap == "mirror":
+        index = index % (2 * size)
+        index = torch.where(index < size, index, 2 * size - 1 - index)
+    else:
+        index = index.clamp(0, size - 1)
+    return index[0], index[1], (place - first)[:, None]

@@ -16,7 +16,7 @@ from threedistill.ops.antialias import face_neighbours
 from threedistill.ops.marching_cubes import marching_cubes
 from threedistill.ops.marching_tets import TetTopology, marching_tets, tet_topology, tet_vertices
 from threedistill.protocols import RenderContext
-from threedistill.render.mesh import sample_texture
+from threedistill.render.mesh import picture_at
 from threedistill.render.surface import face_crosses, render_surface
 from threedistill.representations import meshstats
 from threedistill.representations.hashfield import HashField, HashSettings
@@ -388,16 +388,16 @@ class DMTet(nn.Module):
             return (values.to(self.points)[index] * weights[..., None]).sum(1)
 
         jitter = self.color_jitter * self.cell
-        if self.reflectance is not None and mesh.metallic_roughness is not None and mesh.uv is not None:
+        if self.reflectance is not None and mesh.metallic_roughness is not None:
             with torch.no_grad():
-                known = sample_texture(mesh.metallic_roughness.to(self.points), of_corners(mesh.uv))
+                known = picture_at(mesh, mesh.metallic_roughness.to(self.points), of_corners)
             self.reflectance.fit(at, _raw_material(known), jitter, generator)
         with torch.no_grad():
             if color is not None:
                 normals = F.normalize(face_crosses(mesh.vertices, mesh.faces), dim=1).to(self.points)
                 truth = color(at, normals[face])
             elif mesh.texture is not None and mesh.uv is not None:
-                truth = sample_texture(mesh.texture.to(self.points), of_corners(mesh.uv))
+                truth = picture_at(mesh, mesh.texture.to(self.points), of_corners)
             elif mesh.colors is not None:
                 truth = of_corners(mesh.colors)
             else:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from threedistill.errors import ThreedistillError
 from threedistill.render.harmonics import C0
-from threedistill.render.mesh import face_normals, sample_texture
+from threedistill.render.mesh import face_normals, picture_at
 from threedistill.rng import Streams
 from threedistill.types import Mesh, Splats
 
@@ -111,7 +111,7 @@ def on_mesh(mesh: Mesh, count: int, rng: Streams, opacity: float = 0.9) -> Splat
         return (values.detach().cpu().float()[faces[face]] * weights[..., None]).sum(1)
 
     if mesh.texture is not None and mesh.uv is not None:
-        color = sample_texture(mesh.texture.detach().cpu().float(), blend(mesh.uv))
+        color = picture_at(mesh, mesh.texture.detach().cpu().float(), blend)
     elif mesh.colors is not None:
         color = blend(mesh.colors)
     else:

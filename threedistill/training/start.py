@@ -12,6 +12,7 @@ from torch import Tensor
 
 from threedistill.atomic import os_errors_in_words, write_bytes
 from threedistill.errors import ThreedistillError, UsageError
+from threedistill.exports.pictures import glowing
 from threedistill.exports.read import SUFFIXES, read_mesh
 from threedistill.exports.splats import SPLAT_SUFFIXES, read_splats
 from threedistill.types import Mesh, Splats
@@ -49,6 +50,8 @@ def read_start(path: str | Path) -> Mesh | Splats:
         raise UsageError(
             f"--init {path}: {len(asset.faces)} faces are more than {_MOST_FACES}; reduce the mesh first"
         )
+    if isinstance(asset, Mesh):
+        asset = replace(glowing(asset), alpha=None, alpha_cutoff=None)  # fields know one opaque colour
     try:
         return normalised(asset)
     except ThreedistillError as error:
@@ -118,6 +121,8 @@ def save_start(asset: Mesh | Splats, path: Path) -> None:
     names = _MESH if isinstance(asset, Mesh) else _SPLATS
     tensors = {name: value.contiguous() for name in names if (value := getattr(asset, name)) is not None}
     header = {"kind": type(asset).__name__, "extras": json.dumps(asset.extras, default=str)}
+    if isinstance(asset, Mesh):
+        header["wrap"] = json.dumps(asset.wrap)
     write_bytes(path, save(tensors, metadata=header))
 
 
@@ -134,6 +139,8 @@ def load_start(path: Path) -> Mesh | Splats:
             header = file.metadata() or {}
             tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             tensors["extras"] = json.loads(header["extras"])
+            if "wrap" in header:
+                tensors["wrap"] = tuple(json.loads(header["wrap"]))
             return Mesh(**tensors) if header["kind"] == "Mesh" else Splats(**tensors)
     except (SafetensorError, FileNotFoundError, KeyError, TypeError, json.JSONDecodeError):
         raise ThreedistillError(
