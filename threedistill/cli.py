@@ -81,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(words: Sequence[str]) -> int:
+    if os.name == "nt":  # run folders are held by flock, which Windows lacks
+        raise UsageError("threedistill runs on Linux and macOS; on Windows, run it in WSL 2")
     verb = words[0] if words else "--help"
     if verb in ("--help", "-h", "help"):
         print(usage())

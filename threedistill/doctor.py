@@ -90,8 +90,6 @@ _EXTRAS = (
         "mp4 turntables (webp and gif need nothing)",
         "pip install imageio-ffmpeg",
     ),
-    ("viser", "viser", "the viewer", "pip install 'viser>=1.1'"),
-    ("tensorboard", "tensorboard", "TensorBoard logs (metrics.csv needs nothing)", "pip install tensorboard"),
     ("usd-core", "pxr", "USD validation", "pip install 'usd-core>=26.8'"),
 )
 
