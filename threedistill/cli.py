@@ -18,6 +18,7 @@ from pathlib import Path
 
 from threedistill import __version__
 from threedistill.errors import ThreedistillError, UsageError, nearest
+from threedistill.plugins import naming
 from threedistill.threads import settle_threads
 
 #: Verb -> (module with ``run(argv) -> int``, one line about it).
@@ -34,6 +35,9 @@ VERBS = {
     "doctor": ("threedistill.doctor", "say what is installed, what is missing, and what brings it"),
     "toybox": ("threedistill.commands.toybox", "the embedded prior's world: render, sample, train, judge"),
 }
+
+#: Verbs whose ``key=value`` words are settings of a run.
+_TAKE_SETTINGS = ("generate", "sweep")
 
 
 def usage() -> str:
@@ -100,10 +104,46 @@ def _dispatch(words: Sequence[str]) -> int:
     # Libraries' advice about optional parts is not our user's business; their errors still come through.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    rest, packages, folders = _named(verb, words[1:])
     try:
-        return importlib.import_module(VERBS[verb][0]).run(list(words[1:]))
+        with naming(packages, folders):
+            return importlib.import_module(VERBS[verb][0]).run(rest)
     except SystemExit as stop:  # argparse, after --help
         return int(stop.code or 0)
+
+
+def _named(verb: str, words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """What every verb understands: the words without them, and the packages and folders that the user names.
+
+    ``plugins=[a,b]`` is a setting too, so it stays in the words of the verbs that take settings.
+    """
+    rest: list[str] = []
+    found: dict[str, list[str]] = {"--plugins": [], "--config-dir": []}
+    waiting = list(words)
+    while waiting:
+        word = waiting.pop(0)
+        option, equals, value = word.partition("=")
+        if word == "--":
+            rest += [word, *waiting]
+            break
+        if option in found:
+            if not equals and not waiting:
+                raise UsageError(f"{verb}: {option} needs a value")
+            value = value if equals else waiting.pop(0)
+            found[option] += [value] if option == "--config-dir" else _names(value)
+            continue
+        if option == "plugins" and equals and value.startswith("["):
+            found["--plugins"] += _names(value.strip("[]"))
+            if verb not in _TAKE_SETTINGS:
+                continue
+        rest.append(word)
+    if verb in _TAKE_SETTINGS and found["--plugins"] and not any(w.startswith("plugins=") for w in rest):
+        rest.append(f"plugins=[{','.join(found['--plugins'])}]")
+    return rest, found["--plugins"], found["--config-dir"]
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip(" '\"") for name in text.split(",") if name.strip(" '\"")]
 
 
 def _fail(message: str, status: int, show_traceback: bool, prefix: str = "threedistill: error: ") -> int:

@@ -26,12 +26,14 @@ class Result:
         asset: the main file (``asset/model.glb`` unless other formats were asked for).
         verdict: the judge's line, or None where no judge knows the prompt.
         seconds: wall time by phase.
+        plugins: packages that the request named, whose classes its configuration may use.
     """
 
     run_dir: Path
     asset: Path
     verdict: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    plugins: tuple[str, ...] = ()
 
     @cached_property
     def mesh(self) -> Mesh:
@@ -46,7 +48,7 @@ class Result:
         from threedistill.exports.read import read_asset_splats
         from threedistill.exports.splats import write_splats
 
-        config = read_config(RunFolder(self.run_dir).config)
+        config = read_config(RunFolder(self.run_dir).config, self.plugins)
         settings = build(config["export"], "export", config["plugins"])
         if Path(path).suffix.lower() in (".splat", ".spz", ".sog"):
             write_splats(read_asset_splats(self.run_dir / "asset"), path, settings.splats())
@@ -149,4 +151,4 @@ def _execute(config: Config, run: RunFolder, quiet: bool) -> Result:
             asset = export_run(stages[-1].representation, config, run, prior)
         with record.phase("judge"):
             verdict = judge_run(config, run, quiet)
-    return Result(run.path, asset, verdict, record.seconds)
+    return Result(run.path, asset, verdict, record.seconds, tuple(config["plugins"]))

@@ -234,6 +234,19 @@ class Student(Prior, Protocol):
         ...
 
 
+@runtime_checkable
+class StudentMaker(Protocol):
+    """The settings of a student: what ``student.model`` names."""
+
+    def check(self, prior: type) -> None:
+        """Refuse a class of prior that cannot carry this student; raises UsageError."""
+        ...
+
+    def attach(self, prior: Prior, seed: int) -> Student:
+        """A fresh student on this teacher."""
+        ...
+
+
 #: Under this name a student's conditioning carries its own camera: (B, 14), zeros = none.
 STUDENT_CAMERA = "student_camera"
 

@@ -279,7 +279,7 @@ def test_timestep_options_are_what_their_names_say():
 
     def window(name, progress):
         node = yaml.safe_load((configs_dir() / "timesteps" / f"{name}.yaml").read_text(encoding="utf-8"))
-        return build(node, name).window.at(progress)
+        return build(node, "guidance.timesteps").window.at(progress)
 
     assert window("uniform", 0.3) == (0.02, 0.98)
     assert [window("two_phase", p) for p in (0.0, 0.19, 0.21, 1.0)] == [(0.02, 0.98)] * 2 + [(0.02, 0.5)] * 2

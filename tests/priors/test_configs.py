@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from threedistill.config import build, compose, groups
+from threedistill.config import build, build_as, compose, groups
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.guidance.cfg import ClassifierFree
 from threedistill.guidance.timesteps import Uniform
+from threedistill.schedule import Schedule
 
 PRIORS = groups()["prior"]
 
@@ -26,9 +27,11 @@ def test_every_prior_with_every_rule(prior, guidance):
     assert rule.queries(0.0) and weighting.kind == recommended["weighting"]
     if isinstance(policy, Uniform):
         lowest = recommended["window"]["min"]
-        assert policy.window.min == (build(lowest, "window.min") if isinstance(lowest, dict) else lowest)
+        assert policy.window.min == (
+            build_as(Schedule, lowest, "window.min") if isinstance(lowest, dict) else lowest
+        )
     scale = recommended["scale"]
-    scale = build(scale, "scale") if isinstance(scale, dict) else scale
+    scale = build_as(Schedule, scale, "scale") if isinstance(scale, dict) else scale
     assert rule.cfg == ClassifierFree(scale=scale, x0_clip=recommended["x0_clip"])
 
 
@@ -77,9 +80,13 @@ def test_values_from_the_command_line():
 @pytest.mark.parametrize(
     "override, part, words",
     [
-        ("guidance.weighting.kind=foo", "weighting", r"guidance\.weighting: kind: .*'uniform', 'sigma2'"),
+        (
+            "guidance.weighting.kind=foo",
+            "weighting",
+            r"guidance\.weighting\.kind='foo' must be 'uniform', 'sigma2'",
+        ),
         ("guidance.timesteps.window.max=0.001", "timesteps", r"runs backwards"),
-        ("guidance.timesteps.draw=often", "timesteps", r"draw: .*'independent'"),
+        ("guidance.timesteps.draw=often", "timesteps", r"draw='often' must be 'independent'"),
     ],
 )
 def test_wrong_values_are_named(override, part, words):

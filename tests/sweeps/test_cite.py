@@ -126,10 +126,12 @@ def test_a_plugin_is_cited_by_its_docstring(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     config = {
-        "guidance": {"rule": {"_target_": "plugged.Rule"}, "recommended": {"x": {"_target_": "plugged.No"}}}
+        "guidance": {"rule": {"_target_": "plugged.Rule"}, "recommended": {"x": {"_target_": "plugged.No"}}},
+        "plugins": ["plugged"],
     }
     assert citations(config) == {"yu2024csd": ["plugged.Rule"]}
     assert [target for target, _ in used_classes(config)] == ["plugged.Rule"]
+    assert citations({**config, "plugins": []}) == {}, "nothing is imported because a file says so"
 
 
 def test_the_command_prints_bibtex(command: Callable, workspace):

@@ -26,6 +26,9 @@ class Parser(argparse.ArgumentParser):
         self.verb = verb
         # No one-letter options: argparse would read the prompt "-happy duck" as "-h" with a value.
         self.add_argument("--help", action="help", help="show this help and exit")
+        # Taken from the command line before a verb sees it (cli.py); they stand here to be listed and corrected.
+        self.add_argument("--plugins", metavar="P,P", help="packages whose classes a configuration may name")
+        self.add_argument("--config-dir", metavar="DIR", help="a folder of your own configurations")
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.verb}: {message} (see threedistill {self.verb} --help)")

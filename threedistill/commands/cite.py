@@ -138,7 +138,7 @@ def citations(config: dict[str, Any]) -> dict[str, list[str]]:
         for cls, argument, in_use, key, purpose in SETTINGS:
             if cls == name and argument in node and in_use(node[argument]):
                 add(key, purpose)
-        if not target.startswith("threedistill."):
+        if any(target.startswith(f"{package}.") for package in config.get("plugins", ())):
             for number in _numbers_of(target):
                 if number in by_number:
                     add(by_number[number], target)

@@ -15,14 +15,15 @@ def stages_override(file: str) -> str:
     Raises:
         UsageError: a file that cannot be read, or that holds something else.
     """
-    import yaml
+    from threedistill.config import parse_yaml
 
     try:
-        content: Any = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        text = Path(file).read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(f"--stages {file}: {(error.strerror or str(error)).lower()}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--stages {file}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--stages {file}: not UTF-8 text (byte {error.start})") from None
+    content: Any = parse_yaml(text, f"--stages {file}: not readable as YAML")
     if isinstance(content, dict):
         content = content.get("stages")
     if not isinstance(content, list) or not all(isinstance(stage, dict) for stage in content):

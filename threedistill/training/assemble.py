@@ -41,8 +41,6 @@ def check(config: Config) -> None:
         UsageError: with the setting to change.
     """
     plugins = config["plugins"]
-    if not config["stages"]:
-        raise UsageError("stages: a run needs at least one stage")
     _check_particles(config)
     for key in ("cameras", "background", "regularizers", "optim", "watchdog", "trainer", "export", "convert"):
         build(config[key], key, plugins)
@@ -61,8 +59,6 @@ def check(config: Config) -> None:
 
 def _check_particles(config: Config) -> None:
     count = config["particles"]
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise UsageError(f"particles={count!r} must be a whole number of at least 1")
     if count > 1 and len(config["stages"]) > 1:
         raise UsageError(
             f"particles={count} and {len(config['stages'])} stages: several particles go through one stage only; use "

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from threedistill.config import Config, build, stage_part, stage_path
+from threedistill.config import Config, build, checked_class, stage_part, stage_path
 from threedistill.errors import UsageError
-from threedistill.protocols import GuidanceRule, Prior, Student
+from threedistill.protocols import GuidanceRule, Prior, Student, StudentMaker
 from threedistill.rng import Streams
 from threedistill.training.rule_setup import questions
 from threedistill.training.student_step import StudentTraining
@@ -28,7 +26,7 @@ def check_student(config: Config, index: int, rule: GuidanceRule) -> None:
                 "prior that has no network)"
             )
         return
-    model.check(_prior_class(config))
+    model.check(checked_class(config["prior"]["model"], "prior.model", config["plugins"]))
     if training.camera_dropout == 0 and any(q.camera == "null" for q in asked):
         raise UsageError(
             f"guidance={name} asks the student without a camera, which student.training.camera_dropout=0 never "
@@ -56,19 +54,10 @@ def build_student(
     return model.attach(prior, seed), training
 
 
-def _settings(config: Config, index: int) -> tuple[Any, StudentTraining | None]:
+def _settings(config: Config, index: int) -> tuple[StudentMaker | None, StudentTraining | None]:
     node = stage_part(config, index, "student")
     where = stage_path(config, index, "student")
     if node["model"] is None or node["training"] is None:
         return None, None
     model = build(node["model"], f"{where}.model", config["plugins"])
     return model, build(node["training"], f"{where}.training", config["plugins"])
-
-
-def _prior_class(config: Config) -> type:
-    from hydra.utils import get_class
-
-    target = str(config["prior"]["model"]["_target_"])
-    if target.split(".")[0] not in ("threedistill", *config["plugins"]):
-        raise UsageError(f"prior.model: {target} is outside the packages that may be named; see plugins")
-    return get_class(target)

@@ -1,0 +1,121 @@
+"""Objects from a configuration: the only place where anything is instantiated."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from threedistill.config.messages import complaint, shown
+from threedistill.config.places import contract_of
+from threedistill.config.targets import argument_types, class_of, inner_contract
+from threedistill.errors import UsageError
+
+__all__ = ["build", "build_as", "checked_class"]
+
+#: Deeper than any configuration is.
+_DEEPEST = 32
+
+
+def build(node: Any, where: str, plugins: Sequence[str] = ()) -> Any:
+    """Instantiate the node of a place (``_target_`` plus arguments), recursively and type-checked.
+
+    Arguments:
+        node: a dictionary with ``_target_``.
+        where: its place, e.g. ``guidance.rule`` or ``stages.1.guidance.rule``.
+        plugins: packages besides ``threedistill`` from which classes may come.
+
+    Raises:
+        UsageError: a target that does not belong there, an unknown or missing argument, a value of the wrong type or
+            range.
+    """
+    return build_as(contract_of(where), node, where, plugins)
+
+
+def build_as(contract: Any, node: Any, where: str, plugins: Sequence[str] = ()) -> Any:
+    """As :func:`build`, for a node whose contract is given."""
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise UsageError(f"{where}={shown(node)} is no mapping with a _target_")
+    return _built(node, contract, where, plugins, 0)
+
+
+def checked_class(node: Any, where: str, plugins: Sequence[str] = ()) -> type:
+    """The class of a place's node, without building it."""
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise UsageError(f"{where}={shown(node)} is no mapping with a _target_")
+    return class_of(node["_target_"], contract_of(where), where, plugins)
+
+
+def _built(node: Any, contract: Any, where: str, plugins: Sequence[str], depth: int) -> Any:
+    if depth > _DEEPEST:
+        raise UsageError(f"{where.split('.')[0]}: nested more than {_DEEPEST} levels deep")
+    if isinstance(node, dict) and "_target_" in node:
+        cls = class_of(node["_target_"], contract, where, plugins)
+        expected = argument_types(cls)
+        arguments: dict[str, Any] = {}
+        for key, value in node.items():
+            if key == "_target_":
+                continue
+            if key not in expected:
+                known = ", ".join(expected) or "none"
+                raise UsageError(f"{where}: {cls.__name__} has no argument {shown(key)}; there are: {known}")
+            arguments[key] = _built(value, expected[key], f"{where}.{key}", plugins, depth + 1)
+        return _call(cls, arguments, where)
+    if isinstance(node, dict):
+        inner = inner_contract(contract)
+        return {k: _built(v, inner, f"{where}.{k}", plugins, depth + 1) for k, v in node.items()}
+    if isinstance(node, list):
+        inner = inner_contract(contract)
+        return [_built(v, inner, f"{where}.{i}", plugins, depth + 1) for i, v in enumerate(node)]
+    _refuse_words_for_numbers(node, contract, where)
+    return node
+
+
+def _call(cls: type, arguments: dict[str, Any], where: str) -> Any:
+    from pydantic import ValidationError
+
+    try:
+        return _validated(cls)(**arguments)
+    except ValidationError as error:
+        raise UsageError(complaint(error, where)) from None
+    except UsageError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{where}: {' '.join(str(error).split())}") from None
+
+
+@functools.cache
+def _validated(cls: type) -> Callable[..., Any]:
+    """The constructor behind a check of its arguments' types; kept, because the schema is costly to make.
+
+    No float is ever infinite or not a number, whatever else a setting's type says.
+    """
+    from hydra_zen.third_party.pydantic import pydantic_parser
+    from pydantic import ConfigDict, validate_call
+
+    config = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+    return pydantic_parser(cls, parser=validate_call(config=config))
+
+
+def _refuse_words_for_numbers(value: Any, contract: Any, where: str) -> None:
+    """``true`` and ``"5"`` are no numbers, though pydantic would take them for 1 and 5."""
+    if not isinstance(value, bool | str):
+        return
+    kinds = set(_scalars(contract))
+    if kinds and kinds <= {int, float}:
+        number = "a whole number" if kinds == {int} else "a number"
+        raise UsageError(f"{where}={shown(value)} must be {number}")
+
+
+def _scalars(contract: Any) -> list[type]:
+    """The scalar types that an annotation allows."""
+    origin = get_origin(contract)
+    if origin is Annotated:
+        return _scalars(get_args(contract)[0])
+    if origin in (Union, types.UnionType):
+        return [kind for one in get_args(contract) for kind in _scalars(one)]
+    if origin is Literal:
+        return [type(one) for one in get_args(contract)]
+    return [contract] if inspect.isclass(contract) and contract in (int, float, str, bool) else []

@@ -1,0 +1,52 @@
+"""What may stand where: every place of a configuration that holds a ``_target_``, and the contract of its class."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import Any
+
+from threedistill.errors import ThreedistillError
+
+__all__ = ["PLACES", "STAGE_PARTS", "contract_of"]
+
+#: Parts of a run that a stage may have of its own; without one, the run's counts.
+STAGE_PARTS = (
+    "representation", "optim", "cameras", "background", "regularizers", "guidance", "student", "baseline", "watchdog",
+    "convert",
+)  # fmt: skip
+
+#: Place -> the class or protocol of which its ``_target_`` must be one. What stands below is held to the annotations
+#: of the constructor's arguments (``config/targets.py``), so this table names the doors only. By name, because the
+#: classes live above this package.
+PLACES = {
+    "prior.model": "threedistill.protocols.Prior",
+    "baseline.model": "threedistill.protocols.Prior",
+    "representation.model": "threedistill.protocols.Representation",
+    "guidance.rule": "threedistill.protocols.GuidanceRule",
+    "guidance.timesteps": "threedistill.protocols.TimestepPolicy",
+    "guidance.weighting": "threedistill.guidance.weighting.Weighting",
+    "guidance.surrogate": "threedistill.guidance.surrogate.Surrogate",
+    "student.model": "threedistill.protocols.StudentMaker",
+    "student.training": "threedistill.training.student_step.StudentTraining",
+    "cfg": "threedistill.guidance.cfg.CFG",
+    "cameras": "threedistill.cameras.CameraSampler",
+    "background": "threedistill.representations.background.BackgroundSampler",
+    "regularizers": "threedistill.guidance.regularizers.Regularizers",
+    "optim": "threedistill.training.optim.Adam",
+    "watchdog": "threedistill.training.watchdog.Watchdog",
+    "convert": "threedistill.representations.convert.ConvertSettings",
+    "trainer": "threedistill.training.stages.TrainerSettings",
+    "export": "threedistill.exports.asset.ExportSettings",
+    "stages": "threedistill.training.system.Stage",
+}
+
+
+def contract_of(where: str) -> Any:
+    """The contract of a place, e.g. of ``guidance.rule``, ``stages.1`` or ``stages.1.guidance.rule``."""
+    place = re.sub(r"^stages\.\d+\.", "", where)
+    place = re.sub(r"^stages\.\d+$", "stages", place)
+    if place not in PLACES:
+        raise ThreedistillError(f"{where} is no place of a configuration; there are {', '.join(PLACES)}")
+    module, _, name = PLACES[place].rpartition(".")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,106 @@
+"""The shape of a complete configuration: what is composed and what is read from a file are held to the same.
+
+Here stand the parts and the plain values; what is in a node with a ``_target_`` is checked by the constructor it names
+(``config/building.py``).
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Annotated, Any, Literal
+
+from threedistill.config.messages import complaint
+from threedistill.errors import UsageError
+
+__all__ = ["SCHEMA_VERSION", "Config", "check_prompt", "check_shape", "check_text"]
+
+Config = dict[str, Any]
+
+#: Bumped when a config.yaml written by an older version can no longer be resumed.
+SCHEMA_VERSION = 1
+
+#: More are a sweep, and every stage is a checkpoint.
+_MOST_STAGES = 64
+
+#: All of them are rendered and written; what they take in memory is counted besides.
+_MOST_PARTICLES = 1024
+
+
+def check_prompt(prompt: object) -> None:
+    """Refuse what cannot be a prompt: nothing but blanks, or text that no file can hold."""
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise UsageError('the prompt is empty; say what to make, e.g. threedistill generate "a red mushroom"')
+    check_text(prompt, "the prompt")
+
+
+def check_text(text: str, what: str) -> None:
+    """Refuse bytes that were not UTF-8, and the characters that YAML and file systems cannot hold."""
+    if re.search("[\ud800-\udfff\0]", text):
+        raise UsageError(
+            f"{what} is not valid text (bytes that are not UTF-8); pass it as UTF-8, or in a file"
+        )
+
+
+def check_shape(config: object, source: str = "") -> None:
+    """Refuse a configuration that lacks a part, or has one of another type.
+
+    Arguments:
+        config: the whole configuration.
+        source: where it comes from, for messages.
+
+    Raises:
+        UsageError: with the place.
+    """
+    from pydantic import ValidationError
+
+    before = f"{source}: " if source else ""
+    try:
+        _model().validate_python(config)
+    except ValidationError as error:
+        raise UsageError(before + complaint(error, "")) from None
+    assert isinstance(config, dict)
+    check_prompt(config["prompt"])
+    check_text(config["negative"], "the negative prompt")
+
+
+@functools.cache
+def _model() -> Any:
+    from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, with_config
+    from typing_extensions import NotRequired, TypedDict
+
+    def part(**fields: Any) -> Any:
+        """A mapping with these keys; what else is in it is for interpolation, for stages and for plug-ins."""
+        rules = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+        return with_config(rules)(TypedDict("Part", fields))  # type: ignore[misc, operator]
+
+    def is_node(value: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(value.get("_target_"), str):
+            raise ValueError("must be a mapping with a _target_")
+        return value
+
+    node = Annotated[dict[str, Any], AfterValidator(is_node)]
+    maybe_node = Annotated[dict[str, Any] | None, AfterValidator(lambda value: value and is_node(value))]
+    name = Annotated[str, Field(min_length=1, max_length=200)]
+    text = str | None
+
+    own = {
+        "representation": part(name=name, lr=dict[str, Any], model=node),
+        "guidance": part(name=name, rule=node, timesteps=node, weighting=node, surrogate=node),
+        "baseline": part(name=name, model=maybe_node),
+        "student": part(name=name, model=maybe_node, training=maybe_node, keep=bool),
+        "optim": node, "cameras": node, "background": node, "regularizers": node, "watchdog": node, "convert": node,
+    }  # fmt: skip
+    stage = part(name=name, _target_=str, **{key: NotRequired[kind] for key, kind in own.items()})
+    prompts = part(
+        view_words=bool, view_wordings=Literal["one", "several"], front_bias=Annotated[float, Field(ge=0, le=1)],
+        category=text, source=text, inverse=str,
+    )  # fmt: skip
+    whole = part(
+        schema=int, prompt=str, negative=str, seed=Annotated[int, Field(ge=0, lt=2**63)],
+        device=Literal["auto", "cpu", "cuda"], init=text, prior=part(name=name, model=node), cfg=node,
+        stages=Annotated[list[stage], Field(min_length=1, max_length=_MOST_STAGES)],
+        particles=Annotated[int, Field(ge=1, le=_MOST_PARTICLES)], prompts=prompts, plugins=list[str], trainer=node,
+        export=node, **own,
+    )  # fmt: skip
+    return TypeAdapter(whole)
