@@ -50,6 +50,51 @@ def test_a_run_leaves_what_the_quickstart_says(finished):
     assert record["preset"] == "draft"
 
 
+def test_a_result_is_exported_as_the_command_line_does(command, finished, workspace):
+    """Every format of the table, byte by byte what ``threedistill export`` writes."""
+    from threedistill import Result
+    from threedistill.exports.formats import FORMATS, of_kind
+
+    names = [name for name in of_kind("mesh", "splats", "film") if name != "mp4"]  # mp4 needs an extra
+    done = command("export", str(finished), "--format", ",".join(names), "--out", "cli")
+    assert done.status == 0, done.err
+    result = Result(finished, finished / "asset" / "model.glb")
+    for name in names:
+        file = FORMATS[name].file
+        assert result.export(Path("own", file), name).read_bytes() == Path("cli", file).read_bytes(), name
+    for suffix, name in {".spz": "spz", ".glb": "glb", ".ply": "ply", ".png": "sheet", ".gif": "gif"}.items():
+        written = result.export(Path("suffix", Path(FORMATS[name].file).stem + suffix))
+        assert written.read_bytes() == Path("cli", FORMATS[name].file).read_bytes(), suffix
+
+
+def test_the_facts_travel_whichever_way_a_file_is_made(command, finished, workspace):
+    """The licence of the prior among them: converted, meshed anew, and as splats."""
+    from threedistill.exports.read import read_mesh
+    from threedistill.exports.splats import read_splats
+
+    own = read_mesh(finished / "asset" / "model.glb").extras
+    assert own["prior_licence"] == "Apache-2.0" and own["generator"].startswith("threedistill ")
+    assert command("export", str(finished), "--out", "a").status == 0
+    done = command(
+        "export",
+        str(finished),
+        "--out",
+        "b",
+        "--format",
+        "glb,3dgs",
+        "export.resolution=32",
+        "export.faces=1e3",
+    )
+    assert done.status == 0, done.err
+    for found in (
+        read_mesh("a/model.glb").extras, read_mesh("b/model.glb").extras, read_splats("b/splats.ply").extras,
+    ):  # fmt: skip
+        assert {k: found.get(k) for k in own if k not in ("frame", "texture layout")} == {
+            k: v for k, v in own.items() if k not in ("frame", "texture layout")
+        }
+    assert 400 < len(read_mesh("b/model.glb").faces) <= 1000
+
+
 def test_other_formats_hold_the_same_surface(command, finished, workspace):
     from threedistill.exports.read import read_mesh
 

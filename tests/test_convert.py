@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import trimesh
 from tests.exports.clouds import cloud
 from tests.exports.objects import ball_with_bands, letter_f
 from threedistill.exports.asset import ExportSettings, build_asset, write_mesh
-from threedistill.exports.formats import FORMATS, SPLATS
+from threedistill.exports.formats import FORMATS, of_kind
 from threedistill.exports.read import read_mesh
 from threedistill.exports.splats import read_splats, write_splats
 from threedistill.types import Mesh
@@ -78,12 +79,16 @@ def test_a_mesh_is_reduced_textured_and_resized(f_file: Path, f_mesh: Mesh, comm
 
 
 def test_clouds_become_every_format(command: Callable, workspace: Path) -> None:
-    splats = cloud(50, degree=2)
+    splats = replace(cloud(50, degree=2), extras={"prompt": "a cloud"})
     write_splats(splats, workspace / "in.ply")
     for suffix in ("splat", "spz", "sog", "glb", "ply"):
         done = command("convert", "in.ply", f"out.{suffix}", "--sh-degree", "1", "--json")
         assert done.status == 0, done.err
-        assert json.loads(done.out) == {"file": f"out.{suffix}", "kind": "splats", "splats": 50}
+        facts = json.loads(done.out)
+        lost = facts.pop("lost", [])
+        assert facts == {"file": f"out.{suffix}", "kind": "splats", "splats": 50}
+        expected = {"splat": ["view dependence", "facts"], "spz": ["facts"]}.get(suffix, [])
+        assert lost == expected and (f"not in out.{suffix}: {', '.join(lost)}" in done.err) == bool(lost)
         assert read_splats(workspace / f"out.{suffix}").sh_degree == (0 if suffix == "splat" else 1)
     assert command("convert", "in.ply", "big.ply", "--unit-size", "10", "--up", "y").status == 0
     means = read_splats(workspace / "big.ply").means
@@ -135,7 +140,7 @@ def test_films_of_a_file(f_file: Path, command: Callable) -> None:
         (["c.ply", "o.spz", "--resolution", "99"], 2, "--resolution needs a cloud that becomes a mesh"),
         (["c.ply", "o.spz", "--splats", "100"], 2, "--splats needs a mesh that becomes splats"),
         (["f.glb", "f.glb"], 2, "f.glb exists; replace it with --overwrite"),
-        (["lies.glb", "o.obj"], 1, "cannot read lies.glb: not a sound glb file"),
+        (["lies.glb", "o.obj"], 1, "lies.glb: it is not what its name says, but a ply file"),
         (["lies.ply", "o.spz"], 1, "cannot read lies.ply"),
         (["lies.spz", "o.ply"], 1, "it is not what its name says, but a glb file"),
         (["nan.obj", "o.glb"], 1, "1 of 3 vertices are not finite"),
@@ -206,7 +211,7 @@ def test_a_run_is_exported_as_everything(run_dir: Path, f_mesh: Mesh, command: C
     assert done.status == 0, done.err
     assert done.out.split() == [f"out/{FORMATS[name].file}" for name in names]
     assert all(Path(line).stat().st_size > 100 for line in done.out.split())
-    clouds = [read_splats(Path("out") / FORMATS[name].file) for name in SPLATS]
+    clouds = [read_splats(Path("out") / FORMATS[name].file) for name in of_kind("splats")]
     assert {c.sh_degree for c in clouds} == {0, 1} and {len(c) for c in clouds} == {20_000}
     for found in clouds:  # all in one frame, the mesh's
         assert torch.allclose(found.means.amax(0), f_mesh.vertices.amax(0), atol=0.03)
@@ -232,8 +237,6 @@ def test_export_says_what_it_needs(run_dir: Path, command: Callable, monkeypatch
 
 def test_an_asset_made_of_splats_is_written_as_both(tmp_path: Path) -> None:
     """Whatever was asked for: a GLB and splats.ply, in one frame and at one size."""
-    from dataclasses import replace
-
     from threedistill.representations.convert import as_splats
     from threedistill.training.asset_files import write_asset
     from threedistill.types import Splats

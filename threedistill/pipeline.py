@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from threedistill.config import Config, build, compose, read_config, write_config
 from threedistill.errors import UsageError
 from threedistill.training.run_folder import RunFolder, slug
 from threedistill.types import Mesh
+
+if TYPE_CHECKING:
+    from threedistill.exports.frames import Axis
 
 
 @dataclass
@@ -42,26 +45,28 @@ class Result:
 
         return read_asset(self.run_dir / "asset")
 
-    def export(self, path: str | Path) -> Path:
-        """Write the asset as another file: .glb .obj .ply .stl .usdz, or .splat .spz .sog where it has splats."""
-        from threedistill.exports.asset import write_mesh
-        from threedistill.exports.read import read_asset_splats
-        from threedistill.exports.splats import write_splats
+    def export(self, path: str | Path, format: str | None = None, overrides: Sequence[str] = ()) -> Path:
+        """Write the asset as another file, as ``threedistill export`` does.
 
-        config = read_config(RunFolder(self.run_dir).config, self.plugins)
-        settings = build(config["export"], "export", config["plugins"])
-        if Path(path).suffix.lower() in (".splat", ".spz", ".sog"):
-            write_splats(read_asset_splats(self.run_dir / "asset"), path, settings.splats())
-        else:
-            write_mesh(self.mesh, path, settings)
-        return Path(path)
+        Arguments:
+            path: where.
+            format: any of ``threedistill list formats``; None = the one of the path's suffix (``.glb`` is the mesh,
+                ``.ply`` the splats where the run has its own).
+            overrides: ``export.key=value`` for how it is made or written.
+        """
+        from threedistill.training.reexport import format_for, write_run
+
+        run, path = RunFolder(self.run_dir), Path(path)
+        write_run(run, {format or format_for(run, path): path}, overrides, self.plugins)
+        return path
 
 
 def generate(
     prompt: str, *, out: str | Path | None = None, preset: Literal["draft", "standard", "high"] | str = "standard",
     seed: int = 0, representation: str | None = None, prior: str | None = None, guidance: str | None = None,
     formats: Sequence[str] = ("glb",), negative: str = "", device: str = "auto", init: str | Path | None = None,
-    resume: bool = False, overwrite: bool = False, quiet: bool = False, overrides: Sequence[str] = (),
+    init_up: Axis | None = None, init_front: Axis | None = None, resume: bool = False, overwrite: bool = False,
+    quiet: bool = False, overrides: Sequence[str] = (),
 ) -> Result:  # fmt: skip
     """Make a textured 3D asset from a prompt.
 
@@ -71,10 +76,11 @@ def generate(
         preset: budgets (iterations, views, faces, texture): draft, standard, high.
         seed: everything random derives from it.
         representation, prior, guidance: config options; None = the defaults.
-        formats: any of glb, obj, ply, stl, usdz, 3dgs, splat, spz, sog, gltf-splat, mp4, gif.
+        formats: any of ``threedistill list formats``.
         negative: what it shall not look like.
         device: auto, cpu or cuda.
-        init: a mesh (glb obj ply stl) or splats to start from, up and front as in the file; None = from nothing.
+        init: a mesh or splats to start from, in any format that is read; None = from nothing.
+        init_up, init_front: the axes that point up and to the front in it; None = what it says, else its habit.
         resume: continue the run in ``out``; its own settings count.
         overwrite: replace the run in ``out``.
         quiet: no progress on stderr.
@@ -102,7 +108,7 @@ def generate(
     from threedistill.training.start import read_start, save_start
 
     check(config)
-    start = read_start(init) if init else None
+    start = read_start(init, init_up, init_front) if init else None
     run.prepare(overwrite=overwrite)
     with run.locked():
         run.clear()
@@ -124,6 +130,7 @@ def resume(run_dir: str | Path, *, quiet: bool = False, device: str | None = Non
 def _execute(config: Config, run: RunFolder, quiet: bool) -> Result:
     """Carry out a composed run in its (locked) folder."""
     from threedistill.training.assemble import build_prior, build_stages, pick_device
+    from threedistill.training.facts import prior_facts
     from threedistill.training.finish import export_run, judge_run
     from threedistill.training.handover import first_unfinished, hand_over
     from threedistill.training.record import recorded
@@ -134,7 +141,7 @@ def _execute(config: Config, run: RunFolder, quiet: bool) -> Result:
         device = pick_device(config["device"])
         with record.phase("setup"):
             prior = build_prior(config, device)
-            run.update_record(prior_version=getattr(prior, "version", None))
+            run.update_record(**prior_facts(prior))
             stages = build_stages(config, prior, device)
             settings = build(config["trainer"], "trainer", config["plugins"])
             start = load_start(run.start) if config["init"] else None
@@ -148,7 +155,7 @@ def _execute(config: Config, run: RunFolder, quiet: bool) -> Result:
                 run_stage(system, run, index, settings, device, quiet, before)
             source = system.representation
         with record.phase("export"):
-            asset = export_run(stages[-1].representation, config, run, prior)
+            asset = export_run(stages[-1].representation, config, run)
         with record.phase("judge"):
             verdict = judge_run(config, run, quiet)
     return Result(run.path, asset, verdict, record.seconds, tuple(config["plugins"]))

@@ -18,7 +18,7 @@ from tests.exports.conftest import EXTRAS
 from tests.exports.objects import SIDES, inside_f
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.exports.asset import ExportSettings, export_asset, write_mesh
-from threedistill.exports.formats import MESHES
+from threedistill.exports.formats import of_kind
 from threedistill.exports.read import read_mesh
 from threedistill.types import Mesh
 
@@ -35,6 +35,10 @@ def in_field_frame(points: np.ndarray) -> torch.Tensor:
     The F spans x in [-0.42, 0.45], y in [-0.7, 0.7], z in [-0.12, 0.4].
     """
     return torch.from_numpy(points).float() * 1.4 + torch.tensor([0.015, 0.0, 0.14])
+
+
+#: On rows: (x, y, z) -> (x, z, -y), from a file whose +Z points up.
+Z_UP = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])
 
 
 def assert_reads_as_f(mesh: trimesh.Trimesh) -> None:
@@ -70,6 +74,8 @@ def test_an_f_keeps_its_hand_its_up_and_its_size(suffix: str, f_asset: Mesh, tmp
     write_mesh(f_asset, path)
     mesh = trimesh.load_scene(path, process=False).to_mesh()
     longest = {"stl": 100.0}.get(suffix, 1.0)
+    if suffix == "stl":  # slicers take +Z as up
+        mesh.vertices = mesh.vertices @ Z_UP
     assert np.allclose(mesh.extents, np.array([0.87, 1.4, 0.52]) / 1.4 * longest, atol=0.02 * longest)
     mesh.apply_scale(1 / longest)
     assert_reads_as_f(mesh)
@@ -114,7 +120,7 @@ def test_z_up_files_stand_on_their_feet(suffix: str, f_asset: Mesh, tmp_path: Pa
     mesh = trimesh.load_scene(path, process=False).to_mesh()
     if suffix == "stl":
         mesh.apply_scale(1e-3)
-    mesh.vertices = mesh.vertices @ np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])  # (x, y, z) -> (x, z, -y)
+    mesh.vertices = mesh.vertices @ Z_UP
     assert_reads_as_f(mesh)
 
 
@@ -251,7 +257,7 @@ def test_our_stl_comes_back_in_metres_and_closed(f_asset: Mesh, tmp_path: Path) 
 
 
 def test_equal_input_gives_equal_bytes(f_asset: Mesh, tmp_path: Path) -> None:
-    settings = ExportSettings(formats=MESHES, turntable_frames=3, preview_size=32)
+    settings = ExportSettings(formats=of_kind("mesh"), turntable_frames=3, preview_size=32)
     first, second = (export_asset(f_asset, tmp_path / name, settings) for name in "ab")
     assert [p.name for p in first] == [
         "model.glb", "model.obj", "model.ply", "model.stl", "model.usdz", "turntable.webp", "sheet.png",
@@ -331,7 +337,7 @@ def test_wrong_suffixes_and_unwritable_places(f_asset: Mesh, tmp_path: Path) -> 
     with pytest.raises(UsageError, match="written as glb, obj, ply, stl, usdz"):
         write_mesh(f_asset, tmp_path / "model")
     (tmp_path / "file").write_text("")
-    for suffix in MESHES:
+    for suffix in of_kind("mesh"):
         with pytest.raises(ThreedistillError, match="cannot write") as caught:
             write_mesh(f_asset, tmp_path / "file" / f"model.{suffix}")
         assert "\n" not in str(caught.value)

@@ -10,8 +10,9 @@ import torch
 
 from tests.exports.clouds import cloud
 from threedistill.cameras import orbit
+from threedistill.exports.settings import FileSettings
 from threedistill.exports.splat_cloud import rotated
-from threedistill.exports.splats import SplatSettings, read_splats, write_splats
+from threedistill.exports.splats import read_splats, write_splats
 from threedistill.render.splat import render_splats
 from threedistill.types import Cameras, Splats
 
@@ -40,7 +41,7 @@ def test_a_ply_shows_the_same_picture(degree: int, tmp_path: Path) -> None:
     before = pictures(splats, cameras)
     assert before.std() > 0.05  # there is something to see
     for up in ("-y", "y", "z"):
-        write_splats(splats, tmp_path / "a.ply", SplatSettings(up=up))
+        write_splats(splats, tmp_path / "a.ply", FileSettings(splat_up=up))
         assert psnr(pictures(read_splats(tmp_path / "a.ply"), cameras), before) >= LEAST["ply"], up
 
 
@@ -78,7 +79,7 @@ def test_every_viewer_frame_stands_upright(tmp_path: Path) -> None:
     splats.means = torch.tensor([[0.1, 0.7, 0.2]])
     places = {}
     for up in ("-y", "y", "z"):
-        write_splats(splats, tmp_path / "a.ply", SplatSettings(up=up))
+        write_splats(splats, tmp_path / "a.ply", FileSettings(splat_up=up))
         body = (tmp_path / "a.ply").read_bytes().partition(b"end_header\n")[2]
         places[up] = torch.frombuffer(bytearray(body[:12]), dtype=torch.float32).tolist()
     assert places["-y"] == pytest.approx([-0.1, -0.7, 0.2])

@@ -17,8 +17,10 @@ import torch
 
 from tests.exports.clouds import FIELDS, axes, cloud, covariances, matched
 from threedistill.errors import ThreedistillError, UsageError
+from threedistill.exports.frames import frame_of
+from threedistill.exports.settings import FileSettings
 from threedistill.exports.splat_cloud import from_file_frame, into_file_frame, moved, rotated
-from threedistill.exports.splats import SplatSettings, read_splats, write_splats
+from threedistill.exports.splats import read_splats, write_splats
 from threedistill.types import Splats
 
 FORMATS = ("ply", "splat", "spz", "sog", "glb")
@@ -39,7 +41,7 @@ def rotation_error(found: Splats, expected: Splats) -> float:
 @pytest.mark.parametrize("up", ["-y", "y", "z"])
 def test_ply_keeps_every_number(degree: int, up, tmp_path: Path) -> None:
     splats = cloud(degree=degree)
-    write_splats(splats, tmp_path / "a.ply", SplatSettings(up=up))
+    write_splats(splats, tmp_path / "a.ply", FileSettings(splat_up=up))
     found = read_splats(tmp_path / "a.ply")
     assert found.sh_degree == degree and found.extras == splats.extras
     for name in FIELDS:
@@ -160,7 +162,7 @@ def test_equal_clouds_give_equal_bytes(suffix: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("wanted", DEGREES)
 def test_the_degree_is_chosen_on_export(suffix: str, wanted: int, tmp_path: Path) -> None:
     splats = cloud(degree=2)
-    write_splats(splats, tmp_path / f"a.{suffix}", SplatSettings(sh_degree=wanted))
+    write_splats(splats, tmp_path / f"a.{suffix}", FileSettings(sh_degree=wanted))
     found = matched(read_splats(tmp_path / f"a.{suffix}"), splats)
     assert found.sh_degree == wanted
     common = (min(wanted, 2) + 1) ** 2
@@ -202,11 +204,11 @@ def test_frames_turn_everything_and_back() -> None:
     seen = torch.einsum("dk,nkc->dnc", basis(direction, 3), splats.sh)
     assert worst(torch.einsum("dk,nkc->dnc", basis(direction @ turn.T, 3), turned.sh), seen) < 1e-12
     for up in ("-y", "y", "z"):
-        back = from_file_frame(into_file_frame(splats, up), up)
+        back = from_file_frame(into_file_frame(splats, frame_of(up)), frame_of(up))
         assert worst(back.means, splats.means) < 1e-12 and worst(back.sh, splats.sh) < 1e-12
         assert worst(covariances(back), covariances(splats)) < 1e-12
     standing = into_file_frame(
-        replace(splats, means=torch.tensor([[0.0, 1, 0]]).double().expand(200, 3)), "z"
+        replace(splats, means=torch.tensor([[0.0, 1, 0]]).double().expand(200, 3)), frame_of("z")
     )
     assert torch.allclose(standing.means, torch.tensor([0.0, 0, 1]).double())
 
@@ -376,10 +378,10 @@ def test_a_mesh_is_no_cloud(cube_asset, tmp_path: Path) -> None:
 def test_absurd_requests_are_refused_and_leave_nothing(tmp_path: Path) -> None:
     splats = cloud(10)
     for degree in (-1, 4, 100):
-        with pytest.raises(UsageError, match=f"sh_degree={degree} must lie in"):
-            SplatSettings(sh_degree=degree)
-    with pytest.raises(UsageError, match="must be -y, y or z"):
-        SplatSettings(up="x")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=f"sh_degree={degree} must lie in"):
+            FileSettings(sh_degree=degree)
+    with pytest.raises(ValueError, match="must be -y, y or z"):
+        FileSettings(splat_up="x")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"did you mean \.splat\?"):
         write_splats(splats, tmp_path / "a.splats")
     empty = Splats(*(getattr(splats, name)[:0] for name in FIELDS))

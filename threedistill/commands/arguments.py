@@ -178,6 +178,23 @@ def limits_of(options: argparse.Namespace) -> contextlib.AbstractContextManager[
     return limits(parse_limits(options.limit))
 
 
+def from_options(parser: Parser, file: str) -> None:
+    """Add the flags that say which way is up in a file that is read."""
+    axes = ("x", "-x", "y", "-y", "z", "-z")
+    parser.add_argument(
+        "--from-up",
+        type=one_of("--from-up", axes),
+        metavar="A",
+        help=f"the axis that points up in {file}: y, z, -y ... (default: what it says, else its format's habit)",
+    )
+    parser.add_argument(
+        "--from-front",
+        type=one_of("--from-front", axes),
+        metavar="A",
+        help=f"the axis that the front faces in {file} (default: what goes with its up axis)",
+    )
+
+
 #: Flag -> the export settings it stands for.
 _EXPORT_FLAGS = {
     "unit_size": ("unit_size",), "origin": ("origin",), "face_budget": ("faces",), "texture_size": ("texture_size",),

@@ -13,21 +13,18 @@ from typing import TYPE_CHECKING, Any
 from threedistill.commands.arguments import (
     Parser,
     frame_options,
+    from_options,
     limit_option,
     limits_of,
     one_of,
     whole_number,
 )
-from threedistill.errors import UsageError, nearest
+from threedistill.errors import UsageError
+from threedistill.exports.formats import Format, Kind, format_of, writable, writable_suffixes
 
 if TYPE_CHECKING:
     from threedistill.exports.settings import ExportSettings
     from threedistill.types import Mesh, Splats
-
-_MESHES = (".glb", ".obj", ".ply", ".stl", ".usdz")
-_SPLATS = (".ply", ".splat", ".spz", ".sog", ".glb")
-_FILMS = (".mp4", ".gif", ".webp", ".png")
-_READ = (".glb", ".gltf", ".obj", ".ply", ".stl", ".splat", ".spz", ".sog")
 
 _EPILOG = """\
 examples:
@@ -69,12 +66,7 @@ def parser() -> Parser:
         metavar="N",
         help="samples per axis for the surface of splats (default 160)",
     )
-    p.add_argument(
-        "--from-up",
-        type=one_of("--from-up", ("y", "z")),
-        metavar="A",
-        help="y | z points up in IN (default: its habit)",
-    )
+    from_options(p, "IN")
     limit_option(p)
     p.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     p.add_argument("--json", action="store_true", help="print a JSON object instead of the path")
@@ -87,66 +79,59 @@ def run(argv: Sequence[str]) -> int:
     if len(data) != 2:
         raise UsageError(f"convert takes two files, not {len(data)}: threedistill convert IN OUT")
     source, target = Path(data[0]), Path(data[1])
-    _check_names(source, target, options.kind)
+    row = _format_to_write(source, target, options.kind)
     if target.exists() and not options.overwrite:
         raise UsageError(f"{target} exists; replace it with --overwrite or choose another name")
     with contextlib.redirect_stdout(sys.stderr), limits_of(options):
-        facts = convert_file(source, target, options)
+        facts = convert_file(source, target, options, row)
     print(json.dumps({"file": str(target), **facts}) if options.json else target)
     return 0
 
 
-def _check_names(source: Path, target: Path, kind: str | None) -> None:
-    """Refuse what no reader or writer knows before anything is read."""
-    if source.suffix.lower() not in _READ:
-        raise UsageError(f"cannot read {source}: not one of {' '.join(s[1:] for s in _READ)}")
-    if not source.is_file():
-        raise UsageError(f"cannot read {source}: there is no such file")
-    writable = {"mesh": (*_MESHES, *_FILMS), "splats": _SPLATS}.get(kind or "", (*_MESHES, *_SPLATS, *_FILMS))
-    if target.suffix.lower() not in writable:
-        names = list(dict.fromkeys(writable))
-        close = nearest(target.suffix.lower(), names, 1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        what = "splats are" if kind == "splats" else "a mesh is" if kind == "mesh" else "files are"
-        raise UsageError(f"cannot write {target}: {hint}{what} written as {', '.join(n[1:] for n in names)}")
+def _format_to_write(source: Path, target: Path, kind: Kind | None) -> Format:
+    """The format of OUT: of the kind that ``--as`` says, else of IN's where its suffix can hold several."""
+    found = format_of(source)
+    if kind is not None:
+        return writable(target, *(("mesh", "film") if kind == "mesh" else ("splats",)))
+    if target.suffix.lower() in writable_suffixes(found.kind):
+        return writable(target, found.kind)
+    return writable(target)
 
 
-def convert_file(source: Path, target: Path, options: Any) -> dict[str, object]:
+def convert_file(source: Path, target: Path, options: Any, row: Format) -> dict[str, object]:
     """Read, convert and write; what the new file holds."""
-    from threedistill.exports.splats import read_splats
+    from threedistill.exports.aspects import dropped
+    from threedistill.exports.read import open_file
+    from threedistill.exports.splat_cloud import with_degree
+    from threedistill.exports.write import write_file
+    from threedistill.types import Splats
 
-    suffix = target.suffix.lower()
-    from_splats = _holds_splats(source)
-    to_splats = options.kind == "splats" or (
-        options.kind is None and suffix in _SPLATS and (suffix not in _MESHES or from_splats)
-    )
+    from_splats = format_of(source).kind == "splats"
+    to_splats = row.kind == "splats"
     _check_options(options, from_splats, to_splats)
-    settings = _settings(options, source, rebuilt=from_splats)
-    if from_splats:
-        splats = read_splats(source, options.from_up)
+    opened = open_file(source, up=options.from_up, front=options.from_front)
+    settings = _settings(options, rebuilt=from_splats, unlit=opened.unlit)
+    asset = opened.asset
+    if isinstance(asset, Splats):
+        asset = _sized(asset, options, settings) if to_splats else _mesh_of(asset, settings, options)
+    else:
+        asset = _mesh_anew(asset, options, settings)
         if to_splats:
-            return _write_splats(_sized(splats, options, settings), target, settings)
-        return _write_mesh(_mesh_of(splats, settings, options), target, settings)
-    mesh = _read_mesh(source, options, settings)
-    if to_splats:
-        from threedistill.representations.convert import as_splats
+            from threedistill.representations.convert import as_splats
 
-        splats = as_splats(mesh, options.splats or 20_000)
-        return _write_splats(replace(splats, extras=mesh.extras), target, settings)
-    return _write_mesh(mesh, target, settings)
-
-
-def _holds_splats(source: Path) -> bool:
-    """Which of the two kinds a file holds; its contents decide where its name does not."""
-    from threedistill.exports.gltf_splats import is_gltf_splats
-    from threedistill.exports.splat_ply import is_splat_ply
-
-    suffix = source.suffix.lower()
-    if suffix == ".ply":
-        return is_splat_ply(source)
-    if suffix in (".glb", ".gltf"):
-        return is_gltf_splats(source)
-    return suffix in (".splat", ".spz", ".sog")
+            asset = replace(as_splats(asset, options.splats or 20_000), extras=asset.extras)
+    write_file(asset, target, settings, row)
+    if isinstance(asset, Splats):
+        asset = with_degree(asset, settings.sh_degree)
+    lost = [*opened.lost, *(dropped(asset, row) if row.kind != "film" else [])]
+    for note in opened.notes:
+        print(note, file=sys.stderr)
+    if lost:
+        print(f"not in {target}: {', '.join(lost)}", file=sys.stderr)
+    facts: dict[str, object] = {"lost": lost} if lost else {}
+    if isinstance(asset, Splats):
+        return {"kind": "splats", "splats": len(asset), **facts}
+    return {"kind": "mesh", "vertices": len(asset.vertices), "faces": len(asset.faces), **facts}
 
 
 def _check_options(options: Any, from_splats: bool, to_splats: bool) -> None:
@@ -165,9 +150,8 @@ def _check_options(options: Any, from_splats: bool, to_splats: bool) -> None:
             raise UsageError(f"--{name.replace('_', '-')} needs a {needed}".replace("a splats", "splats"))
 
 
-def _settings(options: Any, source: Path, rebuilt: bool) -> ExportSettings:
+def _settings(options: Any, rebuilt: bool, unlit: bool) -> ExportSettings:
     """Export settings from the flags: a file's own colours are lit unless it says that they are not."""
-    from threedistill.exports.read import is_unlit
     from threedistill.exports.settings import ExportSettings
 
     flags: dict[str, Any] = {
@@ -180,23 +164,19 @@ def _settings(options: Any, source: Path, rebuilt: bool) -> ExportSettings:
         flags["normal_map"] = True
     if not rebuilt:
         flags = {"faces": 10_000_000, "smooth_iterations": 0, "keep_fraction": 0.0, **flags}
-    unlit = not options.normal_map and (rebuilt or is_unlit(source))
+    unlit = not options.normal_map and (rebuilt or unlit)
     try:
         return ExportSettings(unlit=unlit, **flags)
     except ValueError as error:
         raise UsageError(str(error).replace("export.", "")) from None
 
 
-def _read_mesh(source: Path, options: Any, settings: ExportSettings) -> Mesh:
-    """The file's mesh; with a budget, a texture size or a normal map made anew from itself."""
+def _mesh_anew(mesh: Mesh, options: Any, settings: ExportSettings) -> Mesh:
+    """The mesh; with a budget, a texture size or a normal map made anew from itself."""
     from threedistill.exports import surface
     from threedistill.exports.asset import build_asset, put_back
     from threedistill.exports.nearest import MeshField
-    from threedistill.exports.read import read_mesh
 
-    mesh = read_mesh(source)
-    if options.from_up == "z":
-        mesh = surface.placed(surface.placed(surface.placed(mesh, "z"), "z"), "z")  # three quarters: back
     if options.face_budget is not None or options.texture_size is not None or options.normal_map:
         mesh = put_back(build_asset(MeshField(mesh), settings, mesh.extras))
     if options.unit_size is not None or options.origin is not None:
@@ -255,21 +235,3 @@ def _mesh_of(splats: Splats, settings: ExportSettings, options: Any) -> Mesh:
     if options.unit_size is not None or options.origin is not None:
         mesh = surface.normalise(mesh, _longest(mesh, options, settings), settings.origin)
     return mesh
-
-
-def _write_mesh(mesh: Mesh, target: Path, settings: ExportSettings) -> dict[str, object]:
-    from threedistill.exports.asset import write_format, write_mesh
-
-    film = {".mp4": "mp4", ".gif": "gif", ".webp": "webp", ".png": "sheet"}.get(target.suffix.lower())
-    if film:
-        write_format(film, mesh, None, target, settings)
-    else:
-        write_mesh(mesh, target, settings)
-    return {"kind": "mesh", "vertices": len(mesh.vertices), "faces": len(mesh.faces)}
-
-
-def _write_splats(splats: Splats, target: Path, settings: ExportSettings) -> dict[str, object]:
-    from threedistill.exports.splats import write_splats
-
-    write_splats(splats, target, settings.splats())
-    return {"kind": "splats", "splats": len(splats)}

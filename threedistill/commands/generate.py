@@ -10,11 +10,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from threedistill.commands.arguments import (
     Parser,
     frame_options,
     frame_overrides,
+    from_options,
     limit_option,
     many_of,
     one_of,
@@ -22,8 +24,11 @@ from threedistill.commands.arguments import (
     whole_number,
 )
 from threedistill.errors import UsageError
-from threedistill.exports.formats import FORMATS
+from threedistill.exports.formats import of_kind
 from threedistill.exports.limits import limits, parse_limits
+
+if TYPE_CHECKING:
+    from threedistill.exports.frames import Axis
 
 PRESETS = ("bench", "draft", "standard", "high")
 DEVICES = ("auto", "cpu", "cuda")
@@ -61,6 +66,8 @@ class Request:
     negative: str = ""
     device: str = "auto"
     init: Path | None = None
+    init_up: Axis | None = None
+    init_front: Axis | None = None
     resume: bool = False
     overwrite: bool = False
     quiet: bool = False
@@ -96,7 +103,7 @@ def parser() -> Parser:
     p.add_argument(
         "--format",
         dest="formats",
-        type=many_of("--format", FORMATS),
+        type=many_of("--format", of_kind("mesh", "splats", "film")),
         metavar="F,F",
         help="glb,obj,stl,usdz,3dgs,mp4 ... (threedistill list formats; default glb)",
     )
@@ -106,6 +113,7 @@ def parser() -> Parser:
     p.add_argument(
         "--init", metavar="FILE", help="start from this mesh or these splats (glb obj ply stl, 3DGS ply ...)"
     )
+    from_options(p, "the --init file")
     limit_option(p)
     p.add_argument("--stages", metavar="FILE", help="a YAML list of stages in place of the preset's")
     p.add_argument("--resume", action="store_true", help="continue the run in the folder")
@@ -138,6 +146,8 @@ def parse(argv: Sequence[str]) -> Request:
         if rivals := [line for line in overrides if line.startswith("stages=")]:
             raise UsageError(f"--stages {options.stages} and {rivals[0]} disagree; keep one of them")
         overrides.append(stages_override(options.stages))
+    if (options.from_up or options.from_front) and not options.init:
+        raise UsageError("--from-up and --from-front say which axes the --init file has; there is none")
     if options.resume and options.overwrite:
         raise UsageError("--resume and --overwrite exclude each other: continue the run, or replace it")
     return Request(
@@ -145,8 +155,9 @@ def parse(argv: Sequence[str]) -> Request:
         seed=options.seed or 0, representation=options.representation, prior=options.prior,
         guidance=options.guidance, formats=options.formats or ("glb",), negative=options.negative or "",
         device=options.device or "auto", init=Path(options.init) if options.init else None,
-        resume=options.resume, overwrite=options.overwrite, quiet=options.quiet, json=options.json,
-        print_config=options.print_config, limits=parse_limits(options.limit), overrides=overrides,
+        init_up=options.from_up, init_front=options.from_front, resume=options.resume, overwrite=options.overwrite,
+        quiet=options.quiet, json=options.json, print_config=options.print_config,
+        limits=parse_limits(options.limit), overrides=overrides,
     )  # fmt: skip
 
 
@@ -163,7 +174,8 @@ def run(argv: Sequence[str]) -> int:
             request.prompt, out=request.out, preset=request.preset, seed=request.seed,  # type: ignore[arg-type]
             representation=request.representation, prior=request.prior, guidance=request.guidance,
             formats=request.formats, negative=request.negative, device=request.device, init=request.init,
-            resume=request.resume, overwrite=request.overwrite, quiet=request.quiet, overrides=request.overrides,
+            init_up=request.init_up, init_front=request.init_front, resume=request.resume,
+            overwrite=request.overwrite, quiet=request.quiet, overrides=request.overrides,
         )  # fmt: skip
     answer(result, as_json=request.json)
     return 0

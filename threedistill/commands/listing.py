@@ -8,7 +8,7 @@ from pathlib import Path
 
 from threedistill.commands.arguments import Parser, unknown
 from threedistill.errors import UsageError
-from threedistill.exports.formats import FORMATS
+from threedistill.exports.formats import formats
 from threedistill.resources import configs_dir
 
 #: What the user calls it -> the configuration group.
@@ -52,7 +52,7 @@ def run(argv: Sequence[str]) -> int:
 def choices(topic: str) -> dict[str, str]:
     """The names under a topic, each with one line about it."""
     if topic == "formats":
-        return {name: f"{info.file:14} {info.about}" for name, info in FORMATS.items()}
+        return {name: f"{info.file:14} {info.about}" for name, info in formats().items()}
     if topic == "words":
         return _words()
     folder = configs_dir() / _GROUPS[topic]

@@ -13,7 +13,7 @@ It is the home of every error about a configuration.
 """
 
 from threedistill.config.building import build, build_as, checked_class
-from threedistill.config.composition import compose
+from threedistill.config.composition import compose, parse_override
 from threedistill.config.files import parse_yaml, read_config, write_config
 from threedistill.config.options import FLAG_GROUPS, groups, options
 from threedistill.config.places import STAGE_PARTS
@@ -22,6 +22,6 @@ from threedistill.config.stages import stage_node, stage_part, stage_path
 
 __all__ = [
     "FLAG_GROUPS", "SCHEMA_VERSION", "STAGE_PARTS", "Config", "build", "build_as", "check_prompt", "check_shape",
-    "checked_class", "compose", "groups", "options", "parse_yaml", "read_config", "stage_node", "stage_part",
-    "stage_path", "write_config",
+    "checked_class", "compose", "groups", "options", "parse_override", "parse_yaml", "read_config",
+    "stage_node", "stage_part", "stage_path", "write_config",
 ]  # fmt: skip

@@ -21,7 +21,7 @@ from threedistill.errors import UsageError
 from threedistill.plugins import config_dirs, trusted
 from threedistill.resources import configs_dir
 
-__all__ = ["compose"]
+__all__ = ["compose", "parse_override"]
 
 #: Arguments of :func:`compose` that are no keys of the YAML files.
 _ARGUMENTS = ("prompt", "negative", "seed", "device", "init")
@@ -94,6 +94,16 @@ class _Line:
     text: str
     key: str
     value: Any
+
+
+def parse_override(line: str) -> tuple[str, Any]:
+    """The key and the value of ``key=value``, in the one grammar of every verb.
+
+    Raises:
+        UsageError: it cannot be read, or adds or removes keys.
+    """
+    parsed = _parsed(line)
+    return parsed.key, parsed.value
 
 
 def _parsed(line: str) -> _Line:

@@ -66,8 +66,10 @@ def check_shape(config: object, source: str = "") -> None:
 
 @functools.cache
 def _model() -> Any:
+    from typing import NotRequired
+
     from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, with_config
-    from typing_extensions import NotRequired, TypedDict
+    from typing_extensions import TypedDict
 
     def part(**fields: Any) -> Any:
         """A mapping with these keys; what else is in it is for interpolation, for stages and for plug-ins."""

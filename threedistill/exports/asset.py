@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -11,26 +11,19 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from threedistill.errors import UsageError, nearest
 from threedistill.exports import surface
 from threedistill.exports.bake import bake, bake_values, color_at, painted
-from threedistill.exports.formats import FILMS, FORMATS, MESHES, SPLATS, Format, file_of
-from threedistill.exports.glb import write_glb
-from threedistill.exports.obj import write_obj
-from threedistill.exports.pictures import glowing, with_vertex_colors
-from threedistill.exports.ply import write_ply
-from threedistill.exports.settings import ExportSettings
+from threedistill.exports.formats import file_of, of_kind
+from threedistill.exports.settings import AssetSettings, ExportSettings, FileSettings
 from threedistill.exports.splat_cloud import moved
-from threedistill.exports.splats import write_splats
-from threedistill.exports.stl import write_stl
 from threedistill.exports.unwrap import unwrap
-from threedistill.exports.usd import write_usdz
-from threedistill.exports.video import need_encoder, write_sheet, write_turntable
+from threedistill.exports.video import need_encoder
+from threedistill.exports.write import refuse_splats, write_format, write_mesh
 from threedistill.types import Mesh, Splats
 
 __all__ = [
-    "FORMATS", "ExportSettings", "Format", "build_asset", "export_asset", "placed_splats", "put_back", "refuse_splats",
-    "write_format", "write_mesh",
+    "AssetSettings", "ExportSettings", "FileSettings", "build_asset", "export_asset", "placed_splats", "put_back",
+    "write_mesh",
 ]  # fmt: skip
 
 
@@ -52,7 +45,7 @@ class HasMaterial(Protocol):
 
 
 def build_asset(
-    representation: Exportable, settings: ExportSettings, extras: Mapping[str, object] | None = None
+    representation: Exportable, settings: AssetSettings, extras: Mapping[str, object] | None = None
 ) -> Mesh:  # fmt: skip
     """Extract, clean, smooth, decimate, unwrap, bake and normalise, in this order.
 
@@ -61,7 +54,7 @@ def build_asset(
 
     Arguments:
         representation: what was optimised.
-        settings: see :class:`ExportSettings`.
+        settings: see :class:`AssetSettings`.
         extras: facts that travel with the asset (prompt, seed, prior, licences).
 
     Raises:
@@ -122,7 +115,7 @@ def put_back(mesh: Mesh) -> Mesh:
     return replace(mesh, vertices=vertices, extras=kept)
 
 
-def _surface(representation: Exportable, settings: ExportSettings) -> tuple[Mesh, Mesh, torch.device]:
+def _surface(representation: Exportable, settings: AssetSettings) -> tuple[Mesh, Mesh, torch.device]:
     """The cleaned surface within the face budget and its fine self, on the CPU, and the device they came from.
 
     Where collapsing edges tears the surface, a coarser extraction that meets the budget by itself replaces it. A
@@ -160,40 +153,6 @@ def _surface(representation: Exportable, settings: ExportSettings) -> tuple[Mesh
         resolution = coarser
 
 
-def write_mesh(mesh: Mesh, path: Path | str, settings: ExportSettings | None = None) -> None:
-    """Write one file (OBJ: with its MTL and PNG) in the format its suffix names, whole or not at all.
-
-    Raises:
-        UsageError: a suffix that is no format.
-        ThreedistillError: an empty or non-finite mesh, or a place that cannot be written.
-    """
-    settings = settings or ExportSettings()
-    path = Path(path)
-    suffix = path.suffix.lower()[1:]
-    if suffix not in MESHES:
-        close = nearest(suffix, MESHES, 1)
-        hint = f"did you mean .{close[0]}? " if close else ""
-        raise UsageError(f"cannot write {path}: {hint}a mesh is written as {', '.join(MESHES)}")
-    surface.check(mesh, f"cannot write {path}")
-    if mesh.normals is None:
-        mesh = replace(mesh, normals=surface.vertex_normals(mesh.vertices, mesh.faces))
-    if settings.unlit:  # what is shown unlit has one colour
-        mesh = glowing(mesh)
-    if suffix == "glb":
-        write_glb(mesh, path, settings.unlit)
-    elif suffix == "obj":
-        write_obj(surface.placed(mesh, settings.up), path, settings.unlit, settings.up)
-    elif suffix == "ply":
-        write_ply(
-            surface.placed(surface.welded(with_vertex_colors(glowing(mesh))), settings.up), path, settings.up
-        )
-    elif suffix == "usdz":
-        write_usdz(surface.placed(mesh, settings.up), path, settings.unlit, settings.up)
-    else:
-        longest = float((mesh.vertices.amax(0) - mesh.vertices.amin(0)).max())
-        write_stl(surface.placed(mesh, settings.up, settings.stl_size / longest), path, settings.up)
-
-
 def export_asset(
     mesh: Mesh, folder: Path | str, settings: ExportSettings, splats: Splats | None = None
 ) -> list[Path]:  # fmt: skip
@@ -213,38 +172,11 @@ def export_asset(
     formats = list(settings.formats)
     if splats is None:
         refuse_splats(formats)
-    films = [name for name in formats if name in FILMS]
+    kinds = {kind: [name for name in formats if name in of_kind(kind)] for kind in ("mesh", "splats", "film")}
+    films = kinds["film"]
     if settings.turntable_frames:
         films = list(dict.fromkeys([*films, "webp", "sheet"]))
     if "mp4" in films:
         need_encoder(folder / file_of("mp4"))
-    ordered = [n for n in formats if n in MESHES] + [n for n in formats if n in SPLATS] + films
+    ordered = [*kinds["mesh"], *kinds["splats"], *films]
     return [write_format(name, mesh, splats, folder / file_of(name), settings) for name in ordered]
-
-
-def refuse_splats(formats: Sequence[str]) -> None:
-    """Raise UsageError if any of the formats holds splats."""
-    wanted = [name for name in formats if name in SPLATS]
-    if wanted:
-        raise UsageError(f"--format {wanted[0]}: there are no splats to write")
-
-
-def write_format(
-    name: str, mesh: Mesh | None, splats: Splats | None, path: Path, settings: ExportSettings
-) -> Path:
-    """Write one format of :data:`FORMATS`; returns the path."""
-    if name in SPLATS:
-        assert splats is not None
-        write_splats(splats, path, settings.splats())
-        return path
-    assert mesh is not None
-    if name in MESHES:
-        write_mesh(mesh, path, settings)
-    elif name == "sheet":
-        write_sheet(mesh, path, size=settings.preview_size, unlit=settings.unlit)
-    else:
-        write_turntable(
-            mesh, path, settings.turntable_frames or 24, settings.preview_size, unlit=settings.unlit,
-            passes=settings.turntable_passes,
-        )  # fmt: skip
-    return path

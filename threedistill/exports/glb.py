@@ -9,8 +9,10 @@ from torch import Tensor
 
 from threedistill.atomic import write_bytes
 from threedistill.exports.files import png_bytes
+from threedistill.exports.frames import Frame
 from threedistill.exports.gltf import Buffer, glb_file
 from threedistill.exports.pictures import is_constant, pictures_of, within_one
+from threedistill.exports.settings import FileSettings
 from threedistill.types import Mesh, Wrap
 
 __all__ = ["WRAPS", "glb_bytes", "write_glb"]
@@ -123,6 +125,6 @@ def _material(mesh: Mesh, pictures: dict[str, Tensor], unlit: bool) -> tuple[dic
     return material, sorted(extensions)
 
 
-def write_glb(mesh: Mesh, path: Path, unlit: bool = True) -> None:
+def write_glb(mesh: Mesh, path: Path, settings: FileSettings, frame: Frame) -> None:
     """Write :func:`glb_bytes` atomically."""
-    write_bytes(path, glb_bytes(mesh, unlit, path.stem))
+    write_bytes(path, glb_bytes(mesh, settings.unlit, path.stem))

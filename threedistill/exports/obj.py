@@ -7,13 +7,15 @@ from pathlib import Path
 
 from threedistill.atomic import write_bytes
 from threedistill.exports.files import png_bytes
+from threedistill.exports.frames import Frame
 from threedistill.exports.gltf import generator
+from threedistill.exports.settings import FileSettings
 from threedistill.types import Mesh
 
 __all__ = ["write_obj"]
 
 
-def write_obj(mesh: Mesh, path: Path, unlit: bool = True, up: str = "y") -> None:
+def write_obj(mesh: Mesh, path: Path, settings: FileSettings, frame: Frame) -> None:
     """Write ``name.obj`` and, for a textured mesh, ``name.mtl`` and ``name.png`` (and one per further map).
 
     Texture coordinates have their origin at the bottom left, as ours. Without a texture, vertex colours follow
@@ -25,7 +27,7 @@ def write_obj(mesh: Mesh, path: Path, unlit: bool = True, up: str = "y") -> None
     material = path.with_name(f"{stem}.mtl")
     textured = mesh.texture is not None and mesh.uv is not None
 
-    lines = [f"# {generator()}", f"# metres, +{up.upper()} up, sRGB colours"]
+    lines = [f"# {generator()}", f"# metres, +{frame.up.upper()} up, sRGB colours"]
     lines += [f"# {key}: {_one_line(value)}" for key, value in mesh.extras.items()]
     # Readers that find a material look for colours there only, so vertex colours go without one.
     lines += [f"mtllib {material.name}", f"o {stem}", f"usemtl {stem}"] if textured else [f"o {stem}"]
@@ -48,7 +50,7 @@ def write_obj(mesh: Mesh, path: Path, unlit: bool = True, up: str = "y") -> None
 
     if textured and mesh.texture is not None:
         describe = [f"# {generator()}", f"newmtl {stem}", "Kd 1 1 1", "Ka 0 0 0", "Ks 0 0 0", "d 1"]
-        describe += [f"illum {0 if unlit else 1}", f"map_Kd {stem}.png"]
+        describe += [f"illum {0 if settings.unlit else 1}", f"map_Kd {stem}.png"]
         write_bytes(path.with_name(f"{stem}.png"), png_bytes(mesh.texture))
         describe += _more_maps(mesh, path, stem)
         write_bytes(material, ("\n".join(describe) + "\n").encode())

@@ -8,14 +8,22 @@ import numpy as np
 
 from threedistill.atomic import write_bytes
 from threedistill.exports.files import to_bytes
+from threedistill.exports.frames import Frame
 from threedistill.exports.gltf import generator
+from threedistill.exports.pictures import glowing, with_vertex_colors
+from threedistill.exports.settings import FileSettings
+from threedistill.exports.surface import welded
 from threedistill.types import Mesh
 
 __all__ = ["write_ply"]
 
 
-def write_ply(mesh: Mesh, path: Path, up: str = "y") -> None:
-    """Write a little-endian PLY with ``red green blue`` as uchar where the mesh has vertex colours."""
+def write_ply(mesh: Mesh, path: Path, settings: FileSettings, frame: Frame) -> None:
+    """Write a little-endian PLY with ``red green blue`` as uchar where the mesh has colours.
+
+    A texture's colours and an emission go to the vertices, and vertices at one position are shared again.
+    """
+    mesh = welded(with_vertex_colors(glowing(mesh)))
     fields: list[tuple[str, str]] = [("x", "<f4"), ("y", "<f4"), ("z", "<f4")]
     columns = [mesh.vertices.float().numpy()]
     if mesh.normals is not None:
@@ -33,7 +41,7 @@ def write_ply(mesh: Mesh, path: Path, up: str = "y") -> None:
 
     kinds = {"<f4": "float", "u1": "uchar"}
     header = ["ply", "format binary_little_endian 1.0", f"comment {generator()}"]
-    header += [f"comment metres, +{up.upper()} up, sRGB colours"]
+    header += [f"comment metres, +{frame.up.upper()} up, sRGB colours"]
     header += [f"element vertex {len(vertices)}"]
     header += [f"property {kinds[kind]} {name}" for name, kind in fields]
     header += [f"element face {len(faces)}", "property list uchar int vertex_indices", "end_header"]

@@ -1,29 +1,63 @@
-"""Opening an asset again, through trimesh: what other programs would see, as a :class:`Mesh`."""
+"""Opening a file again: what other programs would see, in our frame, checked."""
 
 from __future__ import annotations
 
-import json
-import struct
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from threedistill.errors import ThreedistillError
-from threedistill.exports.formats import file_of
-from threedistill.exports.splat_ply import is_splat_ply
-from threedistill.exports.splats import read_splats
-from threedistill.exports.stl import MARK
-from threedistill.exports.surface import check, welded
+from threedistill.exports.formats import Kind, format_of, formats
+from threedistill.exports.frames import Axis, frame_in_file, turned
+from threedistill.exports.opened import Opened
+from threedistill.exports.splat_cloud import check_splats, from_file_frame
+from threedistill.exports.surface import check
 from threedistill.types import Mesh, Splats
 
-__all__ = ["SUFFIXES", "is_unlit", "read_asset", "read_asset_splats", "read_mesh"]
+__all__ = ["LARGEST", "open_file", "read_asset", "read_asset_splats", "read_mesh"]
 
-SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")
-#: More than anything here can work on in reasonable memory.
+#: More triangles than anything here can work on in reasonable memory.
 LARGEST = 20_000_000
+
+
+def open_file(
+    path: Path | str, kind: Kind | None = None, up: Axis | None = None, front: Axis | None = None
+) -> Opened:  # fmt: skip
+    """The mesh or the splats in a file, in our frame (+Y up, front +Z), in metres where the file knows its unit.
+
+    Arguments:
+        path: the file; its suffix says which formats are possible, its contents decide.
+        kind: what it must hold; None = either.
+        up, front: the file's axes; None = what the file says, else what the format defines, else its habit.
+
+    Raises:
+        UsageError: a missing file, one of no known format, axes that lie on one line.
+        ThreedistillError: a damaged, empty or wrongly named file, numbers that are not finite.
+    """
+    path = Path(path)
+    row = format_of(path, kind)
+    assert row.read is not None
+    try:
+        opened: Opened = row.read(path)
+    except OSError as error:
+        raise ThreedistillError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+    frame = frame_in_file(row, opened.frame, up, front)
+    if isinstance(opened.asset, Splats):
+        check_splats(opened.asset, f"cannot use {path}")
+        return replace(opened, asset=from_file_frame(opened.asset, frame), frame=frame)
+    count = len(opened.asset.faces)
+    if count > LARGEST:
+        raise ThreedistillError(
+            f"cannot use {path}: {count} triangles are more than {LARGEST}; reduce it first"
+        )
+    check(opened.asset, f"cannot use {path}")
+    return replace(opened, asset=turned(opened.asset, frame.to_ours()), frame=frame)
+
+
+def read_mesh(path: Path | str, up: Axis | None = None, front: Axis | None = None) -> Mesh:
+    """A triangle mesh from any format that holds one, in our frame; see :func:`open_file`."""
+    asset = open_file(path, "mesh", up, front).asset
+    assert isinstance(asset, Mesh)
+    return asset
 
 
 def read_asset(folder: Path) -> Mesh:
@@ -32,211 +66,23 @@ def read_asset(folder: Path) -> Mesh:
     Raises:
         ThreedistillError: there is none.
     """
-    for suffix in (".glb", ".obj", ".ply", ".stl"):
-        path = folder / f"model{suffix}"
-        if path.exists():
-            return read_mesh(path)
+    for row in formats().values():
+        if row.kind == "mesh" and row.read and (folder / row.file).exists():
+            return read_mesh(folder / row.file)
     raise ThreedistillError(
         f"{folder.parent} has no asset yet; finish the run with threedistill resume {folder.parent}"
     )
 
 
 def read_asset_splats(folder: Path) -> Splats:
-    """The splats in a run's asset folder.
+    """The splats of the most exact file in a run's asset folder.
 
     Raises:
         ThreedistillError: there are none.
     """
-    path = folder / file_of("3dgs")
-    if not path.exists():
-        raise ThreedistillError(f"{folder} holds no splats; threedistill export makes them from its surface")
-    return read_splats(path)
-
-
-def is_unlit(path: Path) -> bool:
-    """Whether the colours of a file contain their light: a GLB may say so (``KHR_materials_unlit``)."""
-    if path.suffix.lower() != ".glb":
-        return False
-    try:
-        return "KHR_materials_unlit" in _glb_chunks(path)[0].get("extensionsUsed", ())
-    except (ValueError, struct.error):
-        return False
-
-
-def read_mesh(path: Path | str) -> Mesh:
-    """A triangle mesh from GLB, glTF, OBJ, PLY or STL, with its texture or vertex colours.
-
-    Scene transforms are applied and several geometries joined (of several textures only a single one can be kept:
-    otherwise the colours move to the vertices). glTF's linear vertex colours come back sRGB-encoded; our own STL
-    files come back in metres, others in their own unit, and corners on one point are shared again.
-
-    Raises:
-        ThreedistillError: missing, unknown, damaged or empty files, in one line.
-    """
-    import trimesh
-
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ThreedistillError(f"cannot read {path}: not one of {' '.join(s[1:] for s in SUFFIXES)}")
-    if not path.is_file():
-        raise ThreedistillError(f"cannot read {path}: there is no such file")
-    if path.stat().st_size == 0:
-        raise ThreedistillError(f"cannot read {path}: the file is empty")
-    if suffix == ".ply" and is_splat_ply(path):
-        raise ThreedistillError(f"cannot read {path} as a mesh: it holds splats")
-    try:
-        scene = trimesh.load_scene(path, process=False, maintain_order=True)
-        placed = [scene.graph[node] for node in scene.graph.nodes_geometry]
-        parts = [
-            _part(scene.geometry[name], transform, gltf=suffix in (".glb", ".gltf"))
-            for transform, name in placed
-            if isinstance(scene.geometry[name], trimesh.Trimesh) and len(scene.geometry[name].faces)
-        ]
-    except MemoryError as error:
-        raise ThreedistillError(f"cannot read {path}: it claims more data than fits in memory") from error
-    except Exception as error:  # trimesh's parsers fail in as many ways as files can be damaged
-        text = " ".join(str(error).split())[:120] or type(error).__name__
-        raise ThreedistillError(f"cannot read {path}: not a sound {suffix[1:]} file ({text})") from error
-    if not parts:
-        raise ThreedistillError(f"cannot read {path}: it holds no triangles")
-    count = sum(len(part.faces) for part in parts)
-    if count > LARGEST:
-        raise ThreedistillError(
-            f"cannot use {path}: {count} triangles are more than {LARGEST}; reduce it first"
-        )
-    mesh = parts[0] if len(parts) == 1 else _joined(parts)
-    check(mesh, f"cannot use {path}")
-    if suffix == ".glb":
-        mesh.extras = _asset_extras(path)
-        exact = _float_colors(path) if len(parts) == 1 and mesh.texture is None else None
-        if exact is not None and mesh.colors is not None and exact.shape == mesh.colors.shape:
-            mesh.colors = exact
-    if suffix == ".stl":
-        with path.open("rb") as file:
-            ours = MARK in file.read(80)
-        mesh.vertices = mesh.vertices * (1e-3 if ours else 1.0)
-        mesh.normals = None  # trimesh's are the faces'
-        mesh = welded(mesh)
-    return mesh
-
-
-def _part(geometry: Any, transform: np.ndarray, gltf: bool) -> Mesh:
-    """One trimesh geometry as our type, brought to its place in the scene by a 4 x 4 matrix."""
-    from trimesh.visual import ColorVisuals, TextureVisuals
-
-    def floats(values: object) -> Tensor:
-        return torch.from_numpy(np.array(values, dtype=np.float32))
-
-    linear = transform[:3, :3]
-    mesh = Mesh(
-        floats(geometry.vertices @ linear.T + transform[:3, 3]),
-        torch.from_numpy(np.array(geometry.faces, dtype=np.int64)),
-    )
-    mirrored = np.linalg.det(linear) < 0
-    if mirrored:
-        mesh.faces = mesh.faces.flip(1)
-    if "vertex_normals" in geometry._cache:  # the file's own: trimesh would compute others when asked
-        normals = geometry.vertex_normals @ np.linalg.inv(linear)  # the inverse transpose, on rows
-        mesh.normals = torch.nn.functional.normalize(floats(normals), dim=1)
-    visual = geometry.visual
-    if isinstance(visual, TextureVisuals):
-        image, factor = _base_color(visual.material)
-        if visual.uv is not None and len(visual.uv) == len(mesh.vertices):
-            mesh.uv = floats(visual.uv)
-            mesh.normal_map, mesh.metallic_roughness = _maps(visual.material)
-        if mesh.uv is not None and image is not None:
-            mesh.texture = image * factor
-        elif "color" in visual.vertex_attributes:
-            mesh.colors = _vertex_colors(visual.vertex_attributes["color"], gltf)
-        else:
-            mesh.colors = factor.expand(len(mesh.vertices), 3).clone()
-    elif isinstance(visual, ColorVisuals) and visual.kind == "vertex":
-        mesh.colors = _vertex_colors(visual.vertex_colors, gltf)
-    return mesh
-
-
-def _vertex_colors(values: object, linear: bool) -> Tensor:
-    from threedistill.render.shading import linear_to_srgb
-
-    array = np.asarray(values)
-    top = float(np.iinfo(array.dtype).max) if array.dtype.kind == "u" else 1.0
-    colors = torch.from_numpy((array[:, :3] / top).astype(np.float32)).clamp(0, 1)
-    return linear_to_srgb(colors) if linear else colors
-
-
-def _base_color(material: Any) -> tuple[Tensor | None, Tensor]:
-    """A material's sRGB picture, row 0 at the top, or None; and the sRGB-encoded factor to multiply it with."""
-    from threedistill.render.shading import linear_to_srgb
-
-    image = getattr(material, "baseColorTexture", None)
-    factor = getattr(material, "baseColorFactor", None)
-    if image is None:
-        image = getattr(material, "image", None)
-    picture = None
-    if image is not None:
-        picture = torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255)
-    if factor is None:
-        return picture, torch.ones(3)
-    linear = torch.from_numpy(np.asarray(factor, dtype=np.float32)[:3] / (255 if max(factor) > 1 else 1))
-    return picture, linear_to_srgb(linear.clamp(0, 1))
-
-
-def _maps(material: Any) -> tuple[Tensor | None, Tensor | None]:
-    """A material's normal map, and its metalness and roughness with their factors multiplied in."""
-    normal = getattr(material, "normalTexture", None)
-    packed = getattr(material, "metallicRoughnessTexture", None)
-    if packed is not None:
-        pixels = torch.from_numpy(np.asarray(packed.convert("RGB"), dtype=np.float32) / 255)
-        factors = [getattr(material, name, None) for name in ("metallicFactor", "roughnessFactor")]
-        packed = pixels[..., [2, 1]] * torch.tensor([1.0 if f is None else float(f) for f in factors])
-    if normal is not None:
-        normal = torch.from_numpy(np.asarray(normal.convert("RGB"), dtype=np.float32) / 255)
-    return normal, packed
-
-
-def _joined(parts: list[Mesh]) -> Mesh:
-    """Several meshes as one, with vertex colours (a picture is sampled at the vertices)."""
-    from threedistill.render.mesh import sample_texture
-
-    start, vertices, faces, colors = 0, [], [], []
-    normals = [part.normals for part in parts if part.normals is not None]
-    for part in parts:
-        vertices.append(part.vertices)
-        faces.append(part.faces + start)
-        start += len(part.vertices)
-        if part.texture is not None and part.uv is not None:
-            colors.append(sample_texture(part.texture, part.uv))
-        else:
-            colors.append(part.colors if part.colors is not None else torch.full_like(part.vertices, 0.7))
-    joined = torch.cat(normals) if len(normals) == len(parts) else None
-    return Mesh(torch.cat(vertices), torch.cat(faces), normals=joined, colors=torch.cat(colors))
-
-
-def _glb_chunks(path: Path) -> tuple[dict[str, Any], bytes]:
-    data = path.read_bytes()
-    length = struct.unpack_from("<I", data, 12)[0]
-    return json.loads(data[20 : 20 + length]), data[20 + length + 8 :]
-
-
-def _asset_extras(path: Path) -> dict[str, object]:
-    """The facts that travel with the asset."""
-    extras = _glb_chunks(path)[0].get("asset", {}).get("extras", {})
-    return extras if isinstance(extras, dict) else {}
-
-
-def _float_colors(path: Path) -> Tensor | None:
-    """Float ``COLOR_0`` of a file with one primitive, sRGB-encoded; trimesh keeps only 8 linear bits of it."""
-    from threedistill.render.shading import linear_to_srgb
-
-    document, binary = _glb_chunks(path)
-    primitives = [p for m in document.get("meshes", ()) for p in m.get("primitives", ())]
-    if len(primitives) != 1 or "COLOR_0" not in primitives[0].get("attributes", {}):
-        return None
-    accessor = document["accessors"][primitives[0]["attributes"]["COLOR_0"]]
-    view = document["bufferViews"][accessor.get("bufferView", 0)]
-    if accessor["componentType"] != 5126 or accessor["type"] != "VEC3" or "byteStride" in view:
-        return None
-    start = view.get("byteOffset", 0) + accessor.get("byteOffset", 0)
-    values = np.frombuffer(binary, dtype="<f4", count=accessor["count"] * 3, offset=start).reshape(-1, 3)
-    return linear_to_srgb(torch.from_numpy(values.copy()).clamp(0, 1))
+    for row in formats().values():
+        if row.kind == "splats" and row.read and (folder / row.file).exists():
+            asset = open_file(folder / row.file, "splats").asset
+            assert isinstance(asset, Splats)
+            return asset
+    raise ThreedistillError(f"{folder} holds no splats; threedistill export makes them from its surface")

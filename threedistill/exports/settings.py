@@ -1,23 +1,22 @@
-"""The settings of an export: how an asset is made and written."""
+"""The settings of an export: how an asset is made, and how it is written into files."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from threedistill.exports.formats import FORMATS, Format
-from threedistill.exports.splat_cloud import SplatUp
-from threedistill.exports.splats import SplatSettings
+from threedistill.exports.formats import formats
 from threedistill.exports.surface import Origin
+from threedistill.render.harmonics import MAX_DEGREE
 
-__all__ = ["ExportSettings", "PassName"]
+__all__ = ["AssetSettings", "ExportSettings", "FileSettings", "PassName"]
 
 PassName = Literal["color", "normal", "depth"]
 
 
 @dataclass(frozen=True)
-class ExportSettings:
-    """How an asset is made and written.
+class AssetSettings:
+    """How an asset is made: its surface, its budget, its texture, its size.
 
     Arguments:
         resolution: samples per axis when the surface is extracted.
@@ -29,18 +28,9 @@ class ExportSettings:
         gutter: texels between charts, filled with the charts' colours.
         unit_size: longest side, metres.
         origin: at the centre of the bounding box, or of its base.
-        up: the axis that points up in OBJ, PLY, STL and USDZ; GLB is +Y up by definition.
-        splat_up: the same in 3DGS PLY, ``.splat`` and ``.sog``, where -y is the habit; SPZ and glTF define +Y.
-        sh_degree: harmonics of splats up to this degree, padded with zeros; None keeps what there is.
         normal_map: the relief that decimation takes away is baked into a normal map (needs ``unlit=false``: unlit
             colours have no normals).
-        stl_size: longest side in STL files, millimetres.
-        formats: what is written.
-        unlit: the colours contain their light: viewers show them as they are (``KHR_materials_unlit``).
         unwrap_max_faces, unwrap_max_charts: beyond either, a box projection replaces xatlas.
-        turntable_frames: frames of a turntable; 0 writes neither ``turntable.webp`` nor ``sheet.png``.
-        turntable_passes: what a turntable shows side by side.
-        preview_size: pixels a side of turntable frames and sheet cells.
     """
 
     resolution: int = 160
@@ -51,30 +41,16 @@ class ExportSettings:
     gutter: int = 4
     unit_size: float = 1.0
     origin: Origin = "center"
-    up: Literal["y", "z"] = "y"
-    splat_up: SplatUp = "-y"
-    sh_degree: int | None = None
     normal_map: bool = False
-    stl_size: float = 100.0
-    formats: tuple[Format, ...] = ("glb",)
-    unlit: bool = True
     unwrap_max_faces: int = 30_000
     unwrap_max_charts: int = 2_000
-    turntable_frames: int = 24
-    turntable_passes: tuple[PassName, ...] = ("color",)
-    preview_size: int = 256
 
     def __post_init__(self) -> None:
-        ranges: dict[str, tuple[float, float]] = {
+        _check_ranges(self, {
             "resolution": (8, 1024), "faces": (12, 10_000_000), "smooth_iterations": (0, 1000),
-            "keep_fraction": (0, 1), "gutter": (1, 64), "unit_size": (1e-4, 1e4), "stl_size": (1e-2, 1e5),
+            "keep_fraction": (0, 1), "gutter": (1, 64), "unit_size": (1e-4, 1e4),
             "unwrap_max_faces": (0, 10_000_000), "unwrap_max_charts": (0, 10_000_000),
-            "turntable_frames": (0, 1000), "preview_size": (16, 4096),
-        }  # fmt: skip
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ValueError(f"export.{name}={value} must lie in [{low:g}, {high:g}]")
+        })  # fmt: skip
         size = self.texture_size
         if size and not (16 <= size <= 8192 and size & (size - 1) == 0):
             raise ValueError(
@@ -86,28 +62,77 @@ class ExportSettings:
             )
         if self.origin not in ("center", "base"):
             raise ValueError(f"export.origin={self.origin!r} must be center or base")
-        if self.up not in ("y", "z"):
+        if self.normal_map and not self.texture_size:
+            raise ValueError("export.normal_map needs a texture: export.texture_size=512")
+
+
+@dataclass(frozen=True)
+class FileSettings:
+    """How an asset is written: its axes, its unit, its degree, its pictures.
+
+    Arguments:
+        up: the axis that points up in mesh files whose format leaves it open; None = the format's habit (STL: z).
+        splat_up: the same in splat files (their habit is -y); SPZ and glTF define +Y.
+        sh_degree: harmonics of splats up to this degree, padded with zeros; None keeps what there is. ``.splat`` has
+            room for degree 0 only.
+        stl_size: longest side in STL files, millimetres.
+        unlit: the colours contain their light: viewers show them as they are (``KHR_materials_unlit``).
+        turntable_frames: frames of a turntable; 0 writes neither ``turntable.webp`` nor ``sheet.png``.
+        turntable_passes: what a turntable shows side by side.
+        preview_size: pixels a side of turntable frames and sheet cells.
+    """
+
+    up: Literal["y", "z"] | None = None
+    splat_up: Literal["-y", "y", "z"] | None = None
+    sh_degree: int | None = None
+    stl_size: float = 100.0
+    unlit: bool = True
+    turntable_frames: int = 24
+    turntable_passes: tuple[PassName, ...] = ("color",)
+    preview_size: int = 256
+
+    def __post_init__(self) -> None:
+        _check_ranges(
+            self, {"stl_size": (1e-2, 1e5), "turntable_frames": (0, 1000), "preview_size": (16, 4096)}
+        )
+        if self.up not in (None, "y", "z"):
             raise ValueError(f"export.up={self.up!r} must be y or z")
-        if self.sh_degree is not None and self.sh_degree not in (0, 1, 2, 3):
-            raise ValueError(
-                f"export.sh_degree={self.sh_degree} must lie in [0, 3]: splats have no higher harmonics"
-            )
-        if self.splat_up not in ("-y", "y", "z"):
+        if self.splat_up not in (None, "-y", "y", "z"):
             raise ValueError(f"export.splat_up={self.splat_up!r} must be -y, y or z")
+        if self.sh_degree is not None and self.sh_degree not in range(MAX_DEGREE + 1):
+            raise ValueError(
+                f"export.sh_degree={self.sh_degree} must lie in [0, {MAX_DEGREE}]: splats have no higher harmonics"
+            )
+        if not self.turntable_passes:
+            raise ValueError("export.turntable_passes is empty: name at least one of color, normal, depth")
+
+
+@dataclass(frozen=True)
+class ExportSettings(AssetSettings, FileSettings):
+    """Both, as the configuration holds them side by side (``export.faces``, ``export.up``), and what is written.
+
+    Arguments:
+        formats: names of :func:`threedistill.exports.formats.formats`.
+    """
+
+    formats: tuple[str, ...] = ("glb",)
+
+    def __post_init__(self) -> None:
+        AssetSettings.__post_init__(self)
+        FileSettings.__post_init__(self)
         if self.normal_map and self.unlit:
             raise ValueError(
                 "export.normal_map needs export.unlit=false: unlit colours are shown without normals"
             )
-        if self.normal_map and not self.texture_size:
-            raise ValueError("export.normal_map needs a texture: export.texture_size=512")
-        if not self.turntable_passes:
-            raise ValueError("export.turntable_passes is empty: name at least one of color, normal, depth")
         if not self.formats:
-            raise ValueError(f"export.formats is empty: name at least one of {', '.join(FORMATS)}")
-        unknown = [f for f in self.formats if f not in FORMATS]
-        if unknown:
-            raise ValueError(f"export.formats: no format {unknown[0]!r} (there are {', '.join(FORMATS)})")
+            raise ValueError(f"export.formats is empty: name at least one of {', '.join(formats())}")
+        known = formats()
+        if unknown := [name for name in self.formats if name not in known]:
+            raise ValueError(f"export.formats: no format {unknown[0]!r} (there are {', '.join(known)})")
 
-    def splats(self) -> SplatSettings:
-        """The part of the settings that splat files have."""
-        return SplatSettings(self.sh_degree, self.splat_up)
+
+def _check_ranges(settings: object, ranges: dict[str, tuple[float, float]]) -> None:
+    for name, (low, high) in ranges.items():
+        value = getattr(settings, name)
+        if not low <= value <= high:
+            raise ValueError(f"export.{name}={value} must lie in [{low:g}, {high:g}]")

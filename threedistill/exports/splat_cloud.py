@@ -6,27 +6,18 @@ Rotating a cloud turns its positions, its orientations and its harmonics; leavin
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.errors import ThreedistillError
+from threedistill.exports.frames import Frame
 from threedistill.exports.harmonics import change_degree, rotate_harmonics
 from threedistill.render.harmonics import MAX_DEGREE
 from threedistill.types import Splats
 
-__all__ = ["SplatUp", "check_splats", "from_file_frame", "into_file_frame", "moved", "rotated", "with_degree"]
-
-#: Which axis points up in a file. ``-y`` is the habit of 3DGS files: our frame, half a turn about z.
-SplatUp = Literal["-y", "y", "z"]
-
-_INTO_FILE: dict[str, tuple[tuple[int, int, int], ...]] = {
-    "y": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
-    "-y": ((-1, 0, 0), (0, -1, 0), (0, 0, 1)),
-    "z": ((1, 0, 0), (0, 0, -1), (0, 1, 0)),
-}
+__all__ = ["check_splats", "from_file_frame", "into_file_frame", "moved", "rotated", "with_degree"]
 
 
 def check_splats(splats: Splats, what: str) -> None:
@@ -84,19 +75,19 @@ def with_degree(splats: Splats, degree: int | None) -> Splats:
     return splats if degree is None else replace(splats, sh=change_degree(splats.sh, degree))
 
 
-def into_file_frame(splats: Splats, up: SplatUp) -> Splats:
-    """From our frame (+Y up, front +Z) to a file whose up axis is ``up``."""
-    return splats if up == "y" else rotated(splats, torch.tensor(_INTO_FILE[up], dtype=torch.float64))
+def into_file_frame(splats: Splats, frame: Frame) -> Splats:
+    """From our frame (+Y up, front +Z) to a file's."""
+    return splats if frame == Frame() else rotated(splats, frame.to_ours().T)
 
 
-def from_file_frame(splats: Splats, up: SplatUp) -> Splats:
+def from_file_frame(splats: Splats, frame: Frame) -> Splats:
     """The inverse of :func:`into_file_frame`."""
-    if up == "y":
+    if frame == Frame():
         return splats
-    rotation = torch.tensor(_INTO_FILE[up], dtype=torch.float64)
+    rotation = frame.to_ours()
     # The conjugate, not the quaternion of the inverse: half a turn and back is then q again and not -q.
-    conjugate = _quaternion(rotation) * torch.tensor([1.0, -1, -1, -1], dtype=torch.float64)
-    return _turned(splats, rotation.T, conjugate)
+    conjugate = _quaternion(rotation.T) * torch.tensor([1.0, -1, -1, -1], dtype=torch.float64)
+    return _turned(splats, rotation, conjugate)
 
 
 def _quaternion(rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "4"]:

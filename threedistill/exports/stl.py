@@ -8,7 +8,9 @@ import numpy as np
 import torch
 
 from threedistill.atomic import write_bytes
+from threedistill.exports.frames import Frame
 from threedistill.exports.gltf import generator
+from threedistill.exports.settings import FileSettings
 from threedistill.types import Mesh
 
 __all__ = ["MARK", "write_stl"]
@@ -17,9 +19,10 @@ __all__ = ["MARK", "write_stl"]
 MARK = b"unit=mm"
 
 
-def write_stl(mesh: Mesh, path: Path, up: str = "y") -> None:
-    """Write the mesh's coordinates as millimetres; STL holds neither colours nor shared vertices."""
-    corners = mesh.vertices.double()[mesh.faces]
+def write_stl(mesh: Mesh, path: Path, settings: FileSettings, frame: Frame) -> None:
+    """Write the mesh, its longest side ``stl_size`` millimetres; STL holds neither colours nor shared vertices."""
+    longest = float((mesh.vertices.amax(0) - mesh.vertices.amin(0)).max())
+    corners = (mesh.vertices * (settings.stl_size / longest)).double()[mesh.faces]
     normal = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normal = torch.nn.functional.normalize(normal, dim=1, eps=1e-30)
     records = np.zeros(
@@ -27,7 +30,7 @@ def write_stl(mesh: Mesh, path: Path, up: str = "y") -> None:
     )
     records["normal"], records["corners"] = normal.numpy(), corners.numpy()
     # A header that starts with "solid" would be taken for the text format.
-    header = b"binary STL, %s, +%s up, %s" % (MARK, up.upper().encode(), generator().encode())
+    header = b"binary STL, %s, +%s up, %s" % (MARK, frame.up.upper().encode(), generator().encode())
     write_bytes(
         path, header[:80].ljust(80) + np.uint32(len(records)).astype("<u4").tobytes() + records.tobytes()
     )

@@ -20,8 +20,10 @@ from torch import Tensor
 
 from threedistill.atomic import write_bytes
 from threedistill.exports.files import png_bytes
+from threedistill.exports.frames import Frame
 from threedistill.exports.gltf import generator, jsonable
 from threedistill.exports.pictures import is_constant, pictures_of, within_one
+from threedistill.exports.settings import FileSettings
 from threedistill.types import Mesh
 
 __all__ = ["usdz_bytes", "write_usdz"]
@@ -35,9 +37,9 @@ _FILES = {
 }  # fmt: skip
 
 
-def write_usdz(mesh: Mesh, path: Path, unlit: bool = True, up: str = "y") -> None:
+def write_usdz(mesh: Mesh, path: Path, settings: FileSettings, frame: Frame) -> None:
     """Write :func:`usdz_bytes` atomically."""
-    write_bytes(path, usdz_bytes(mesh, unlit, up, path.stem))
+    write_bytes(path, usdz_bytes(mesh, settings.unlit, frame.up, path.stem))
 
 
 def usdz_bytes(mesh: Mesh, unlit: bool = True, up: str = "y", name: str = "asset") -> bytes:

@@ -15,13 +15,23 @@ from threedistill.atomic import replacing, write_bytes
 from threedistill.cameras import orbit
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.exports.files import png_bytes, to_bytes
+from threedistill.exports.frames import Frame
+from threedistill.exports.settings import FileSettings
 from threedistill.types import Mesh
 
-__all__ = ["FILM_SUFFIXES", "Pass", "need_encoder", "render_orbit", "write_sheet", "write_turntable"]
+__all__ = [
+    "Pass",
+    "need_encoder",
+    "render_orbit",
+    "write_film",
+    "write_sheet",
+    "write_still",
+    "write_turntable",
+]
 
 #: What a picture shows: colours as they are, colours lit by a headlight, world normals, depth.
 Pass = Literal["color", "lit", "normal", "depth"]
-FILM_SUFFIXES = (".webp", ".gif", ".mp4")
+_SUFFIXES = (".webp", ".gif", ".mp4")
 
 
 def render_orbit(
@@ -55,6 +65,19 @@ def render_orbit(
     return torch.cat(pictures)
 
 
+def write_film(mesh: Mesh, path: Path, settings: FileSettings, frame: Frame) -> None:
+    """:func:`write_turntable` with the settings of an export."""
+    write_turntable(
+        mesh, path, settings.turntable_frames or 24, settings.preview_size, unlit=settings.unlit,
+        passes=settings.turntable_passes,
+    )  # fmt: skip
+
+
+def write_still(mesh: Mesh, path: Path, settings: FileSettings, frame: Frame) -> None:
+    """:func:`write_sheet` with the settings of an export."""
+    write_sheet(mesh, path, size=settings.preview_size, unlit=settings.unlit)
+
+
 def write_turntable(
     mesh: Mesh,
     path: Path | str,
@@ -79,7 +102,7 @@ def write_turntable(
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in FILM_SUFFIXES:
+    if suffix not in _SUFFIXES:
         raise UsageError(f"cannot write {path}: a turntable is .webp, .gif or .mp4")
     if suffix == ".mp4":
         need_encoder(path)

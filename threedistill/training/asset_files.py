@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from threedistill.exports.asset import ExportSettings, build_asset, export_asset, placed_splats
-from threedistill.exports.formats import SPLATS
+from threedistill.exports.formats import of_kind
 from threedistill.protocols import Representation, SplatSource
 from threedistill.types import Mesh, Splats
 
@@ -40,7 +40,7 @@ def splats_for(formats: Sequence[str], mesh: Mesh, source: object = None) -> Spl
         mesh: the asset, made by :func:`threedistill.exports.asset.build_asset` where ``source`` is given.
         source: what it was made of.
     """
-    if not any(name in SPLATS for name in formats):
+    if not set(formats) & set(of_kind("splats")):
         return None
     if isinstance(source, SplatSource):
         return placed_splats(source.splats(), mesh)

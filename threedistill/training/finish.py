@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from threedistill import __version__
-from threedistill.config import Config, build, stage_part
+from threedistill.config import Config, build
 from threedistill.exports.picture import write_pictures
-from threedistill.protocols import PictureSource, Prior, Representation
+from threedistill.protocols import PictureSource, Representation
 from threedistill.representations.particles import members
 from threedistill.training.asset_files import write_asset
+from threedistill.training.facts import facts_of
 from threedistill.training.particle_assets import keep_best, particle_folder
 from threedistill.training.run_folder import RunFolder
 from threedistill.training.verdict import verdict_line
@@ -18,23 +18,19 @@ from threedistill.training.verdict import verdict_line
 __all__ = ["export_run", "judge_run"]
 
 
-def export_run(representation: Representation, config: Config, run: RunFolder, prior: Prior) -> Path:
+def export_run(representation: Representation, config: Config, run: RunFolder) -> Path:
     """Write the asset's files, of several particles each in its own folder; the main file.
 
     Raises:
         ThreedistillError: nothing to extract, or a place that cannot be written.
     """
     settings = build(config["export"], "export", config["plugins"])
-    extras = {
-        "prompt": config["prompt"], "seed": config["seed"], "prior": config["prior"]["name"],
-        "prior_version": getattr(prior, "version", None), "prior_licence": prior.licence,
-        "guidance": stage_part(config, -1, "guidance")["name"], "generator": f"threedistill {__version__}",
-    }  # fmt: skip
+    facts = facts_of(config, run)
     particles = members(representation)
     if pictures := [one.pictures() for one in particles if isinstance(one, PictureSource)]:
         return write_pictures(pictures, run.asset_dir)
     files = [
-        write_asset(one, particle_folder(run, i, len(particles)), settings, extras)[0]
+        write_asset(one, particle_folder(run, i, len(particles)), settings, facts)[0]
         for i, one in enumerate(particles)
     ]
     return files[0] if len(files) == 1 else keep_best(files, config, run)

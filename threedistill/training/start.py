@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from threedistill.atomic import os_errors_in_words, write_bytes
+from threedistill.atomic import write_bytes
 from threedistill.errors import ThreedistillError, UsageError
+from threedistill.exports.frames import Axis
 from threedistill.exports.pictures import glowing
-from threedistill.exports.read import SUFFIXES, read_mesh
-from threedistill.exports.splats import SPLAT_SUFFIXES, read_splats
+from threedistill.exports.read import open_file
 from threedistill.types import Mesh, Splats
 
 __all__ = ["RADIUS", "load_start", "normalised", "read_start", "save_start"]
@@ -32,17 +32,19 @@ _MESH = ("vertices", "faces", "normals", "colors", "uv", "texture", "normal_map"
 _SPLATS = ("means", "log_scales", "quaternions", "opacity_logits", "sh")
 
 
-def read_start(path: str | Path) -> Mesh | Splats:
-    """The object in a file, brought into the ball that a run optimises in; up and front stay the file's.
+def read_start(path: str | Path, up: Axis | None = None, front: Axis | None = None) -> Mesh | Splats:
+    """The object in a file, brought into the ball that a run optimises in.
+
+    Arguments:
+        path: a mesh or splats.
+        up, front: the file's axes; None = what it says, else its format's habit.
 
     Raises:
         UsageError: missing, unknown, damaged, empty or huge files.
     """
     path = Path(path)
     try:
-        if not path.is_file():
-            raise ThreedistillError("there is no such file")
-        asset = _read(path)
+        asset = open_file(path, up=up, front=front).asset
     except ThreedistillError as error:
         reason = str(error).removeprefix(f"cannot read {path}: ").removeprefix(f"cannot use {path}: ")
         raise UsageError(f"--init {path}: {reason}") from None
@@ -56,22 +58,6 @@ def read_start(path: str | Path) -> Mesh | Splats:
         return normalised(asset)
     except ThreedistillError as error:
         raise UsageError(f"--init {path}: {error}") from None
-
-
-def _read(path: Path) -> Mesh | Splats:
-    """A PLY or glTF file may hold either; its head says which."""
-    suffix = path.suffix.lower()
-    with os_errors_in_words(path), path.open("rb") as file:
-        head = file.read(1 << 16)
-    mark = {".ply": b"f_dc_0", ".glb": b"KHR_gaussian_splatting", ".gltf": b"KHR_gaussian_splatting"}.get(
-        suffix
-    )
-    if suffix in SPLAT_SUFFIXES and (mark is None or mark in head):
-        return read_splats(path)
-    if suffix not in SUFFIXES:
-        known = sorted({s[1:] for s in (*SUFFIXES, *SPLAT_SUFFIXES)})
-        raise ThreedistillError(f"not one of {' '.join(known)}")
-    return read_mesh(path)
 
 
 def normalised(asset: Mesh | Splats) -> Mesh | Splats:

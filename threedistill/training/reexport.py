@@ -1,0 +1,128 @@
+"""A finished run's asset as other files: converted from its own file, or meshed anew from what was optimised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from threedistill.config import Config, build, parse_override, read_config
+from threedistill.errors import UsageError, nearest
+from threedistill.exports.asset import build_asset
+from threedistill.exports.formats import formats, of_kind
+from threedistill.exports.read import read_asset, read_asset_splats
+from threedistill.exports.settings import AssetSettings, ExportSettings
+from threedistill.exports.video import need_encoder
+from threedistill.exports.write import write_format
+from threedistill.representations.particles import members
+from threedistill.training.assemble import build_representation
+from threedistill.training.asset_files import splats_for
+from threedistill.training.checkpoint import StageState
+from threedistill.training.facts import facts_of
+from threedistill.training.run_folder import RunFolder
+
+__all__ = ["format_for", "reopen", "write_run"]
+
+
+def write_run(
+    run: RunFolder, paths: Mapping[str, Path], overrides: Sequence[str] = (), plugins: Sequence[str] = ()
+) -> None:  # fmt: skip
+    """Write a run's asset into files.
+
+    Arguments:
+        run: a finished run.
+        paths: where each format goes, by its name.
+        overrides: ``export.key=value``. Settings of how files are written apply to the asset's own file; with one of
+            how the asset is made, it is meshed anew from its checkpoint.
+        plugins: packages that the user names besides the installed plug-ins.
+
+    Raises:
+        UsageError: an unknown setting, or a run without the asset or checkpoint that this needs.
+        ThreedistillError: a place that cannot be written.
+    """
+    config = read_config(run.config, plugins)
+    changed = _overridden(config["export"], overrides)
+    settings: ExportSettings = build(changed, "export", config["plugins"])
+    if "mp4" in paths:
+        need_encoder(paths["mp4"])
+    facts = facts_of(config, run)
+    wanted = set(paths) & set(of_kind("splats"))
+    mesh, splats = None, None
+    if any(_setting(line) in _OF_MAKING for line in overrides):
+        source = reopen(run, config)
+        mesh = build_asset(source, settings, facts)
+        splats = splats_for(tuple(paths), mesh, source)
+    else:
+        if wanted and _has_splats(run):
+            splats = read_asset_splats(run.asset_dir)
+            splats = replace(splats, extras=_with(facts, splats.extras))
+        if splats is None or set(paths) - wanted:
+            mesh = read_asset(run.asset_dir)
+            mesh = replace(mesh, extras=_with(facts, mesh.extras))
+            splats = splats or splats_for(tuple(paths), mesh)
+    for name, path in paths.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_format(name, mesh, splats, path, settings)
+
+
+def format_for(run: RunFolder, path: Path) -> str:
+    """The format that a path's suffix names for a run's asset: ``.ply`` of a run of splats holds its splats.
+
+    Raises:
+        UsageError: no format has the suffix.
+    """
+    from threedistill.exports.formats import writable
+
+    kind = ("splats",) if path.suffix.lower() == ".ply" and _has_splats(run) else ()
+    return writable(path, *kind).name
+
+
+def reopen(run: RunFolder, config: Config) -> Any:
+    """The optimised representation of a run's last stage, from its checkpoint; of several particles the best.
+
+    Raises:
+        UsageError: the checkpoint is not there.
+    """
+    last = len(config["stages"]) - 1
+    path = run.checkpoint(last, config["stages"][last]["name"])
+    if not path.exists():
+        raise UsageError(
+            f"{run.path} has no checkpoint of its last stage; finish it with threedistill resume"
+        )
+    representation: Any = build_representation(config, last)
+    StageState(path).load_module(representation, part="representation")
+    best = run.read_record().get("particles", {}).get("best", 0)
+    return members(representation)[best]
+
+
+#: Settings that need the asset to be made again; all others are about its files.
+_OF_MAKING = frozenset(field.name for field in fields(AssetSettings))
+
+
+def _has_splats(run: RunFolder) -> bool:
+    rows = [row for row in formats().values() if row.kind == "splats" and row.read]
+    return any((run.asset_dir / row.file).exists() for row in rows)
+
+
+def _with(facts: dict[str, object], found: dict[str, object]) -> dict[str, object]:
+    """A file's own facts, completed by those of the run; what a run does not know is not set to nothing."""
+    return {**found, **{key: value for key, value in facts.items() if value is not None or key not in found}}
+
+
+def _setting(line: str) -> str:
+    return line.partition("=")[0].removeprefix("export.")
+
+
+def _overridden(settings: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The run's export settings with some of them replaced."""
+    changed = dict(settings)
+    known = [name for name in ExportSettings.__dataclass_fields__ if name != "formats"]
+    for line in overrides:
+        name = _setting(line)
+        if name not in known:
+            close = nearest(name, known, count=1)
+            hint = f"did you mean export.{close[0]}?" if close else f"there are: {', '.join(known)}"
+            raise UsageError(f"{line}: export has no setting {line.partition('=')[0]!r}; {hint}")
+        changed[name] = parse_override(line)[1]
+    return changed
