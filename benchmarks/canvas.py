@@ -37,7 +37,7 @@ def picture_of(prompt: str, path: Path) -> torch.Tensor:
 
 def other_color(prompt: str) -> str:
     """The prompt with its colour word changed."""
-    from threedistill.toybox.grammar import COLORS
+    from threedistill.toybox.lexicon import COLORS
 
     words = prompt.split()
     for i, word in enumerate(words):

@@ -46,7 +46,7 @@ def main() -> None:
     options = parser.parse_args()
 
     from threedistill.pipeline import generate
-    from threedistill.toybox.grammar import held_out
+    from threedistill.toybox.scenes import held_out
     from threedistill.training.run_folder import RunFolder, slug
 
     prompts = held_out()[: options.prompts : options.every]

@@ -5,6 +5,7 @@ Read this file first. :func:`generate` and :func:`resume` are what ``threedistil
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -136,7 +137,11 @@ def _execute(config: Config, run: RunFolder, quiet: bool) -> Result:
     from threedistill.training.record import recorded
     from threedistill.training.stages import run_stage
     from threedistill.training.start import load_start
+    from threedistill.training.words import check_words
 
+    ignored = check_words(config["prompt"], config["prior"])
+    if ignored and not quiet:
+        print(f"ignored: {', '.join(ignored)}", file=sys.stderr)
     with recorded(run, config) as record:
         device = pick_device(config["device"])
         with record.phase("setup"):

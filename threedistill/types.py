@@ -192,6 +192,7 @@ class Mesh:
         alpha_cutoff: below it ``alpha`` is a hole, from it on solid; None: it blends.
         wrap: what the pictures do beyond the unit square, along u and along v.
         double_sided: whether the back of a face is seen too.
+        vertex_material: (N, 2) metallic and roughness per vertex where there is no such map, or None.
         extras: facts that travel with the asset (prompt, seed, prior, licences).
     """
 
@@ -208,6 +209,7 @@ class Mesh:
     alpha_cutoff: float | None = None
     wrap: tuple[Wrap, Wrap] = ("clamp", "clamp")
     double_sided: bool = False
+    vertex_material: Float[Tensor, "N 2"] | None = None
     extras: dict[str, object] = field(default_factory=dict[str, object])
 
 

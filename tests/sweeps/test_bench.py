@@ -20,7 +20,9 @@ from threedistill.sweeps.guidance_bench import CLAIMS, FRONT_BIAS, PARTS, PROMPT
 from threedistill.sweeps.launch import check_runs
 from threedistill.sweeps.plan import Cell, Setting
 from threedistill.sweeps.table import rows
-from threedistill.toybox.grammar import FRONTED, is_held_out, parse
+from threedistill.toybox.grammar import parse
+from threedistill.toybox.lexicon import FRONTED
+from threedistill.toybox.scenes import is_held_out
 from threedistill.training.run_folder import RunFolder
 
 

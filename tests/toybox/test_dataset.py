@@ -13,7 +13,8 @@ from threedistill.toybox.dataset import (
     backgrounds,
     degrade,
 )
-from threedistill.toybox.grammar import is_held_out, parse
+from threedistill.toybox.grammar import parse
+from threedistill.toybox.scenes import is_held_out
 
 SETTINGS = WorldSettings(images=240, seed=7)
 

@@ -6,24 +6,19 @@ import random
 import pytest
 
 from threedistill.errors import UsageError
-from threedistill.toybox.grammar import (
+from threedistill.toybox.grammar import ObjectSpec, Scene, caption, describe_scene, parse, prior_words, words
+from threedistill.toybox.lexicon import (
+    ACCESSORIES,
     COLORS,
     DEGRADED_WORDS,
     FRONTED,
     KINDS,
+    MEANINGS,
+    NEWER,
     STYLE_WORDINGS,
     SYNONYMS,
-    ObjectSpec,
-    Scene,
-    caption,
-    describe_scene,
-    held_out,
-    held_out_scenes,
-    is_held_out,
-    parse,
-    random_scene,
-    words,
 )
+from threedistill.toybox.scenes import held_out, held_out_more, held_out_scenes, is_held_out, random_scene
 
 VIEWS = [None, "front", "side", "back", "overhead"]
 
@@ -138,3 +133,107 @@ def test_what_cannot_be_built_is_refused_with_a_way_out(prompt, parts):
     for part in parts:
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+OLD_KINDS = 27
+
+
+def test_shipped_weights_know_the_words_saved_with_them():
+    known = prior_words()
+    assert {"duck", "red", "spots"} <= known and not {"frog", "wheels", "shiny", "two"} & known
+    assert sum(all(w in known for w in kind.split()) for kind in KINDS) == OLD_KINDS
+
+
+@pytest.mark.parametrize(
+    ("prompt", "parts"),
+    [
+        (
+            "a corgi on a purple xylophone with wheels",
+            ["'corgi', 'xylophone', 'wheels'", "nearest known: cat;"],
+        ),
+        ("a red frog", ["'frog'", "nearest known: duck;"]),
+        ("two red ducks", ["'two'"]),
+        ("an ice cream", ["does not know 'ice cream'"]),
+    ],
+)
+def test_weights_refuse_words_that_came_after_them(prompt, parts):
+    with pytest.raises(UsageError) as caught:
+        parse(prompt, prior_words())
+    for part in parts:
+        assert part in str(caught.value), str(caught.value)
+
+
+def test_words_that_change_nothing_are_reported():
+    assert parse("a big shiny red ball", prior_words()).ignored == ("big", "shiny")
+    assert parse("a big shiny red ball", prior_words()).normalised == "a red ball"
+    read = parse("a big shiny red ball")
+    assert (read.ignored, read.normalised) == (("big",), "a shiny red ball")  # alone nothing is big
+    assert parse("a big red ball next to a blue cube").ignored == ()
+    assert parse("a red car with wheels").ignored == ("wheels",)  # it has them anyway
+    assert parse("two big ducks").ignored == ("big",)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "normalised"),
+    [
+        ("a red car with white tyres and a yellow light", "a red car with white wheels and yellow lights"),
+        ("a tall, matte green house with a red door", "a tall matt green house with a red door"),
+        ("two brown teddy bears", "two brown teddy bears"),
+        ("two snowmen wearing red hats", "two snowmen wearing a red hat"),
+        ("a pink ice cream", "a pink ice cream"),
+        ("a huge bunny and a tiny couch", "a big rabbit next to a small sofa"),
+        ("a red ball, glossy", "a shiny red ball"),
+        ("a blue robot with white spots and red arms", "a blue robot with white spots and red arms"),
+    ],
+)
+def test_sizes_finishes_parts_and_numbers(prompt, normalised):
+    assert parse(prompt).normalised == normalised
+    assert parse(normalised).scene == parse(prompt).scene
+
+
+@pytest.mark.parametrize(
+    ("prompt", "part"),
+    [
+        ("a ball with red wheels", "has no wheels that could be coloured; it has no parts"),
+        ("a duck with red wheels", "it has: beak, wings, feet"),
+        ("white wheels", "comes before the thing"),
+        ("two ducks and a cat", "3 things"),
+    ],
+)
+def test_parts_and_numbers_that_cannot_be(prompt, part):
+    with pytest.raises(UsageError, match=part):
+        parse(prompt)
+
+
+def test_newer_words_have_their_own_held_out_list():
+    more = [parse(p) for p in held_out_more()]
+    assert all(p.normalised == text for p, text in zip(more, held_out_more()))
+    scenes = {p.scene for p in more}
+    assert len(scenes) == len(more) and scenes.isdisjoint(parse(p).scene for p in held_out())
+    assert {o.kind for p in more for o in p.scene.objects} >= set(NEWER)
+    assert [p.scene.tier for p in more[:16]] == [1] * 8 + [2] * 8
+    for text in held_out_more():
+        try:
+            parse(text, prior_words())
+        except UsageError:
+            continue
+        raise AssertionError(f"{text!r} says nothing that the first weights do not know")
+
+
+@pytest.mark.parametrize(
+    "prompt", ["a shiny red duck", "a tall red duck", "two red ducks", "a red duck with blue feet"]
+)
+def test_one_more_word_does_not_make_a_held_out_object_another(prompt):
+    assert is_held_out(parse(prompt).scene)
+
+
+def test_meanings_lead_to_words_of_the_world():
+    pool = {*KINDS, *COLORS, *ACCESSORIES}
+    assert all(w in pool for alike in MEANINGS.values() for w in alike)
+    assert not set(MEANINGS) & (set(SYNONYMS) | set(COLORS))
+
+
+def test_captions_fit_the_tokenizer():
+    rng = random.Random(9)
+    longest = max(len(caption(random_scene(rng, 0.8, 0.1, 0.8), "front", rng).split()) for _ in range(3000))
+    assert longest <= 18  # MAX_WORDS less its start and end

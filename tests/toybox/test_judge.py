@@ -19,7 +19,7 @@ from threedistill.evaluation.prior_figures import (
 from threedistill.render.mesh import render_mesh
 from threedistill.rng import Streams
 from threedistill.toybox.dataset import RenderedWorld, WorldSettings
-from threedistill.toybox.grammar import FRONTED, held_out, parse
+from threedistill.toybox.grammar import parse
 from threedistill.toybox.judge import VIEWS, Judge, JudgeNetwork, Vocabulary, available
 from threedistill.toybox.judge_data import (
     FACES,
@@ -33,6 +33,8 @@ from threedistill.toybox.judge_data import (
     pool_of_world,
     spoil,
 )
+from threedistill.toybox.lexicon import FRONTED
+from threedistill.toybox.scenes import held_out
 from threedistill.toybox.train_judge import JudgeTraining, batch_of, loss_of, vocabulary
 from threedistill.toybox.world import build
 

@@ -13,7 +13,8 @@ pytest.importorskip("diffusers")
 from threedistill.errors import UsageError
 from threedistill.toybox.conditioning import camera_vector, camera_vectors, fold, unfold
 from threedistill.toybox.dataset import DrawSettings, RenderedWorld, WorldSettings
-from threedistill.toybox.grammar import COLORS, KINDS, words
+from threedistill.toybox.grammar import words
+from threedistill.toybox.lexicon import COLORS, KINDS
 from threedistill.toybox.model import MAX_WORDS, ModelSettings, ToyboxPipeline, build_tokenizer, camera
 from threedistill.toybox.networks import HARMONICS, harmonics, over_background
 from threedistill.toybox.train_prior import Trainer, TrainSettings, export_checkpoint, spread, train

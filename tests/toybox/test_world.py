@@ -1,6 +1,8 @@
 """The procedural world: size, orientation, colours, patterns."""
 
+import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +10,11 @@ import torch
 
 from threedistill.cameras import orbit
 from threedistill.render.mesh import face_normals, render_mesh
-from threedistill.toybox.grammar import COLORS, FRONTED, KINDS, ObjectSpec, Scene, parse, random_scene
-from threedistill.toybox.world import RADIUS, build, main_color_share
+from threedistill.toybox.grammar import ObjectSpec, Scene, parse
+from threedistill.toybox.lexicon import COLORS, FRONTED, KIND_PARTS, KINDS, PARTS
+from threedistill.toybox.paint import Coat, resolve
+from threedistill.toybox.scenes import random_scene
+from threedistill.toybox.world import RADIUS, build, build_parts, main_color_share, palette
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -127,3 +132,110 @@ def test_random_scenes_build_within_the_ball():
         mesh = build(random_scene(rng, tier_two=0.8), rng)
         assert mesh.vertices.norm(dim=1).max() <= RADIUS + 1e-5
         assert (mesh.colors >= 0).all() and (mesh.colors <= 1).all()
+
+
+def test_the_first_27_kinds_are_what_shipped_weights_were_trained_on():
+    """Their canonical objects are the ground truth of every asset made so far."""
+    golden = json.loads((Path(__file__).parent / "canonical.json").read_text())
+    assert list(golden) == list(KINDS)[:27]
+    for kind, (vertices, faces, *moments) in golden.items():
+        mesh = build(Scene((ObjectSpec(kind),)))
+        weights = torch.linspace(-1, 1, len(mesh.vertices)).double()
+        found = torch.cat([weights @ mesh.vertices.double(), weights @ mesh.colors.double()])
+        assert (len(mesh.vertices), len(mesh.faces)) == (vertices, faces)
+        torch.testing.assert_close(found, torch.tensor(moments).double(), atol=2e-3, rtol=0, msg=kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_face_has_one_part_one_slot_and_one_colour(kind):
+    built = build_parts(Scene((ObjectSpec(kind, "green", "spotted", "white"),)), random.Random(4))
+    mesh = built.mesh
+    assert (
+        built.part.shape == built.object.shape == mesh.faces.shape[:1]
+        and built.slot.shape == mesh.vertices.shape[:1]
+    )
+    assert (built.slot[mesh.faces] == built.face_slot[:, None]).all()
+    assert int(built.slot.max()) < len(built.slots) and "spots" in built.parts
+    # Hardly a part is told from its paint alone, but a slot is always of one part (a hole is a region of its own).
+    for index, slot in enumerate(built.slots):
+        found = {PARTS[k] for k in built.part[built.face_slot == index].tolist()}
+        assert found <= {slot.part, "hole"}, (slot, found)
+
+
+@pytest.mark.parametrize("kind", KIND_PARTS)
+def test_parts_that_prompts_may_colour_are_there_and_can_be_seen(kind):
+    """Each covers at least 6 pixels of a 128-pixel picture from one of eight sides, in its own colour."""
+    cameras = orbit(8, 20.0, size=128)
+    for part in KIND_PARTS[kind]:
+        built = build_parts(Scene((ObjectSpec(kind, "white", parts=((part, "purple"),)),)))
+        assert part in built.parts
+        seen = render_mesh(built.mesh, cameras, supersample=1).rgb
+        pixels = ((seen - torch.tensor(COLORS["purple"])).abs().amax(-1) < 0.02).sum((1, 2)).max()
+        assert pixels >= 6, f"the {part} of a {kind}: {int(pixels)} pixels"
+
+
+def test_a_palette_gives_a_shape_the_colours_of_another_scene():
+    old, new = parse("a red owl with white spots").scene, parse("a blue owl with yellow spots").scene
+    built, wanted = build_parts(old), build_parts(new)
+    colors, names = palette(built.slots, new)
+    assert names == ["blue"]
+    assert np.array_equal(colors[built.slot], wanted.mesh.colors.numpy())
+    # Without a pattern the spots vanish into the main colour; parts can have their own.
+    plain, _ = palette(built.slots, parse("a green owl with pink wings").scene)
+    by_part = {slot.part: tuple(color) for slot, color in zip(built.slots, plain)}
+    assert by_part["spots"] == by_part["body"] == pytest.approx(COLORS["green"])
+    assert by_part["wings"] == pytest.approx(COLORS["pink"])
+
+
+def test_what_sits_on_a_coloured_part_still_stands_out():
+    for color in ("black", "white"):
+        built = build_parts(parse(f"a red car with {color} wheels").scene)
+        coat = Coat(COLORS["red"], parts={"wheels": COLORS[color]})
+        colors = {s.part: np.array(c) for s, c in zip(built.slots, resolve(built.slots, [coat]))}
+        assert np.abs(colors["hubs"] - colors["wheels"]).max() > 0.5
+
+
+def test_sizes_and_finishes_can_be_seen():
+    low, high = (build(parse(f"a {w}red duck").scene).vertices for w in ("", "tall "))
+
+    def slimness(v):
+        extent = v.amax(0) - v.amin(0)
+        return float(extent[1] / extent[0])
+
+    assert slimness(high) == pytest.approx(1.45 * slimness(low), rel=0.01)
+
+    def ratio(prompt):
+        built = build_parts(parse(prompt).scene)
+        heights = [built.mesh.vertices[built.mesh.faces[built.object == k]].flatten(0, 1) for k in (0, 1)]
+        a, b = (float(h[:, 1].max() - h[:, 1].min()) for h in heights)
+        return a / b
+
+    usual = ratio("a red ball next to a blue cube")
+    assert ratio("a big red ball next to a blue cube") == pytest.approx(1.3 * usual, rel=0.02)
+    assert ratio("a red ball next to a small blue cube") == pytest.approx(usual / 0.62, rel=0.02)
+    view = orbit(1, 10.0, size=96)
+    dull, bright = (
+        render_mesh(build(parse(f"a {w} red ball").scene), view, shading="lambertian").rgb
+        for w in ("matt", "shiny")
+    )
+    assert float((bright - dull)[..., 1].amax()) > 0.25  # the highlight is white
+    assert 0.002 < float(((bright - dull)[..., 1] > 0.2).float().mean()) < 0.1
+    assert build(parse("a matt red ball").scene).metallic_roughness is None
+    both = build_parts(parse("a shiny red ball next to a blue cube").scene)
+    glossy = both.mesh.vertex_material[both.mesh.faces[:, 0], 1] < 0.5
+    assert torch.equal(glossy, both.object == 0)
+
+
+def test_two_of_a_kind_stand_side_by_side():
+    built = build_parts(parse("two red mushrooms").scene)
+    sides = [built.mesh.vertices[built.mesh.faces[built.object == k, 0], 0].mean() for k in (0, 1)]
+    assert sides[0] < -0.2 and sides[1] > 0.2
+
+
+def test_a_hole_is_where_the_ring_looks_at_its_axis():
+    built = build_parts(parse("a pink donut").scene)
+    centers = built.mesh.vertices[built.mesh.faces].mean(1)
+    hole = built.part == PARTS.index("hole")
+    radius = centers[:, [0, 2]].norm(dim=1)
+    assert 0.1 < float(hole.float().mean()) < 0.5
+    assert float(radius[hole].max()) < float(radius.max()) * 0.75

@@ -72,15 +72,26 @@ def _headline(file: Path) -> str:
 
 
 def _words() -> dict[str, str]:
-    """The vocabulary of the embedded prior."""
-    from threedistill.toybox import grammar
+    """The vocabulary of the shipped weights, and what the world has beside it."""
+    from threedistill.toybox import lexicon
+    from threedistill.toybox.grammar import PART_WORDS, prior_words
 
-    table = {
-        "kinds": ", ".join(sorted(grammar.KINDS)),
-        "colours": ", ".join(grammar.COLORS),
-    }
-    for name in ("PATTERNS", "ACCESSORIES", "RELATIONS"):
-        words = getattr(grammar, name, None)
-        if words:
-            table[name.lower()] = ", ".join(words)
+    known = prior_words()
+    topics = {
+        "kinds": sorted(lexicon.KINDS), "colours": lexicon.COLORS, "patterns": lexicon.PATTERNS,
+        "accessories": lexicon.ACCESSORIES, "relations": lexicon.RELATIONS, "sizes": lexicon.SIZES,
+        "finishes": lexicon.FINISHES, "parts": PART_WORDS, "numbers": ("two",),
+    }  # fmt: skip
+    table, newer = {}, []
+    for topic, names in topics.items():
+        here = [n for n in names if all(word in known for word in n.split())]
+        newer += [n for n in names if n not in here]
+        if here:
+            table[topic] = ", ".join(here)
+    table["read as another word"] = ", ".join(
+        f"{word} = {meant}" for word, meant in lexicon.SYNONYMS.items()
+        if word != meant and all(part in known for part in meant.split())
+    )  # fmt: skip
+    if newer:
+        table["only the world"] = ", ".join(newer) + " (`toybox render`, prior=oracle)"
     return table

@@ -53,6 +53,11 @@ def _file_name(prompt: str, action: str) -> Path:
     return Path(f"{slug(prompt)}-{action}.png")
 
 
+def _say_ignored(ignored: Sequence[str]) -> None:
+    if ignored:
+        print(f"ignored: {', '.join(ignored)}", file=sys.stderr)
+
+
 def _render(argv: Sequence[str]) -> int:
     p = Parser("toybox render", '"PROMPT" [options]', "Show the world's true object for a prompt.")
     p.add_argument("--out", metavar="FILE", help="a .png sheet, or a .glb .obj .ply .stl mesh")
@@ -70,7 +75,9 @@ def _render(argv: Sequence[str]) -> int:
 
     path = Path(options.out) if options.out else _file_name(prompt, "world")
     rng = None if options.variation is None else random.Random(options.variation)
-    mesh = build(parse(prompt).scene, rng)
+    parsed = parse(prompt)
+    _say_ignored(parsed.ignored)
+    mesh = build(parsed.scene, rng)
     if path.suffix.lower() == ".png":
         write_sheet(mesh, path, views=options.views, unlit=False)
     else:
@@ -98,9 +105,10 @@ def _sample(argv: Sequence[str]) -> int:
     p.add_argument("--negative", default="", metavar="TEXT", help="what the pictures must not show")
     options, data = p.parse(argv)
     prompt = _one_prompt("sample", data)
-    from threedistill.toybox.grammar import parse
+    from threedistill.toybox.grammar import parse, prior_words
 
-    text = parse(prompt).normalised
+    parsed = parse(prompt, prior_words())
+    _say_ignored(parsed.ignored)
     import torch
 
     from threedistill.exports.files import png_bytes, write_bytes
@@ -110,7 +118,7 @@ def _sample(argv: Sequence[str]) -> int:
         pipeline = ToyboxPipeline.load()
         around = camera([360 * v / options.views for v in range(options.views)])
         pictures = pipeline(
-            [text] * options.views, cameras=None if options.text_only else around,
+            [parsed.normalised] * options.views, cameras=None if options.text_only else around,
             background=torch.ones(options.views, 3), negative_prompt=options.negative, guidance_scale=options.scale,
             num_inference_steps=options.steps, generator=torch.Generator().manual_seed(options.seed),
         )  # fmt: skip

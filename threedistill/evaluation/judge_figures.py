@@ -18,9 +18,10 @@ from threedistill.cameras import view_name
 from threedistill.evaluation.janus import AZIMUTHS, ELEVATION, janus_estimate
 from threedistill.evaluation.judging import look
 from threedistill.evaluation.statistics import bootstrap
-from threedistill.toybox.grammar import COLORS, FRONTED, ObjectSpec, Scene
+from threedistill.toybox.grammar import ObjectSpec, Scene
 from threedistill.toybox.judge import VIEWS, Judge
 from threedistill.toybox.judge_data import many_faced
+from threedistill.toybox.lexicon import COLORS, FRONTED
 from threedistill.toybox.world import build
 
 
@@ -43,7 +44,7 @@ def judge_figures(per_kind: int = 4, seed: int = 0, judge: Judge | None = None) 
     )
     rates: dict[str, list[float]] = {}
     by_kind: dict[str, dict[str, list[float]]] = {}
-    for kind in sorted(FRONTED):
+    for kind in sorted(FRONTED & set(judge.vocabulary.kinds)):
         for index in range(per_kind):
             rng = random.Random(f"judge-figures/{seed}/{kind}/{index}")
             color = rng.choice(list(COLORS))

@@ -16,8 +16,10 @@ from torch import Tensor
 from threedistill.cameras import orbit
 from threedistill.evaluation.alignment import centred
 from threedistill.evaluation.janus import AZIMUTHS, ELEVATION, JanusEstimate, janus_estimate
-from threedistill.toybox.grammar import FRONTED, Scene, held_out, parse
+from threedistill.toybox.grammar import Scene, parse
 from threedistill.toybox.judge import Judge, JudgeReading, Vocabulary, scene_labels
+from threedistill.toybox.lexicon import FRONTED
+from threedistill.toybox.scenes import held_out
 from threedistill.types import Mesh
 
 VIEWS = 12

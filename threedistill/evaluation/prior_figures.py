@@ -21,8 +21,10 @@ from threedistill.evaluation.judging import attributes
 from threedistill.evaluation.silhouette import mask_iou, silhouettes
 from threedistill.evaluation.statistics import Estimate, bootstrap
 from threedistill.rng import Streams
-from threedistill.toybox.grammar import FRONTED, VIEW_WORDINGS, ParsedPrompt, held_out, parse
+from threedistill.toybox.grammar import ParsedPrompt, parse
 from threedistill.toybox.judge import VIEWS, Judge, JudgeReading, scene_labels
+from threedistill.toybox.lexicon import FRONTED, VIEW_WORDINGS
+from threedistill.toybox.scenes import held_out
 from threedistill.types import Cameras
 
 #: (texts, cameras or None, backgrounds, generator) -> (B, H, W, 3) sRGB samples in [0, 1].

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,25 +24,32 @@ from threedistill.types import Cameras, Conditioning, NoiseLevel, Prediction, Pr
 NAMED_AZIMUTHS = {"front": 0.0, "back": math.pi}
 
 
-def wording(text: str) -> str:
+def wording(text: str, known: Collection[str] | None = None) -> str:
     """A prompt in the words that the prior was trained on, its view and style words kept; "" stays "".
+
+    Arguments:
+        text: the prompt.
+        known: the words that its weights know; None = those of the shipped ones.
 
     Raises:
         UsageError: words outside the Toybox vocabulary.
     """
-    from threedistill.toybox.grammar import DEGRADED_WORDS, parse, words
+    from threedistill.toybox.grammar import parse, prior_words
+    from threedistill.toybox.lexicon import DEGRADED_WORDS
 
     if not text.strip():
         return ""
     tokens = text.lower().replace(",", " ").replace(".", " ").split()
-    known = set(words())
+    known = prior_words() if known is None else known
     if any(t in DEGRADED_WORDS for t in tokens) and all(t in known for t in tokens):
         return " ".join(tokens)  # a negative such as "blurry, broken", which describes no thing to build
-    parsed = parse(text)
+    parsed = parse(text, known)
     return parsed.normalised + (f", {parsed.view} view" if parsed.view else "")
 
 
-def named_cameras(texts: Sequence[str], cameras: Cameras) -> Float[Tensor, "B 14"]:
+def named_cameras(
+    texts: Sequence[str], cameras: Cameras, known: Collection[str] | None = None
+) -> Float[Tensor, "B 14"]:
     """The vectors of the cameras that view words name, zeros (no camera) where they name none.
 
     "Front view" and "back view" are azimuths; "side view" could be either side and "overhead view" any. Elevation,
@@ -51,7 +58,8 @@ def named_cameras(texts: Sequence[str], cameras: Cameras) -> Float[Tensor, "B 14
     from threedistill.toybox.conditioning import camera_vectors
 
     said = [
-        next((v for v in NAMED_AZIMUTHS if wording(text).endswith(f", {v} view")), None) for text in texts
+        next((v for v in NAMED_AZIMUTHS if wording(text, known).endswith(f", {v} view")), None)
+        for text in texts
     ]
     azimuth = torch.tensor([NAMED_AZIMUTHS[v] if v else 0.0 for v in said]).to(cameras.azimuth)
     told = torch.tensor([v is not None for v in said], device=cameras.azimuth.device)
@@ -100,6 +108,8 @@ class ToyboxPrior:
         # Stored as float16; computed in float32, which a CPU does faster.
         self.pipeline: Any = ToyboxPipeline.load(Path(folder).expanduser() if folder else None, torch.float32)
         self.camera, self.background = camera or "none", background
+        #: What its weights have words for; the world may have more.
+        self.words = frozenset(self.pipeline.tokenizer.get_vocab())
         self.space = FoldedPixelSpace(IMAGE_SIZE, FOLD)
         self.kind: PredictionKind
         self.path, self.kind = scheduler_path(self.pipeline.scheduler.config)
@@ -123,7 +133,7 @@ class ToyboxPrior:
         found, sketch = [], self.pipeline.sketch
         # One by one: what else a step asks must not reach a wording's last bits, or resumed runs would differ.
         for text in texts:
-            row = self.pipeline.encode_text([wording(text)])
+            row = self.pipeline.encode_text([wording(text, self.words)])
             told = sketch.told(row)
             # Without a camera the sketch is always the same picture, and drawing it is not free.
             drawn = sketch(row, camera_vectors(None, 1).to(row), told)
@@ -143,7 +153,7 @@ class ToyboxPrior:
 
         rows = len(texts)
         if self.camera == "words" and cameras is not None:
-            seen = named_cameras(texts, cameras)
+            seen = named_cameras(texts, cameras, self.words)
         else:
             seen = camera_vectors(cameras if self.camera == "own" else None, rows)
         wanted = ("text", "told") if seen.any(1).all() else ("text", "told", "drawn")

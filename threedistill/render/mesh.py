@@ -87,6 +87,8 @@ def render_mesh(
     material = None
     if shading == "lambertian" and mesh.metallic_roughness is not None:
         material = picture_at(mesh, mesh.metallic_roughness, interpolate)
+    elif shading == "lambertian" and mesh.vertex_material is not None:
+        material = interpolate(mesh.vertex_material)
     towards = None if light is None else light.to(normal)[view]
     color = shade(albedo, normal, to_camera, shading, towards, material)
     if mesh.emission is not None and shading in ("none", "lambertian"):

@@ -86,8 +86,8 @@ def check_runs(runs: Sequence[Cell], *, skip_impossible: bool = False) -> Checke
     Raises:
         UsageError: a setting that cannot work (unless ``skip_impossible``), or a prompt that its prior does not know.
     """
-    from threedistill.toybox.grammar import parse
     from threedistill.training.assemble import check
+    from threedistill.training.words import check_words
 
     composed: dict[str, dict[str, Any]] = {}
     impossible: dict[str, str] = {}
@@ -104,9 +104,8 @@ def check_runs(runs: Sequence[Cell], *, skip_impossible: bool = False) -> Checke
                 raise UsageError(f"{name}: {error}" if len(settings) > 1 else str(error)) from None
             impossible[name] = str(error)
             continue
-        if config["prior"].get("vocabulary") == "toybox":
-            for prompt in dict.fromkeys(prompts):
-                parse(prompt)
+        for prompt in dict.fromkeys(prompts):
+            check_words(prompt, config["prior"])
         composed[name] = config
     if not composed:
         reasons = list(dict.fromkeys(impossible.values()))

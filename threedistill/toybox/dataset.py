@@ -25,7 +25,9 @@ from threedistill.atomic import write_text
 from threedistill.cameras import DISTANCE_RANGE, ELEVATION_RANGE, FOV_RANGE, ViewName, place, view_name
 from threedistill.render.mesh import render_mesh
 from threedistill.toybox.conditioning import camera_vector
-from threedistill.toybox.grammar import DEGRADED_WORDS, ObjectSpec, Scene, caption, random_scene
+from threedistill.toybox.grammar import ObjectSpec, Scene, caption
+from threedistill.toybox.lexicon import DEGRADED_WORDS
+from threedistill.toybox.scenes import random_scene
 from threedistill.toybox.world import build
 
 SHARD = 8192
@@ -116,6 +118,9 @@ def scene_from(record: dict) -> Scene:
             o["pattern"],
             o["pattern_color"],
             tuple(o["accessory"]) if o["accessory"] else None,
+            o.get("size"),
+            o.get("finish"),
+            tuple((part, color) for part, color in o.get("parts", ())),
         )
         for o in record["objects"]
     )

@@ -1,175 +1,50 @@
 """The language of the Toybox world: which things exist, how captions name them, and how prompts are read.
 
-One table of kinds, colours, patterns, accessories and relations serves the caption generator, the prompt parser and
-the tokenizer, so a prompt that parses is a prompt the embedded prior has words for. :func:`caption` writes a scene
-down in one of many wordings, :func:`parse` reads any of them back, and :func:`held_out` lists the combinations that
-the training set never contains. Longer than most files (over 500 lines) on purpose: the words, the captions and the
-parser are one language, and whoever changes one has to see the others.
+One lexicon (:mod:`threedistill.toybox.lexicon`) serves the caption generator, the prompt parser and the tokenizer.
+:func:`caption` writes a scene down in one of many wordings, :func:`parse` reads any of them back. Weights know the
+words they were trained on, which the world may have more of: whoever asks a prior gives :func:`parse` the words it
+knows (:func:`prior_words`).
 """
 
 from __future__ import annotations
 
+import json
 import random
 import re
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 from threedistill.cameras import ViewName
 from threedistill.errors import UsageError, nearest
 from threedistill.resources import assets_dir
+from threedistill.toybox.lexicon import (
+    ACCESSORIES,
+    BASES,
+    COLORS,
+    DEGRADED_WORDS,
+    FILLER,
+    FINISHES,
+    GRAMMAR_WORDS,
+    KIND_PARTS,
+    KINDS,
+    MEANINGS,
+    PATTERNS,
+    PLURALS,
+    RELATIONS,
+    SIZES,
+    STYLE_WORDINGS,
+    SYNONYMS,
+    VIEW_WORDINGS,
+    WEARERS,
+)
 
 Style = Literal["plain", "clay", "normal", "degraded"]
 
-#: sRGB of every colour word.
-COLORS: dict[str, tuple[float, float, float]] = {
-    "red": (0.85, 0.10, 0.10),
-    "orange": (0.97, 0.50, 0.05),
-    "yellow": (0.97, 0.85, 0.12),
-    "green": (0.13, 0.60, 0.18),
-    "blue": (0.12, 0.30, 0.85),
-    "purple": (0.50, 0.17, 0.70),
-    "pink": (0.97, 0.55, 0.74),
-    "brown": (0.45, 0.25, 0.11),
-    "black": (0.10, 0.10, 0.11),
-    "white": (0.94, 0.94, 0.95),
-}
-
-#: Every kind, with the colours it comes in when no colour is asked for (the first is the canonical one).
-KINDS: dict[str, tuple[str, ...]] = {
-    "duck": ("yellow", "yellow", "white", "brown"),
-    "car": ("red", "blue", "white", "black"),
-    "robot": ("blue", "white", "orange", "red"),
-    "snowman": ("white", "white", "white", "blue"),
-    "teddy bear": ("brown", "brown", "pink", "white"),
-    "house": ("white", "yellow", "red", "blue"),
-    "television": ("brown", "black", "red", "white"),
-    "mug": ("white", "red", "blue", "green"),
-    "owl": ("brown", "brown", "purple", "white"),
-    "airplane": ("white", "red", "blue", "yellow"),
-    "rocket": ("white", "red", "blue", "orange"),
-    "chair": ("brown", "red", "blue", "green"),
-    "cat": ("black", "orange", "white", "brown"),
-    "truck": ("red", "yellow", "blue", "green"),
-    "pig": ("pink", "pink", "pink", "brown"),
-    "ball": ("red", "blue", "yellow", "green"),
-    "donut": ("pink", "brown", "white", "purple"),
-    "cone": ("orange", "orange", "red", "yellow"),
-    "mushroom": ("red", "red", "brown", "orange"),
-    "tree": ("green", "green", "green", "orange"),
-    "table": ("brown", "brown", "white", "black"),
-    "lamp": ("yellow", "white", "red", "green"),
-    "cube": ("blue", "red", "green", "yellow"),
-    "vase": ("blue", "white", "green", "purple"),
-    "cactus": ("green", "green", "green", "green"),
-    "apple": ("red", "red", "green", "yellow"),
-    "cupcake": ("pink", "white", "brown", "purple"),
-}
-
-#: Kinds whose front cannot be mistaken: the rest look alike from (nearly) all sides.
-FRONTED: frozenset[str] = frozenset(list(KINDS)[:15])
-
-PATTERNS: tuple[str, ...] = ("striped", "spotted")
-ACCESSORIES: tuple[str, ...] = ("hat", "scarf")
-#: Kinds with a head and a neck to dress.
-WEARERS: tuple[str, ...] = ("duck", "robot", "snowman", "teddy bear", "owl", "cat")
-RELATIONS: tuple[str, ...] = ("on", "next to")
-#: What can stand on what, and what can stand side by side.
-TOPS: tuple[str, ...] = (
-    "ball",
-    "donut",
-    "cone",
-    "mushroom",
-    "duck",
-    "mug",
-    "apple",
-    "vase",
-    "cat",
-    "owl",
-    "cactus",
-)
-BASES: tuple[str, ...] = ("cube", "table")
-NEIGHBOURS: tuple[str, ...] = TOPS + ("cube", "robot", "snowman", "tree", "rocket", "lamp", "cupcake")
-
-VIEW_WORDINGS: dict[str, tuple[str, ...]] = {
-    "front": ("front view", "front view", "seen from the front", "facing the camera"),
-    "side": ("side view", "side view", "seen from the side"),
-    "back": ("back view", "back view", "rear view", "seen from behind"),
-    "overhead": ("overhead view", "overhead view", "top view", "seen from above"),
-}
-DEGRADED_WORDS: tuple[str, ...] = ("blurry", "noisy", "broken")
-STYLE_WORDINGS: dict[str, tuple[str, ...]] = {
-    "clay": ("clay model", "clay render"),
-    "normal": ("normal map", "normal map render"),
-}
-
-#: Printed by ``threedistill list words``: words that are read as another word.
-SYNONYMS: dict[str, str] = {
-    "automobile": "car", "teddy": "teddy bear", "bear": "teddy bear", "tv": "television", "doughnut": "donut",
-    "plane": "airplane", "aeroplane": "airplane", "cup": "mug", "kitten": "cat", "kitty": "cat", "piglet": "pig",
-    "sphere": "ball", "box": "cube", "lorry": "truck", "spaceship": "rocket", "toadstool": "mushroom",
-    "duckling": "duck", "muffin": "cupcake", "violet": "purple", "scarlet": "red", "crimson": "red",
-    "dotted": "spotted", "dots": "spots", "striped": "striped", "stripey": "striped", "cap": "hat",
-    "atop": "on", "beside": "next to", "rear": "back", "top": "overhead",
-}  # fmt: skip
-#: Words that name nothing; they are dropped and reported.
-FILLER: frozenset[str] = frozenset(
-    [
-        "photo",
-        "photograph",
-        "picture",
-        "image",
-        "render",
-        "rendering",
-        "3d",
-        "model",
-        "cute",
-        "little",
-        "small",
-        "big",
-        "nice",
-        "beautiful",
-        "dslr",
-        "toy",
-        "object",
-        "shiny",
-        "simple",
-        "realistic",
-        "high",
-        "quality",
-        "highly",
-        "detailed",
-        "hd",
-        "4k",
-        "single",
-        "asset",
-        "good",
-    ]
-)
-_GRAMMAR_WORDS = [
-    "a",
-    "an",
-    "the",
-    "of",
-    "on",
-    "next",
-    "to",
-    "wearing",
-    "with",
-    "and",
-    "in",
-    "standing",
-    "sitting",
-    "view",
-    "seen",
-    "from",
-    "facing",
-    "camera",
-    "behind",
-    "above",
-    "one",
-    "very",
-]
+#: Every part that a prompt can colour.
+PART_WORDS: tuple[str, ...] = tuple(dict.fromkeys(p for parts in KIND_PARTS.values() for p in parts))
 
 
 @dataclass(frozen=True)
@@ -181,6 +56,9 @@ class ObjectSpec:
         color: a key of :data:`COLORS`, or None when the words leave it open.
         pattern, pattern_color: ``striped`` or ``spotted``, and the colour of the stripes or spots.
         accessory: (``hat`` or ``scarf``, its colour).
+        size: one of :data:`SIZES`, or None.
+        finish: one of :data:`FINISHES`, or None, which looks like ``matt``.
+        parts: (part, colour) of parts with a colour of their own.
     """
 
     kind: str
@@ -188,10 +66,14 @@ class ObjectSpec:
     pattern: str | None = None
     pattern_color: str | None = None
     accessory: tuple[str, str] | None = None
+    size: str | None = None
+    finish: str | None = None
+    parts: tuple[tuple[str, str], ...] = ()
 
     @property
     def plain(self) -> bool:
-        return self.pattern is None and self.accessory is None
+        """Whether kind and colour say everything."""
+        return self == ObjectSpec(self.kind, self.color)
 
 
 @dataclass(frozen=True)
@@ -203,8 +85,13 @@ class Scene:
 
     @property
     def tier(self) -> int:
-        """1 for a single plain object, 2 for patterns, accessories and pairs."""
+        """1 for a single plain object, 2 for patterns, accessories, parts, sizes, finishes and pairs."""
         return 1 if len(self.objects) == 1 and self.objects[0].plain else 2
+
+    @property
+    def twins(self) -> bool:
+        """Whether this is the same thing twice ("two red ducks")."""
+        return len(self.objects) == 2 and self.objects[0] == self.objects[1] and self.relation == "next to"
 
 
 @dataclass(frozen=True)
@@ -214,7 +101,7 @@ class ParsedPrompt:
     Attributes:
         scene: what to build.
         normalised: the wording that the prior is given.
-        ignored: filler words of the prompt that were dropped.
+        ignored: words of the prompt that change nothing: filler, and what its reader has no use for.
         view, style: view and style words found in the prompt.
     """
 
@@ -225,17 +112,29 @@ class ParsedPrompt:
     style: Style = "plain"
 
 
-def words() -> list[str]:
-    """Every word the prior's tokenizer knows, in a fixed order."""
-    found: dict[str, None] = {}
-    phrases = [*COLORS, *KINDS, *PATTERNS, "stripes", "spots", *ACCESSORIES, *RELATIONS, *_GRAMMAR_WORDS]
+@lru_cache(maxsize=1)
+def words() -> tuple[str, ...]:
+    """Every word of the world's captions, in a fixed order: what a new prior's tokenizer knows."""
+    phrases = [*COLORS, *KINDS, *PATTERNS, "stripes", "spots", *ACCESSORIES, *RELATIONS, *GRAMMAR_WORDS]
     phrases += [w for options in VIEW_WORDINGS.values() for w in options]
     phrases += [w for options in STYLE_WORDINGS.values() for w in options] + list(DEGRADED_WORDS)
     phrases += ["photo", "image", "picture", "render", "toy", "3d", "model", "object", "thing"]
-    for phrase in phrases:
-        for word in phrase.split():
-            found[word] = None
-    return list(found)
+    phrases += [*PART_WORDS, *SIZES, *FINISHES, "two", *PLURALS.values()]
+    return tuple(dict.fromkeys(word for phrase in phrases for word in phrase.split()))
+
+
+@lru_cache(maxsize=8)
+def prior_words(folder: Path | None = None) -> frozenset[str]:
+    """The words that trained weights know: those of the tokenizer saved with them (None = the shipped ones).
+
+    All of :func:`words` where no tokenizer is found, so that what is wrong with the folder is said by who loads it.
+    """
+    root = folder if folder is not None else assets_dir() / "toybox" / "prior"
+    try:
+        saved = json.loads((root / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))
+        return frozenset(saved["model"]["vocab"])
+    except (OSError, ValueError, KeyError):
+        return frozenset(words())
 
 
 def article(phrase: str) -> str:
@@ -243,28 +142,44 @@ def article(phrase: str) -> str:
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
-def describe(spec: ObjectSpec, rng: random.Random | None = None) -> str:
-    """A noun phrase with its article; ``rng`` varies the word order, None gives the canonical wording."""
+def _many(part: str) -> bool:
+    return part.endswith("s") or part == "feet"
+
+
+def describe(spec: ObjectSpec, rng: random.Random | None = None, count: int = 1) -> str:
+    """A noun phrase with its article; ``rng`` varies the word order, None gives the canonical wording.
+
+    Arguments:
+        spec: the object.
+        rng: drives the choice of wording.
+        count: 2 says "two ..." of it.
+    """
     pick = rng.random() if rng else 0.0
-    noun = f"{spec.color} {spec.kind}" if spec.color else spec.kind
-    tail = ""
+    name = PLURALS[spec.kind] if count == 2 else spec.kind
+    noun = f"{spec.color} {name}" if spec.color else name
+    having = []
     if spec.pattern:
         marks = "stripes" if spec.pattern == "striped" else "spots"
         if pick < 0.5:
-            tail = f" with {spec.pattern_color} {marks}"
+            having.append(f"{spec.pattern_color} {marks}")
         else:
-            noun = f"{spec.color} and {spec.pattern_color} {spec.pattern} {spec.kind}"
+            noun = f"{spec.color} and {spec.pattern_color} {spec.pattern} {name}"
+    having += [f"{color} {part}" if _many(part) else article(f"{color} {part}") for part, color in spec.parts]
+    said = " ".join(word for word in (spec.size, spec.finish, noun) if word)
+    tail = f" with {' and '.join(having)}" if having else ""
     if spec.accessory:
         item, color = spec.accessory
-        join = "wearing" if pick < 0.7 else "with"
+        join = "wearing" if pick < 0.7 else "and" if having else "with"
         tail += f" {join} {article(f'{color} {item}')}"
-    return article(noun) + tail
+    return (f"two {said}" if count == 2 else article(said)) + tail
 
 
 def describe_scene(scene: Scene, rng: random.Random | None = None) -> str:
     """The scene without view words, in the canonical wording when ``rng`` is None."""
     if len(scene.objects) == 1:
         return describe(scene.objects[0], rng)
+    if scene.twins:
+        return describe(scene.objects[0], rng, count=2)
     first, second = (describe(o, rng) for o in scene.objects)
     relation = scene.relation or "next to"
     if relation == "next to" and rng and rng.random() < 0.3:
@@ -291,13 +206,13 @@ def caption(
     if style in STYLE_WORDINGS:
         text = f"{article(rng.choice(STYLE_WORDINGS[style]))} of {text}"
     elif style == "degraded" and flaw:
-        text = f"{article(flaw)} {'image of ' + text if lead < 0.5 else text.split(' ', 1)[1]}"
+        text = f"{article(flaw)} {'image of ' + text if lead < 0.5 or scene.twins else text.split(' ', 1)[1]}"
     elif lead < 0.06:
         text = f"{rng.choice(['a photo of', 'an image of', 'a render of', 'a 3d model of'])} {text}"
     elif lead < 0.18:
-        text = text.split(" ", 1)[1]
+        text = text if scene.twins else text.split(" ", 1)[1]
     elif lead < 0.22:
-        text = f"the {text.split(' ', 1)[1]}"
+        text = f"the {text if scene.twins else text.split(' ', 1)[1]}"
     if view is None:
         return text
     wording = rng.choice(VIEW_WORDINGS[view])
@@ -306,7 +221,7 @@ def caption(
     return f"{text}, {wording}"
 
 
-def _fold(word: str, known: set[str]) -> str:
+def _fold(word: str, known: frozenset[str]) -> str:
     """A word without its plural ending when only the singular is known."""
     for candidate in (
         word,
@@ -318,20 +233,22 @@ def _fold(word: str, known: set[str]) -> str:
     return word
 
 
-_KIND_TOKENS = {kind: kind.replace(" ", "_") for kind in KINDS}
+_KIND_TOKENS = {kind.replace(" ", "_"): kind for kind in KINDS}
+_SINGULAR = {plural.replace(" ", "_"): kind.replace(" ", "_") for kind, plural in PLURALS.items()}
+_LONG_NAMES = [(kind, PLURALS[kind]) for kind in KINDS if " " in kind]
 
 
 def _tokens(prompt: str) -> list[str]:
     """Lower-case words with synonyms, plurals and multi-word names folded."""
-    text = re.sub(r"[^a-z0-9 ]+", " ", prompt.lower())
-    text = re.sub(r"\bteddy bears?\b", "teddy_bear", text)
+    text = " ".join(re.sub(r"[^a-z0-9 ]+", " ", prompt.lower()).split())
+    for kind, plural in _LONG_NAMES:
+        text = re.sub(rf"\b({plural}|{kind})\b", kind.replace(" ", "_"), text)
     text = re.sub(r"\bon top of\b", "on", text)
     text = re.sub(r"\b(top|overhead|birds eye) view\b", "overhead view", text)
-    known = set(words()) | set(SYNONYMS) | FILLER | {"teddy_bear", "snowmen", "cacti"}
-    irregular = {"snowmen": "snowman", "cacti": "cactus"}
+    known = frozenset(words()) | set(SYNONYMS) | FILLER | set(_KIND_TOKENS)
     out: list[str] = []
     for raw in text.split():
-        word = irregular.get(raw, raw)
+        word = _SINGULAR.get(raw, raw)
         if word not in ("stripes", "spots"):
             word = _fold(word, known)
         word = SYNONYMS.get(word, word)
@@ -339,28 +256,63 @@ def _tokens(prompt: str) -> list[str]:
     return out
 
 
-def _unknown(words_: list[str], prompt: str) -> UsageError:
-    pool = [*KINDS, *COLORS, *PATTERNS, *ACCESSORIES]
-    close = list(dict.fromkeys(c for w in words_ for c in nearest(w, pool)))
-    hint = f"nearest known: {', '.join(close)}; " if close else ""
-    quoted = ", ".join(repr(w) for w in words_)
+def _knows(token: str, known: Collection[str]) -> bool:
+    return all(word in known for word in token.split("_"))
+
+
+def _unknown(found: list[str], prompt: str, known: Collection[str]) -> UsageError:
+    names = [k for k in KINDS if _knows(k.replace(" ", "_"), known)]
+    pool = [*names, *COLORS, *PATTERNS, *ACCESSORIES, *(w for w in (*PART_WORDS, *SIZES) if w in known)]
+    said = [token.replace("_", " ") for token in dict.fromkeys(found)]
+    close: list[str] = []
+    for word in said:  # by meaning, and where nothing is meant, by letters: it may be a slip
+        close += [w for w in MEANINGS.get(word, ()) if w in pool] or (
+            [] if word in words() else nearest(word, pool)
+        )
+    hint = f"nearest known: {', '.join(dict.fromkeys(close))}; " if close else ""
     return UsageError(
-        f"prompt {prompt!r}: the toybox prior does not know {quoted} ({hint}all words: `threedistill list words`); "
+        f"prompt {prompt!r}: the toybox prior does not know {', '.join(map(repr, said))} "
+        f"({hint}all words: `threedistill list words`); "
         "use its vocabulary, or an open-vocabulary prior such as prior=sd15 or prior=sd21"
     )
 
 
-def parse(prompt: str) -> ParsedPrompt:
+def parse(prompt: str, known: Collection[str] | None = None) -> ParsedPrompt:
     """Read a prompt of the Toybox vocabulary.
 
-    Case, punctuation, plurals and :data:`SYNONYMS` are normalised; :data:`FILLER` words are dropped and reported.
+    Case, punctuation, plurals and :data:`SYNONYMS` are normalised; :data:`FILLER` words, and those that say nothing of
+    what is asked for ("a big ball": how big is it alone?), are dropped and reported.
+
+    Arguments:
+        prompt: what the user wrote.
+        known: the words that its reader knows (:func:`prior_words`); None is the world, which knows all.
 
     Raises:
-        UsageError: for words outside the vocabulary (naming them, the nearest known ones and other priors), for a
-            prompt without a known thing, and for combinations that the world cannot build.
+        UsageError: for words outside the vocabulary (naming all of them, the nearest known ones and other priors), for
+            a prompt without a known thing, and for combinations that the world cannot build.
     """
-    tokens = _tokens(prompt)
-    kinds = {token: kind for kind, token in _KIND_TOKENS.items()}
+    known = frozenset(words()) if known is None else known
+    view, style, tokens = _view_and_style(_tokens(prompt))
+    modifiers = {*SIZES, *FINISHES}
+    ignored = [t for t in tokens if t in FILLER or (t in modifiers and t not in known)]
+    tokens = [t for t in tokens if t not in ignored]
+    vocabulary = {*COLORS, *_KIND_TOKENS, *PATTERNS, "stripes", "spots", *ACCESSORIES, *GRAMMAR_WORDS}
+    vocabulary |= {*DEGRADED_WORDS, "thing", "two", *PART_WORDS, *modifiers}
+    unknown = [t for t in tokens if t not in vocabulary or not _knows(t, known)]
+    if unknown:
+        raise _unknown(unknown, prompt, known)
+    reader = _Reader(prompt, known)
+    for token in tokens:
+        reader.take(token)
+    scene = reader.scene()
+    normalised = describe_scene(scene)
+    if style != "plain":
+        normalised = f"{article(STYLE_WORDINGS[style][0])} of {normalised}"
+    return ParsedPrompt(scene, normalised, tuple(dict.fromkeys(ignored + reader.ignored)), view, style)
+
+
+def _view_and_style(tokens: list[str]) -> tuple[ViewName | None, Style, list[str]]:
+    """View and style words, and what is left without them."""
     view: ViewName | None = None
     style: Style = "plain"
     text = " ".join(tokens)
@@ -377,138 +329,128 @@ def parse(prompt: str) -> ParsedPrompt:
         if re.search(pattern, text):
             style = name  # type: ignore[assignment]
             text = re.sub(pattern, " ", text)
-    tokens = text.split()
-    ignored = [t for t in tokens if t in FILLER]
-    tokens = [t for t in tokens if t not in FILLER]
-    glue = set(_GRAMMAR_WORDS) | set(DEGRADED_WORDS) | {"thing"}
-    vocabulary = set(COLORS) | set(kinds) | set(PATTERNS) | {"stripes", "spots"} | set(ACCESSORIES) | glue
-    unknown = [t for t in tokens if t not in vocabulary]
-    if unknown:
-        raise _unknown(unknown, prompt)
+    return view, style, text.split()
 
-    objects: list[dict] = []
-    relation: str | None = None
-    pending: list[str] = []  # colours waiting for their noun
-    pending_pattern: str | None = None
-    for token in tokens:
+
+class _Reader:
+    """Takes the words of a prompt one after the other; what describes a thing waits for its noun."""
+
+    def __init__(self, prompt: str, known: Collection[str]) -> None:
+        self.prompt, self.known = prompt, known
+        self.objects: list[ObjectSpec] = []
+        self.relation: str | None = None
+        self.ignored: list[str] = []
+        self.twins = False
+        self.colors: list[str] = []
+        self.waiting: dict[str, str] = {}  # size, finish, pattern
+
+    def take(self, token: str) -> None:
         if token in COLORS:
-            pending.append(token)
+            self.colors.append(token)
         elif token in PATTERNS:
-            pending_pattern = token
-        elif token in kinds:
-            spec = {"kind": kinds[token], "color": pending[0] if pending else None}
-            if pending_pattern:
-                spec["pattern"] = pending_pattern
-                spec["pattern_color"] = pending[1] if len(pending) > 1 else None
-            elif len(pending) > 1:
-                raise UsageError(
-                    f"prompt {prompt!r}: {' and '.join(pending)} before {kinds[token]!r}: give one colour, or two with "
-                    f"'striped' or 'spotted'"
-                )
-            objects.append(spec)
-            pending, pending_pattern = [], None
+            self.waiting["pattern"] = token
+        elif token in SIZES:
+            self.waiting["size"] = token
+        elif token in FINISHES:
+            self.waiting["finish"] = token
+        elif token == "two":
+            self.twins = True
+        elif token in _KIND_TOKENS:
+            self._thing(_KIND_TOKENS[token])
         elif token in ("stripes", "spots"):
-            if not objects:
-                raise UsageError(f"prompt {prompt!r}: {token!r} comes before the thing that has them")
-            objects[-1]["pattern"] = "striped" if token == "stripes" else "spotted"
-            objects[-1]["pattern_color"] = pending[0] if pending else None
-            pending = []
+            pattern = "striped" if token == "stripes" else "spotted"
+            self._add(token, "thing that has them", pattern=pattern, pattern_color=self._color())
         elif token in ACCESSORIES:
-            if not objects:
-                raise UsageError(f"prompt {prompt!r}: {token!r} comes before the one who wears it")
-            objects[-1]["accessory"] = (token, pending[0] if pending else "red")
-            pending = []
-        elif token in ("on", "next") and objects:
-            relation = "on" if token == "on" else "next to"
-    if not objects:
-        raise UsageError(
-            f"prompt {prompt!r} names no thing that the toybox prior knows; it knows: {', '.join(KINDS)} "
-            "(or use an open-vocabulary prior such as prior=sd15)"
-        )
-    if len(objects) > 2:
-        raise UsageError(
-            f"prompt {prompt!r} names {len(objects)} things; the toybox prior knows scenes of one or two"
-        )
-    specs = tuple(_completed(o, prompt) for o in objects)
-    if len(specs) == 2:
-        relation = relation or "next to"
-        if relation == "on" and specs[1].kind not in BASES:
+            self._add(token, "one who wears it", accessory=(token, self._color() or "red"))
+        elif token in PART_WORDS:
+            self._part(token)
+        elif token in ("on", "next") and self.objects:
+            self.relation = "on" if token == "on" else "next to"
+
+    def _color(self) -> str | None:
+        color = self.colors[0] if self.colors else None
+        self.colors = []
+        return color
+
+    def _thing(self, kind: str) -> None:
+        colors, self.colors = self.colors, []
+        if len(colors) > 1 and "pattern" not in self.waiting:
             raise UsageError(
-                f"prompt {prompt!r}: things can stand on {' or '.join('a ' + b for b in BASES)}, not on "
+                f"prompt {self.prompt!r}: {' and '.join(colors)} before {kind!r}: give one colour, or two with "
+                f"'striped' or 'spotted'"
+            )
+        marks = colors[1] if len(colors) > 1 else None
+        self.objects.append(
+            replace(ObjectSpec(kind, colors[0] if colors else None, pattern_color=marks), **self.waiting)
+        )  # type: ignore[arg-type]
+        self.waiting = {}
+
+    def _add(self, token: str, whose: str, **said: object) -> None:
+        if not self.objects:
+            raise UsageError(f"prompt {self.prompt!r}: {token!r} comes before the {whose}")
+        self.objects[-1] = replace(self.objects[-1], **said)  # type: ignore[arg-type]
+
+    def _part(self, part: str) -> None:
+        color = self._color()
+        if not self.objects:
+            raise UsageError(f"prompt {self.prompt!r}: {part!r} comes before the thing that has it")
+        kind = self.objects[-1].kind
+        having = KIND_PARTS.get(kind, ())
+        if part not in having:
+            has = f"it has: {', '.join(having)}" if having else "it has no parts to colour"
+            raise UsageError(
+                f"prompt {self.prompt!r}: {article(kind)} has no {part} that could be coloured; {has}"
+            )
+        if color is None:
+            self.ignored.append(part)  # it has that anyway
+        else:
+            self._add(part, "thing that has it", parts=(*self.objects[-1].parts, (part, color)))
+
+    def scene(self) -> Scene:
+        """What was read.
+
+        Raises:
+            UsageError: nothing that could be built.
+        """
+        if not self.objects:
+            kinds = [kind for token, kind in _KIND_TOKENS.items() if _knows(token, self.known)]
+            raise UsageError(
+                f"prompt {self.prompt!r} names no thing that the toybox prior knows; it knows: {', '.join(kinds)} "
+                "(or use an open-vocabulary prior such as prior=sd15)"
+            )
+        if self.waiting:
+            self.objects[-1] = replace(self.objects[-1], **self.waiting)  # type: ignore[arg-type]
+        specs = [self._completed(spec) for spec in self.objects]
+        if self.twins and len(specs) == 1:
+            specs, self.relation = specs * 2, "next to"
+        if len(specs) > 2 or (self.twins and specs[0] != specs[-1]):
+            count = len(specs) + (self.twins and len(specs) == 2)
+            raise UsageError(
+                f"prompt {self.prompt!r} names {count} things; the toybox prior knows scenes of one or two"
+            )
+        if len(specs) == 1:
+            self.relation = None
+        else:
+            self.relation = self.relation or "next to"
+        if self.relation == "on" and specs[1].kind not in BASES:
+            raise UsageError(
+                f"prompt {self.prompt!r}: things can stand on {' or '.join('a ' + b for b in BASES)}, not on "
                 f"{article(specs[1].kind)}"
             )
-    else:
-        relation = None
-    scene = Scene(specs, relation)
-    normalised = describe_scene(scene)
-    if style != "plain":
-        normalised = f"{article(STYLE_WORDINGS[style][0])} of {normalised}"
-    return ParsedPrompt(scene, normalised, tuple(dict.fromkeys(ignored)), view, style)
+        if len(specs) == 1 or specs[0] == specs[1]:  # alone, or as big as the other
+            self.ignored += [s.size for s in specs[:1] if s.size in ("big", "small")]
+            specs = [replace(s, size=None) if s.size in ("big", "small") else s for s in specs]
+        return Scene(tuple(specs), self.relation)
 
-
-def _completed(found: dict, prompt: str) -> ObjectSpec:
-    """An object with what the words left open filled in: patterns need two colours, accessories a wearer."""
-    spec = ObjectSpec(**found)
-    if spec.pattern:
-        color = spec.color or KINDS[spec.kind][0]
-        marks = spec.pattern_color or ("white" if color != "white" else "black")
-        spec = ObjectSpec(spec.kind, color, spec.pattern, marks, spec.accessory)
-    if spec.accessory and spec.kind not in WEARERS:
-        raise UsageError(
-            f"prompt {prompt!r}: {article(spec.kind)} cannot wear a {spec.accessory[0]}; "
-            f"{', '.join(WEARERS)} can"
-        )
-    return spec
-
-
-@lru_cache(maxsize=1)
-def _held_out_file() -> tuple[str, ...]:
-    lines = (assets_dir() / "toybox" / "heldout.txt").read_text().splitlines()
-    return tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
-
-
-def held_out() -> list[str]:
-    """The prompts whose combinations are never trained on; the first 24 are the public benchmark."""
-    return list(_held_out_file())
-
-
-@lru_cache(maxsize=1)
-def held_out_scenes() -> frozenset[Scene]:
-    """The held-out combinations as scenes."""
-    return frozenset(parse(p).scene for p in held_out())
-
-
-def is_held_out(scene: Scene) -> bool:
-    """Whether the scene is on the list of combinations that training never sees."""
-    return scene in held_out_scenes()
-
-
-def random_scene(rng: random.Random, tier_two: float = 0.2, colourless: float = 0.15) -> Scene:
-    """A training scene: plain objects, and with probability ``tier_two`` patterns, accessories and pairs.
-
-    Arguments:
-        rng: the source of randomness.
-        tier_two: share of scenes with a pattern, an accessory or two objects.
-        colourless: share of the plain scenes whose colour the caption leaves open.
-    """
-    while True:
-        scene = _draw(rng, tier_two, colourless)
-        if not is_held_out(scene):
-            return scene
-
-
-def _draw(rng: random.Random, tier_two: float, colourless: float) -> Scene:
-    colors = list(COLORS)
-    if rng.random() >= tier_two:
-        color = None if rng.random() < colourless else rng.choice(colors)
-        return Scene((ObjectSpec(rng.choice(list(KINDS)), color),))
-    sort = rng.random()
-    one, two = rng.sample(colors, 2)
-    if sort < 0.35:
-        return Scene((ObjectSpec(rng.choice(list(KINDS)), one, rng.choice(PATTERNS), two),))
-    if sort < 0.65:
-        return Scene((ObjectSpec(rng.choice(WEARERS), one, accessory=(rng.choice(ACCESSORIES), two)),))
-    if sort < 0.85:
-        return Scene((ObjectSpec(rng.choice(TOPS), one), ObjectSpec(rng.choice(BASES), two)), "on")
-    first, second = rng.sample(NEIGHBOURS, 2)
-    return Scene((ObjectSpec(first, one), ObjectSpec(second, two)), "next to")
+    def _completed(self, spec: ObjectSpec) -> ObjectSpec:
+        """What the words left open filled in: patterns need two colours, accessories a wearer."""
+        if spec.pattern:
+            color = spec.color or KINDS[spec.kind][0]
+            marks = spec.pattern_color or ("white" if color != "white" else "black")
+            spec = replace(spec, color=color, pattern_color=marks)
+        if spec.accessory and spec.kind not in WEARERS:
+            raise UsageError(
+                f"prompt {self.prompt!r}: {article(spec.kind)} cannot wear a {spec.accessory[0]}; "
+                f"{', '.join(WEARERS)} can"
+            )
+        return spec

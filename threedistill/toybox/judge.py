@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from threedistill.errors import ThreedistillError
+from threedistill.errors import ThreedistillError, UsageError
 from threedistill.resources import assets_dir
 from threedistill.toybox.grammar import ObjectSpec, Scene
 
@@ -89,7 +89,15 @@ def scene_labels(scene: Scene, words: Vocabulary) -> dict[str, int]:
 
     The first object is the main one. ``second_color`` is the colour of its pattern or accessory, or of the second
     object.
+
+    Raises:
+        UsageError: a kind that the judge was not trained on.
     """
+    strange = [o.kind for o in scene.objects if o.kind not in words.kinds]
+    if strange:
+        raise UsageError(
+            f"the judge does not know {', '.join(map(repr, strange))}; it knows {', '.join(words.kinds)}"
+        )
     first = scene.objects[0]
     second = scene.objects[1] if len(scene.objects) > 1 else None
     labels = {

@@ -20,8 +20,10 @@ from torch import Tensor
 
 from threedistill.cameras import DISTANCE_RANGE, ELEVATION_RANGE, FOV_RANGE, place, view_name
 from threedistill.rng import Streams
-from threedistill.toybox.grammar import FRONTED, ObjectSpec, Scene, held_out_scenes, random_scene
+from threedistill.toybox.grammar import ObjectSpec, Scene
 from threedistill.toybox.judge import SIZE, VIEWS, Vocabulary, scene_labels
+from threedistill.toybox.lexicon import FRONTED
+from threedistill.toybox.scenes import held_out_scenes, random_scene
 from threedistill.types import Mesh
 
 if TYPE_CHECKING:
@@ -114,7 +116,7 @@ def many_faced(mesh: Mesh, sort: str) -> Mesh:
 
 def _named(scene: Scene, rng: random.Random) -> Scene:
     """The scene with every colour stated, so that its label is known."""
-    from threedistill.toybox.grammar import COLORS
+    from threedistill.toybox.lexicon import COLORS
 
     def named(spec: ObjectSpec) -> ObjectSpec:
         return spec if spec.color else replace(spec, color=rng.choice(list(COLORS)))
@@ -159,7 +161,8 @@ def render_pool(
         while True:
             scene = _named(rng.choice(reserved) if held_out else random_scene(rng, tier_two, 0.0), rng)
             alone = len(scene.objects) == 1 and scene.objects[0].kind in FRONTED
-            if alone or not faces:
+            known = all(o.kind in words.kinds for o in scene.objects)
+            if known and (alone or not faces):
                 break
         mesh = build(scene, rng)
         sort = rng.choice(FACES) if faces else None

@@ -71,7 +71,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
     special = ["<pad>", "<start>", "<end>", "<unknown>"]
-    vocabulary = {word: i for i, word in enumerate(special + words())}
+    vocabulary = {word: i for i, word in enumerate((*special, *words()))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
     tokenizer.normalizer = normalizers.Sequence(  # type: ignore[assignment]
         [normalizers.Lowercase(), normalizers.Replace(Regex("[^a-z0-9 ]"), " ")]

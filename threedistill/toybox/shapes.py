@@ -9,16 +9,17 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
-import torch
 
-from threedistill.types import Mesh
+from threedistill.toybox.lexicon import PARTS
+from threedistill.toybox.paint import MAIN, RGB, Paint, Slot
 
 Vec = Sequence[float] | np.ndarray
 Patch = tuple[np.ndarray, np.ndarray, np.ndarray]  # vertices, normals, faces
+Color = RGB | Paint | None  # None is the main colour
 
 
 class Vary:
@@ -100,38 +101,43 @@ def _torus_angles(around: int, tube: int) -> tuple[np.ndarray, np.ndarray, np.nd
 
 @dataclass
 class Builder:
-    """Gathers coloured parts; ``main`` is the colour that the colour word names.
+    """Gathers the pieces of one object; every piece says which part of it it is, and how it is painted.
 
     Attributes:
-        main: sRGB of the main colour.
         vary: the source of proportions.
         hat, neck: where accessories go: (x, y, z, radius), set by kinds with a head.
     """
 
-    main: tuple[float, float, float]
     vary: Vary
-    parts: list[tuple[Patch, np.ndarray, bool]] = field(default_factory=list)
+    pieces: list[tuple[Patch, np.ndarray, int]] = field(default_factory=list)
+    slots: list[Slot] = field(default_factory=list)
     hat: tuple[float, float, float, float] | None = None
     neck: tuple[float, float, float, float] | None = None
 
-    # -- colours that must stand out -------------------------------------------------------------------------
-    def against(self, *choices: tuple[float, float, float]) -> tuple[float, float, float]:
-        """The first of the choices that differs clearly from the main colour."""
-        far = [sum((a - b) ** 2 for a, b in zip(c, self.main)) for c in choices]
-        for choice, distance in zip(choices, far):
-            if distance > 0.18:
-                return choice
-        return choices[far.index(max(far))]
+    def against(self, *choices: RGB, part: str | None = None) -> Paint:
+        """The first of the choices that differs clearly from the main colour, or from that of another part."""
+        return Paint(choices, part or "main")
 
-    # -- parts -----------------------------------------------------------------------------------------------
-    def add(self, patch: Patch, color: Vec | None) -> None:
-        """Add a patch; ``None`` is the main colour."""
-        self.parts.append(
-            (patch, np.asarray(self.main if color is None else color, dtype=np.float64), color is None)
+    def add(self, patch: Patch, color: RGB | Paint | None, part: str | np.ndarray, name: str) -> None:
+        """Add a piece.
+
+        Arguments:
+            patch: vertices, normals, faces.
+            color: sRGB, a :class:`Paint`, or None for the main colour.
+            part: what it is, a name in :data:`PARTS`, or (F,) their indices for every face.
+            name: the part whose colour it takes when one is asked for.
+        """
+        paint = MAIN if color is None else color if isinstance(color, Paint) else Paint((color,))
+        slot = Slot(name, paint)
+        if slot not in self.slots:
+            self.slots.append(slot)
+        of_face = (
+            part if isinstance(part, np.ndarray) else np.full(len(patch[2]), PARTS.index(part), np.uint8)
         )
+        self.pieces.append((patch, of_face, self.slots.index(slot)))
 
     def ellipsoid(
-        self, center: Vec, radii: Vec, color: Vec | None = None, turn: np.ndarray | None = None
+        self, center: Vec, radii: Vec, color: Color = None, turn: np.ndarray | None = None, part: str = "body"
     ) -> None:
         """An axis-aligned ellipsoid, turned about its centre."""
         big = max(radii)
@@ -143,10 +149,10 @@ class Builder:
         n = n / np.linalg.norm(n, axis=1, keepdims=True)
         if turn is not None:
             v, n = v @ turn.T, n @ turn.T
-        self.add((v + np.asarray(center), n, faces), color)
+        self.add((v + np.asarray(center), n, faces), color, part, part)
 
-    def box(self, center: Vec, size: Vec, color: Vec | None = None, bevel: float = 0.05,
-            turn: np.ndarray | None = None) -> None:  # fmt: skip
+    def box(self, center: Vec, size: Vec, color: Color = None, bevel: float = 0.05,
+            turn: np.ndarray | None = None, part: str = "body") -> None:  # fmt: skip
         """A box of full ``size`` with edges rounded by ``bevel`` metres."""
         half = np.asarray(size, dtype=np.float64) / 2
         relative = tuple(float(min(0.9, max(1e-3, round(bevel / h, 2)))) for h in half)
@@ -155,10 +161,10 @@ class Builder:
         n = n / np.linalg.norm(n, axis=1, keepdims=True)
         if turn is not None:
             v, n = v @ turn.T, n @ turn.T
-        self.add((v + np.asarray(center), n, faces), color)
+        self.add((v + np.asarray(center), n, faces), color, part, part)
 
-    def lathe(self, profile: Sequence[tuple[float, float]], color: Vec | None = None, center: Vec = (0, 0, 0),
-              axis: Vec = (0, 1, 0), sides: int = 20, smooth: bool = True) -> None:  # fmt: skip
+    def lathe(self, profile: Sequence[tuple[float, float]], color: Color = None, center: Vec = (0, 0, 0),
+              axis: Vec = (0, 1, 0), sides: int = 20, smooth: bool = True, part: str = "body") -> None:  # fmt: skip
         """A surface of revolution through (radius, height) points from bottom to top, about ``axis``."""
         points = np.asarray(profile, dtype=np.float64)
         phi = np.linspace(0, 2 * math.pi, sides + 1)
@@ -188,33 +194,38 @@ class Builder:
         corners = v[faces]
         area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
         # Rings run bottom to top, which turns the grid's winding inside out; rings at the axis leave slivers.
-        self.add((v + np.asarray(center), n, faces[area > 1e-9][:, ::-1]), color)
+        self.add((v + np.asarray(center), n, faces[area > 1e-9][:, ::-1]), color, part, part)
 
     def cylinder(self, start: Vec, end: Vec, radius: float, end_radius: float | None = None,
-                 color: Vec | None = None, sides: int = 14) -> None:  # fmt: skip
+                 color: Color = None, sides: int = 14, part: str = "body") -> None:  # fmt: skip
         """A capped frustum between two points; ``end_radius=0`` makes a cone."""
         a, b = np.asarray(start, dtype=np.float64), np.asarray(end, dtype=np.float64)
         length = float(np.linalg.norm(b - a))
         top = radius if end_radius is None else end_radius
         profile = [(0.0, 0.0), (radius, 0.0), (max(top, 1e-4), length), (0.0, length)]
-        self.lathe(profile, color, a, b - a, sides, smooth=False)
+        self.lathe(profile, color, a, b - a, sides, smooth=False, part=part)
 
-    def torus(self, center: Vec, ring: float, tube: float, color: Vec | None = None,
-              turn: np.ndarray | None = None, flat: float = 1.0, sides: int = 20) -> None:  # fmt: skip
-        """A torus around Y (before ``turn``); ``flat`` scales its height."""
+    def torus(self, center: Vec, ring: float, tube: float, color: Color = None,
+              turn: np.ndarray | None = None, flat: float = 1.0, sides: int = 20, part: str = "body",
+              hole: str | None = None) -> None:  # fmt: skip
+        """A torus around Y (before ``turn``); ``flat`` scales its height, ``hole`` names its inner faces as a part."""
         u, v, faces = _torus_angles(sides, 10)
         n = np.stack([np.cos(v) * np.sin(u), np.sin(v), np.cos(v) * np.cos(u)], -1).reshape(-1, 3)
         spine = np.stack([np.sin(u), np.zeros_like(u), np.cos(u)], -1).reshape(-1, 3)
         p = spine * ring + n * tube
         p[:, 1] *= flat
+        inner = ((n * spine)[faces].sum(2).mean(1)) < -0.35
         n = n / np.array([1, flat, 1])
         n /= np.linalg.norm(n, axis=1, keepdims=True)
         if turn is not None:
             p, n = p @ turn.T, n @ turn.T
-        self.add((p + np.asarray(center), n, faces), color)
+        of_face = np.full(len(faces), PARTS.index(part), np.uint8)
+        if hole:
+            of_face[inner] = PARTS.index(hole)
+        self.add((p + np.asarray(center), n, faces), color, of_face, part)
 
-    def extrude(self, outline: Sequence[tuple[float, float]], depth: float, color: Vec | None = None,
-                center: Vec = (0, 0, 0), turn: np.ndarray | None = None) -> None:  # fmt: skip
+    def extrude(self, outline: Sequence[tuple[float, float]], depth: float, color: Color = None,
+                center: Vec = (0, 0, 0), turn: np.ndarray | None = None, part: str = "body") -> None:  # fmt: skip
         """A convex outline in XY (counter-clockwise), thickened to ``depth`` along Z, flat shaded."""
         flat = np.asarray(outline, dtype=np.float64)
         count = len(flat)
@@ -239,62 +250,79 @@ class Builder:
         v, n = np.concatenate(vertices), np.concatenate(normals)
         if turn is not None:
             v, n = v @ turn.T, n @ turn.T
-        self.add((v + np.asarray(center), n, np.concatenate(faces)), color)
+        self.add((v + np.asarray(center), n, np.concatenate(faces)), color, part, part)
 
     def eyes(self, x: float, y: float, z: float, radius: float, gaze: Vec = (0, 0, 1)) -> None:
         """Two white eyes with dark pupils, looking along ``gaze``."""
         g = np.asarray(gaze, dtype=np.float64) / np.linalg.norm(gaze)
+        pupil = self.against((0.05, 0.05, 0.06), (0.97, 0.97, 0.97), part="eyes")
         for side in (-1, 1):
             c = np.array([side * x, y, z])
-            self.ellipsoid(c, (radius,) * 3, (0.97, 0.97, 0.97))
-            self.ellipsoid(c + g * radius * 0.55, (radius * 0.62,) * 3, (0.05, 0.05, 0.06))
+            self.ellipsoid(c, (radius,) * 3, (0.97, 0.97, 0.97), part="eyes")
+            self.ellipsoid(c + g * radius * 0.55, (radius * 0.62,) * 3, pupil, part="pupils")
 
 
 @dataclass
 class Solid:
-    """A gathered object: (N, 3) vertices, normals and sRGB colours, (F, 3) faces, (N,) whether in the main colour."""
+    """A gathered object.
+
+    Attributes:
+        vertices, normals: (N, 3).
+        faces: (F, 3).
+        slot: (N,) index into ``slots``: what colours the vertex.
+        part: (F,) index into :data:`PARTS`: what the face belongs to.
+        slots: the paints.
+        glossy: (N,) whether the vertex is of a shiny object.
+    """
 
     vertices: np.ndarray
     normals: np.ndarray
-    colors: np.ndarray
     faces: np.ndarray
-    is_main: np.ndarray
+    slot: np.ndarray
+    part: np.ndarray
+    slots: tuple[Slot, ...]
+    glossy: np.ndarray
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         return self.vertices.min(0), self.vertices.max(0)
 
     def moved(self, scale: float, shift: np.ndarray) -> Solid:
         """Scaled about the origin, then shifted."""
-        return Solid(self.vertices * scale + shift, self.normals, self.colors, self.faces, self.is_main)
+        return replace(self, vertices=self.vertices * scale + shift)
 
-    def mesh(self) -> Mesh:
-        return Mesh(
-            vertices=torch.from_numpy(self.vertices.astype(np.float32)),
-            faces=torch.from_numpy(np.ascontiguousarray(self.faces, dtype=np.int64)),
-            normals=torch.from_numpy(self.normals.astype(np.float32)),
-            colors=torch.from_numpy(self.colors.astype(np.float32)),
-        )
+    def stretched(self, factors: np.ndarray) -> Solid:
+        """Scaled by (3,) ``factors`` about the origin, normals with it."""
+        normals = self.normals / factors
+        normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+        return replace(self, vertices=self.vertices * factors, normals=normals)
 
 
-def gather(parts: Sequence[tuple[Patch, np.ndarray, bool]]) -> Solid:
-    """All parts as one solid."""
-    offsets = np.cumsum([0] + [len(p[0][0]) for p in parts[:-1]])
+def gather(builder: Builder, glossy: bool = False) -> Solid:
+    """All pieces as one solid."""
+    pieces = builder.pieces
+    offsets = np.cumsum([0] + [len(p[0][0]) for p in pieces[:-1]])
+    vertices = np.concatenate([p[0][0] for p in pieces])
     return Solid(
-        np.concatenate([p[0][0] for p in parts]),
-        np.concatenate([p[0][1] for p in parts]),
-        np.concatenate([np.broadcast_to(p[1], p[0][0].shape) for p in parts]),
-        np.concatenate([p[0][2] + o for p, o in zip(parts, offsets)]),
-        np.concatenate([np.full(len(p[0][0]), p[2]) for p in parts]),
+        vertices,
+        np.concatenate([p[0][1] for p in pieces]),
+        np.concatenate([p[0][2] + o for p, o in zip(pieces, offsets)]),
+        np.concatenate([np.full(len(p[0][0]), p[2], np.uint8) for p in pieces]),
+        np.concatenate([p[1] for p in pieces]),
+        tuple(builder.slots),
+        np.full(len(vertices), glossy),
     )
 
 
 def join(solids: Sequence[Solid]) -> Solid:
-    """Several solids as one."""
+    """Several solids as one; the slots of the k-th belong to object k."""
     offsets = np.cumsum([0] + [len(s.vertices) for s in solids[:-1]])
+    shifts = np.cumsum([0] + [len(s.slots) for s in solids[:-1]])
     return Solid(
         np.concatenate([s.vertices for s in solids]),
         np.concatenate([s.normals for s in solids]),
-        np.concatenate([s.colors for s in solids]),
         np.concatenate([s.faces + o for s, o in zip(solids, offsets)]),
-        np.concatenate([s.is_main for s in solids]),
+        np.concatenate([s.slot + np.uint8(o) for s, o in zip(solids, shifts)]),
+        np.concatenate([s.part for s in solids]),
+        tuple(replace(slot, object=k) for k, s in enumerate(solids) for slot in s.slots),
+        np.concatenate([s.glossy for s in solids]),
     )

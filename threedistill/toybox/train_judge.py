@@ -24,7 +24,6 @@ from threedistill.cameras import BACK_LIMIT, FRONT_LIMIT, OVERHEAD_LIMIT
 from threedistill.resources import assets_dir
 from threedistill.rng import Streams
 from threedistill.toybox.dataset import RenderedWorld, WorldSettings
-from threedistill.toybox.grammar import ACCESSORIES, COLORS, KINDS, PATTERNS
 from threedistill.toybox.judge import VIEWS, Judge, JudgeNetwork, Vocabulary
 from threedistill.toybox.judge_data import (
     IGNORE,
@@ -37,6 +36,7 @@ from threedistill.toybox.judge_data import (
     render_pool,
     spoil,
 )  # fmt: skip
+from threedistill.toybox.lexicon import ACCESSORIES, COLORS, KINDS, PATTERNS
 
 VERSION = "judge-2"
 WEIGHTS = {

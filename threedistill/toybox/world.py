@@ -1,55 +1,148 @@
 """Scenes as meshes: the procedural world behind the embedded prior, and the ground truth for its prompts.
 
 An object is built by the function of its kind, dressed (accessories), painted (stripes, spots) and put into the
-ball of radius 0.85 around the origin, +Y up and facing +Z.
+ball of radius 0.85 around the origin, +Y up and facing +Z. Every face knows its part, every vertex the slot that
+colours it (:mod:`threedistill.toybox.paint`).
 """
 
 from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
-from threedistill.toybox.grammar import COLORS, FRONTED, KINDS, ObjectSpec, Scene
+from threedistill.toybox.grammar import ObjectSpec, Scene
+from threedistill.toybox.kinds_animals import ANIMAL_BUILDERS
 from threedistill.toybox.kinds_fronted import FRONTED_BUILDERS
 from threedistill.toybox.kinds_round import ROUND_BUILDERS
+from threedistill.toybox.kinds_things import THING_BUILDERS
+from threedistill.toybox.lexicon import COLORS, FRONTED, KINDS, PARTS
+from threedistill.toybox.paint import ACCESSORY, MAIN, MARKS, RGB, Coat, Slot, resolve
 from threedistill.toybox.shapes import Builder, Solid, Vary, gather, join, rotation
 from threedistill.types import Mesh
 
 #: Every object stays within this distance of the origin.
 RADIUS = 0.85
-BUILDERS = FRONTED_BUILDERS | ROUND_BUILDERS
+BUILDERS = FRONTED_BUILDERS | ANIMAL_BUILDERS | THING_BUILDERS | ROUND_BUILDERS
 STRIPE_PERIOD = 0.34
 SPOT_RADIUS = 0.13
+#: How much higher a "tall" thing is, and the scale of "big" and "small" ones beside another.
+TALL = 1.45
+SCALE = {"big": 1.3, "small": 0.62}
+#: (metalness, roughness) of shiny things, and of matt ones beside them (alone, matt things have no gloss at all).
+SHINY, MATT = (0.0, 0.28), (0.0, 1.0)
 
-assert set(BUILDERS) == set(KINDS) and set(FRONTED_BUILDERS) == FRONTED
+assert set(BUILDERS) == set(KINDS) and set(BUILDERS) - set(ROUND_BUILDERS) == FRONTED
+
+
+@dataclass(frozen=True)
+class Built:
+    """A scene of the world.
+
+    Attributes:
+        mesh: with vertex colours and normals; ``extras["colors"]`` names the main colours.
+        part: (F,) what every face belongs to, an index into :data:`threedistill.toybox.lexicon.PARTS`.
+        slot: (N,) what colours every vertex, an index into ``slots``; the corners of a face share it.
+        slots: the paints: :func:`palette` gives their colours for any colours of the objects.
+        object: (F,) which object of the scene every face belongs to.
+    """
+
+    mesh: Mesh
+    part: UInt8[Tensor, "F"]
+    slot: UInt8[Tensor, "N"]
+    slots: tuple[Slot, ...]
+    object: UInt8[Tensor, "F"]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of the parts that it has, in the order of :data:`PARTS`."""
+        return tuple(PARTS[k] for k in torch.unique(self.part).tolist())
+
+    @property
+    def face_slot(self) -> UInt8[Tensor, "F"]:
+        """The slot of every face."""
+        return self.slot[self.mesh.faces[:, 0]]
 
 
 def build(scene: Scene, rng: random.Random | None = None) -> Mesh:
-    """The scene as a mesh with vertex colours and normals.
+    """The scene as a mesh with vertex colours and normals; see :func:`build_parts`."""
+    return build_parts(scene, rng).mesh
+
+
+def build_parts(scene: Scene, rng: random.Random | None = None) -> Built:
+    """The scene as a mesh whose faces know their part and whose vertices know what colours them.
 
     Arguments:
         scene: one object, or two in a relation.
         rng: drives proportions, shades and open colours; None builds the canonical object.
 
     Returns:
-        a mesh within :data:`RADIUS` of the origin, +Y up, front +Z; ``extras["colors"]`` names the main colours.
+        a mesh within :data:`RADIUS` of the origin, +Y up, front +Z, and its labels.
     """
-    solids = []
+    solids: list[Solid] = []
+    coats: list[Coat] = []
     names = []
     for spec in scene.objects:
         color = spec.color or (rng.choice(KINDS[spec.kind]) if rng else KINDS[spec.kind][0])
         names.append(color)
-        solids.append(_object(spec, color, rng))
-    solid = solids[0] if len(solids) == 1 else _arrange(solids, scene.relation or "next to", rng)
+        solid, coat = _object(spec, color, rng)
+        solids.append(solid)
+        coats.append(coat)
+    if len(solids) == 1:
+        solid = solids[0]
+    else:
+        solids = [s.moved(SCALE.get(o.size or "", 1.0), np.zeros(3)) for s, o in zip(solids, scene.objects)]
+        solid = _arrange(solids, scene.relation or "next to", rng)
     fill = 1.0 if rng is None else rng.uniform(0.93, 1.0)
-    mesh = _fit(solid, RADIUS * fill).mesh()
-    mesh.extras["colors"] = names
-    return mesh
+    solid = _fit(solid, RADIUS * fill)
+    colors = np.array(resolve(solid.slots, coats), np.float32)[solid.slot]
+    constant = torch.tensor(SHINY)[None, None] if solid.glossy.all() else None
+    varying = None
+    if constant is None and solid.glossy.any():
+        varying = torch.from_numpy(np.where(solid.glossy[:, None], SHINY, MATT).astype(np.float32))
+    faces = torch.from_numpy(np.ascontiguousarray(solid.faces, dtype=np.int64))
+    mesh = Mesh(
+        vertices=torch.from_numpy(solid.vertices.astype(np.float32)),
+        faces=faces,
+        normals=torch.from_numpy(solid.normals.astype(np.float32)),
+        colors=torch.from_numpy(colors),
+        metallic_roughness=constant,
+        vertex_material=varying,
+        extras={"colors": names},
+    )
+    slot = torch.from_numpy(solid.slot)
+    owner = torch.tensor([s.object for s in solid.slots], dtype=torch.uint8)
+    return Built(mesh, torch.from_numpy(solid.part), slot, solid.slots, owner[slot[faces[:, 0]].long()])
 
 
-def _shade(color: str, rng: random.Random | None) -> tuple[float, float, float]:
+def palette(
+    slots: Sequence[Slot], scene: Scene, rng: random.Random | None = None
+) -> tuple[Float[np.ndarray, "S 3"], list[str]]:
+    """The colours of the slots of a built scene when its objects have the colours of another.
+
+    Whatever the shape was built with, ``scene`` may name other colours, leave them open, and leave out stripes or
+    spots (they are painted in the main colour).
+
+    Arguments:
+        slots: of the shape (:attr:`Built.slots`).
+        scene: the colours; kinds, relation and accessories are those of the shape.
+        rng: drives shades and open colours; None takes the words' own.
+
+    Returns:
+        sRGB per slot, and the main colours' names.
+    """
+    names = [o.color or (rng.choice(KINDS[o.kind]) if rng else KINDS[o.kind][0]) for o in scene.objects]
+    coats = [_coat(spec, _shade(name, rng), rng) for spec, name in zip(scene.objects, names)]
+    return np.array(resolve(slots, coats), np.float32), names
+
+
+def _shade(color: str, rng: random.Random | None) -> RGB:
     """A colour word as sRGB, slightly varied."""
     base = COLORS[color]
     if rng is None:
@@ -58,16 +151,28 @@ def _shade(color: str, rng: random.Random | None) -> tuple[float, float, float]:
     return tuple(min(0.98, max(0.04, c + light + rng.uniform(-0.02, 0.02))) for c in base)  # type: ignore[return-value]
 
 
-def _object(spec: ObjectSpec, color: str, rng: random.Random | None) -> Solid:
-    """One object, dressed and painted, of unit radius around its box centre."""
-    builder = Builder(_shade(color, rng), Vary(rng))
+def _coat(spec: ObjectSpec, main: RGB, rng: random.Random | None) -> Coat:
+    """The shades of everything but the main colour."""
+    accessory = _shade(spec.accessory[1], rng) if spec.accessory else None
+    marks = _shade(spec.pattern_color or "white", rng) if spec.pattern else None
+    return Coat(main, marks, accessory, {part: _shade(color, rng) for part, color in spec.parts})
+
+
+def _object(spec: ObjectSpec, color: str, rng: random.Random | None) -> tuple[Solid, Coat]:
+    """One object, dressed and painted, of unit radius around its box centre, and its colours."""
+    main = _shade(color, rng)
+    builder = Builder(Vary(rng))
     BUILDERS[spec.kind](builder)
     if spec.accessory:
-        _dress(builder, spec.accessory[0], _shade(spec.accessory[1], rng))
-    solid = _fit(gather(builder.parts), 1.0)
+        _dress(builder, spec.accessory[0])
+    coat = _coat(spec, main, rng)
+    solid = gather(builder, glossy=spec.finish == "shiny")
+    if spec.size == "tall":
+        solid = solid.stretched(np.array([1.0, TALL, 1.0]))
+    solid = _fit(solid, 1.0)
     if spec.pattern:
-        solid = _paint(solid, spec.pattern, np.array(_shade(spec.pattern_color or "white", rng)), rng)
-    return solid
+        solid = _paint(solid, spec.pattern, {part for part, _ in spec.parts}, rng)
+    return solid, coat
 
 
 def _fit(solid: Solid, radius: float) -> Solid:
@@ -78,18 +183,21 @@ def _fit(solid: Solid, radius: float) -> Solid:
     return solid.moved(radius / size, -center * radius / size)
 
 
-def _dress(b: Builder, item: str, color: tuple[float, float, float]) -> None:
+def _dress(b: Builder, item: str) -> None:
     """Put a hat on the head or a scarf around the neck."""
     if item == "hat":
         assert b.hat is not None
         x, y, z, r = b.hat
-        b.cylinder((x, y, z), (x, y + 0.06, z), r * 1.45, color=color, sides=20)
-        b.cylinder((x, y + 0.05, z), (x, y + r * 1.35, z), r * 0.92, r * 0.8, color, 20)
+        b.cylinder((x, y, z), (x, y + 0.06, z), r * 1.45, color=ACCESSORY, sides=20, part="hat")
+        b.cylinder(
+            (x, y + 0.05, z), (x, y + r * 1.35, z), r * 0.92, r * 0.8, color=ACCESSORY, sides=20, part="hat"
+        )
     else:
         assert b.neck is not None
         x, y, z, r = b.neck
-        b.torus((x, y, z), r, 0.105, color, flat=1.0)
-        b.box((x + r * 0.45, y - 0.22, z + r * 0.95), (0.17, 0.42, 0.09), color, 0.03, rotation(x=-8, z=8))
+        b.torus((x, y, z), r, 0.105, ACCESSORY, flat=1.0, part="scarf")
+        end = (x + r * 0.45, y - 0.22, z + r * 0.95)
+        b.box(end, (0.17, 0.42, 0.09), ACCESSORY, 0.03, rotation(x=-8, z=8), part="scarf")
 
 
 def _arrange(solids: list[Solid], relation: str, rng: random.Random | None) -> Solid:
@@ -108,43 +216,60 @@ def _arrange(solids: list[Solid], relation: str, rng: random.Random | None) -> S
     return join([left, right])
 
 
-def _paint(solid: Solid, pattern: str, marks: np.ndarray, rng: random.Random | None) -> Solid:
+def _paint(solid: Solid, pattern: str, colored: set[str], rng: random.Random | None) -> Solid:
     """Stripes (level rings) or spots on the parts in the main colour, cut finely enough for 64 pixels.
 
-    Faces in the main colour are split until their edges are short, then each takes the colour of its centre.
+    Faces in the main colour are split until their edges are short, then each takes the slot of its centre. Parts in
+    ``colored`` have colours of their own and stay as they are.
     """
-    main_face = solid.is_main[solid.faces].all(1)
-    corners, normals = _split(
+    main_slot = np.array([s.paint == MAIN and s.part not in colored for s in solid.slots])
+    main_face = main_slot[solid.slot[solid.faces[:, 0]]]
+    corners, normals, source = _split(
         solid.vertices[solid.faces[main_face]], solid.normals[solid.faces[main_face]], 0.07
     )
-    base = solid.colors[solid.faces[main_face][0, 0]]
     center = corners.mean(1)
     if pattern == "striped":
         phase = Vary(rng)(0.2, 0.3)
-        marked = (center[:, 1] / STRIPE_PERIOD + phase) % 1.0 < 0.42
+        marked, name = (center[:, 1] / STRIPE_PERIOD + phase) % 1.0 < 0.42, "stripes"
     else:
-        marked = _near_spots(center, Vary(rng)(-0.1, 0.1))
-    colors = np.where(marked[:, None], marks, base)
-    rest_faces = solid.faces[~main_face]
+        marked, name = _near_spots(center, Vary(rng)(-0.1, 0.1)), "spots"
+    marks = Slot(name, MARKS)
+    slots = solid.slots if marks in solid.slots else (*solid.slots, marks)
+    own_slot, own_part = solid.slot[solid.faces[main_face, 0]][source], solid.part[main_face][source]
+    slot = np.where(marked, slots.index(marks), own_slot).astype(np.uint8)
     count = len(corners) * 3
-    return Solid(
-        np.concatenate([corners.reshape(-1, 3), solid.vertices]),
-        np.concatenate([normals.reshape(-1, 3), solid.normals]),
-        np.concatenate([np.repeat(colors, 3, axis=0), solid.colors]),
-        np.concatenate([np.arange(count).reshape(-1, 3), rest_faces + count]),
-        np.concatenate([np.repeat(~marked, 3), np.zeros(len(solid.vertices), bool)]),
+    return replace(
+        solid,
+        vertices=np.concatenate([corners.reshape(-1, 3), solid.vertices]),
+        normals=np.concatenate([normals.reshape(-1, 3), solid.normals]),
+        faces=np.concatenate([np.arange(count).reshape(-1, 3), solid.faces[~main_face] + count]),
+        slot=np.concatenate([np.repeat(slot, 3), solid.slot]),
+        part=np.concatenate(
+            [np.where(marked, PARTS.index(name), own_part).astype(np.uint8), solid.part[~main_face]]
+        ),
+        slots=slots,
+        glossy=np.concatenate([np.full(count, solid.glossy[0]), solid.glossy]),
     )
 
 
-def _split(corners: np.ndarray, normals: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
-    """Triangles (F, 3, 3) halved across their longest edge until no edge is longer than ``limit``."""
-    done_c, done_n = [], []
+def _split(
+    corners: np.ndarray, normals: np.ndarray, limit: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Triangles (F, 3, 3) halved across their longest edge until no edge is longer than ``limit``.
+
+    Returns:
+        corners, normals, and (F,) which triangle each came from.
+    """
+    done_c, done_n, done_s = [], [], []
+    source = np.arange(len(corners))
     while len(corners):
         edges = np.linalg.norm(corners - np.roll(corners, -1, axis=1), axis=2)
         fine = edges.max(1) <= limit
         done_c.append(corners[fine])
         done_n.append(normals[fine])
+        done_s.append(source[fine])
         corners, normals, longest = corners[~fine], normals[~fine], edges[~fine].argmax(1)
+        source = np.tile(source[~fine], 2)
         rows = np.arange(len(corners))[:, None]
         order = (longest[:, None] + np.arange(3)) % 3
         c, n = corners[rows, order], normals[rows, order]
@@ -156,7 +281,7 @@ def _split(corners: np.ndarray, normals: np.ndarray, limit: float) -> tuple[np.n
         normals = np.concatenate(
             [np.stack([n[:, 0], middle_n, n[:, 2]], 1), np.stack([middle_n, n[:, 1], n[:, 2]], 1)]
         )
-    return np.concatenate(done_c), np.concatenate(done_n)
+    return np.concatenate(done_c), np.concatenate(done_n), np.concatenate(done_s)
 
 
 def _near_spots(points: np.ndarray, turn: float) -> np.ndarray:

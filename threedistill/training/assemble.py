@@ -15,6 +15,7 @@ from threedistill.rng import Streams
 from threedistill.training.rule_setup import build_baseline, check_rule, prompt_set
 from threedistill.training.student_setup import build_student, check_student
 from threedistill.training.system import Guidance, ScoreDistillation, Stage
+from threedistill.training.words import check_words
 
 
 def pick_device(name: str) -> torch.device:
@@ -51,10 +52,7 @@ def check(config: Config) -> None:
     for index in range(len(config["stages"])):
         _check_stage(config, index)
     _check_material(config)
-    if config["prior"].get("vocabulary") == "toybox":
-        from threedistill.toybox.grammar import parse
-
-        parse(config["prompt"])
+    check_words(config["prompt"], config["prior"])
 
 
 def _check_particles(config: Config) -> None:

@@ -11,6 +11,7 @@ from threedistill.errors import UsageError
 from threedistill.guidance.trajectory import Reference
 from threedistill.prompts import PromptSet, TextKind
 from threedistill.protocols import GuidanceRule, Prior
+from threedistill.training.words import known_words
 from threedistill.types import Cameras, Mesh, Query, Splats
 
 
@@ -74,7 +75,8 @@ def check_rule(config: Config, index: int, rule: GuidanceRule) -> None:
 
 def _check_words(config: Config, kinds: set[str]) -> None:
     """Refuse words beside the prompt that a prior with a closed vocabulary does not know."""
-    if config["prior"].get("vocabulary") != "toybox":
+    known = known_words(config["prior"])
+    if known is None:
         return
     from threedistill.cameras import orbit
     from threedistill.priors.toybox import wording
@@ -91,7 +93,7 @@ def _check_words(config: Config, kinds: set[str]) -> None:
             or (kind == "negative" and prompts.negative)
         ):
             try:
-                wording(prompts.texts(kind, orbit(1))[0])
+                wording(prompts.texts(kind, orbit(1))[0], known)
             except UsageError as error:
                 raise UsageError(f"{setting}: {error}") from None
 
