@@ -7,16 +7,17 @@ import torch
 
 from threedistill.cameras import orbit, place
 from threedistill.render.mesh import face_normals, render_mesh
+from threedistill.toybox.paint import Coat
 from threedistill.toybox.shapes import Builder, Vary, gather
 from threedistill.types import Mesh
 
 
 def sphere(radius=0.6, color=(0.9, 0.2, 0.1)):
     """A finely cut sphere: rings of a lathe."""
-    builder = Builder(color, Vary(None))
+    builder = Builder(Vary(None))
     angles = [math.pi * k / 64 - math.pi / 2 for k in range(65)]
     builder.lathe([(radius * math.cos(a), radius * math.sin(a)) for a in angles], sides=96)
-    return gather(builder.parts).mesh()
+    return gather(builder).mesh([Coat(color)])
 
 
 def test_sphere_silhouette_depth_and_normals_match_the_closed_form():
@@ -39,12 +40,14 @@ def test_sphere_silhouette_depth_and_normals_match_the_closed_form():
 
 def test_handedness():
     """+X is right from the front and left from behind; +Y is up; +Z hides from behind."""
-    builder = Builder((1, 1, 1), Vary(None))
+    builder = Builder(Vary(None))
     builder.ellipsoid((0, 0, 0), (0.3, 0.3, 0.3), (0.5, 0.5, 0.5))
     builder.ellipsoid((0.6, 0, 0), (0.1, 0.1, 0.1), (1, 0, 0))
     builder.ellipsoid((0, 0.6, 0), (0.1, 0.1, 0.1), (0, 1, 0))
     builder.ellipsoid((0, 0, 0.6), (0.1, 0.1, 0.1), (0, 0, 1))
-    images = render_mesh(gather(builder.parts).mesh(), orbit(4, elevation=0.0, size=64), supersample=1).rgb
+    images = render_mesh(
+        gather(builder).mesh([Coat((1.0, 1.0, 1.0))]), orbit(4, elevation=0.0, size=64), supersample=1
+    ).rgb
 
     def where(image, channel):
         mask = (image[..., channel] > 0.9) & (image.sum(-1) < 1.2)

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
+import torch
 
 from threedistill.toybox.lexicon import PARTS
-from threedistill.toybox.paint import MAIN, RGB, Paint, Slot
+from threedistill.toybox.paint import MAIN, RGB, Coat, Paint, Slot, resolve
+from threedistill.types import Mesh
 
 Vec = Sequence[float] | np.ndarray
 Patch = tuple[np.ndarray, np.ndarray, np.ndarray]  # vertices, normals, faces
@@ -295,6 +297,16 @@ class Solid:
         normals = self.normals / factors
         normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
         return replace(self, vertices=self.vertices * factors, normals=normals)
+
+    def mesh(self, coats: Sequence[Coat]) -> Mesh:
+        """The solid in the colours of its objects."""
+        colors = np.array(resolve(self.slots, coats), np.float32)[self.slot]
+        return Mesh(
+            vertices=torch.from_numpy(self.vertices.astype(np.float32)),
+            faces=torch.from_numpy(np.ascontiguousarray(self.faces, dtype=np.int64)),
+            normals=torch.from_numpy(self.normals.astype(np.float32)),
+            colors=torch.from_numpy(colors),
+        )
 
 
 def gather(builder: Builder, glossy: bool = False) -> Solid:

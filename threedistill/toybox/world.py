@@ -101,24 +101,16 @@ def build_parts(scene: Scene, rng: random.Random | None = None) -> Built:
         solid = _arrange(solids, scene.relation or "next to", rng)
     fill = 1.0 if rng is None else rng.uniform(0.93, 1.0)
     solid = _fit(solid, RADIUS * fill)
-    colors = np.array(resolve(solid.slots, coats), np.float32)[solid.slot]
-    constant = torch.tensor(SHINY)[None, None] if solid.glossy.all() else None
-    varying = None
-    if constant is None and solid.glossy.any():
-        varying = torch.from_numpy(np.where(solid.glossy[:, None], SHINY, MATT).astype(np.float32))
-    faces = torch.from_numpy(np.ascontiguousarray(solid.faces, dtype=np.int64))
-    mesh = Mesh(
-        vertices=torch.from_numpy(solid.vertices.astype(np.float32)),
-        faces=faces,
-        normals=torch.from_numpy(solid.normals.astype(np.float32)),
-        colors=torch.from_numpy(colors),
-        metallic_roughness=constant,
-        vertex_material=varying,
-        extras={"colors": names},
-    )
+    mesh = solid.mesh(coats)
+    mesh.extras["colors"] = names
+    if solid.glossy.all():
+        mesh.metallic_roughness = torch.tensor(SHINY)[None, None]
+    elif solid.glossy.any():
+        shine = np.where(solid.glossy[:, None], SHINY, MATT).astype(np.float32)
+        mesh.vertex_material = torch.from_numpy(shine)
     slot = torch.from_numpy(solid.slot)
     owner = torch.tensor([s.object for s in solid.slots], dtype=torch.uint8)
-    return Built(mesh, torch.from_numpy(solid.part), slot, solid.slots, owner[slot[faces[:, 0]].long()])
+    return Built(mesh, torch.from_numpy(solid.part), slot, solid.slots, owner[slot[mesh.faces[:, 0]].long()])
 
 
 def palette(
