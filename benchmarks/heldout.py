@@ -47,7 +47,8 @@ def main() -> None:
 
     from threedistill.pipeline import generate
     from threedistill.toybox.scenes import held_out
-    from threedistill.training.run_folder import RunFolder, slug
+    from threedistill.training.naming import slug
+    from threedistill.training.run_folder import RunFolder
 
     prompts = held_out()[: options.prompts : options.every]
     wanted = [(p, s) for p in prompts for s in range(options.seeds)]
@@ -56,7 +57,7 @@ def main() -> None:
     if not options.table:
         for prompt, seed in wanted[index::count]:
             run = RunFolder(folders[prompt, seed])
-            if run.exists and run.read_record().get("status") == "done":
+            if run.holds_run and run.read_record().get("status") == "done":
                 continue
             result = generate(
                 prompt, out=run.path, preset=options.preset, seed=seed, overwrite=True, quiet=True,

@@ -37,7 +37,8 @@ def main() -> None:
 
     from threedistill.evaluation.report import evaluate_asset
     from threedistill.pipeline import generate
-    from threedistill.training.run_folder import RunFolder, slug
+    from threedistill.training.naming import slug
+    from threedistill.training.run_folder import RunFolder
 
     results = {}
     for setting in options.settings:

@@ -146,6 +146,7 @@ class _Pipeline(types.ModuleType):
             run_dir=Path("runs/x"),
             asset=Path("runs/x/asset/model.glb"),
             verdict="duck 0.9",
+            evaluation={"verdict": "duck 0.9", "judge": {"kind_p": 0.9}},
             seconds={"total": 1.0},
         )
 
@@ -182,6 +183,7 @@ def test_json_is_one_object(command, pipeline):
         "asset": "runs/x/asset/model.glb",
         "run_dir": "runs/x",
         "verdict": "duck 0.9",
+        "evaluation": {"verdict": "duck 0.9", "judge": {"kind_p": 0.9}},
         "seconds": {"total": 1.0},
     }
 

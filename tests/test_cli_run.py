@@ -31,7 +31,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         assert main(["generate", "A red, shiny mushroom!", *SMALL, "--quiet"]) == 0
     finally:
         os.chdir(before)
-    yield home / "runs" / "a-red-shiny-mushroom-s0"
+    yield home / "runs" / "a-red-shiny-mushroom-oracle-s0"
 
 
 def test_a_run_leaves_what_the_quickstart_says(finished):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 
 import pytest
+import torch
 
 from threedistill.config import compose, groups, write_config
 from threedistill.training.checkpoint import save_stage
@@ -63,10 +64,11 @@ def test_refused_requests(command, snapshot, workspace, name):
 
 @pytest.fixture
 def started(workspace):
-    """A run that was started and has nothing but its configuration yet."""
+    """A run that was started and has nothing but its configuration and a checkpoint yet."""
     run = RunFolder(workspace / "run")
     run.path.mkdir()
     write_config(compose(prompt="a duck", prior="oracle", preset="draft", formats=("glb",)), run.config)
+    save_stage(run.checkpoint(0, "coarse"), torch.nn.Linear(2, 2), [], {})
     return run
 
 
@@ -77,8 +79,16 @@ def test_existing_and_foreign_folders(command, snapshot, workspace, started):
     (workspace / "foreign").mkdir()
     (workspace / "foreign" / "config.yaml").write_text("a: 1\n")
     lines = [
-        "generate 'a duck' --prior oracle --out run",
+        "generate 'a duck' --prior oracle --preset draft --out run",
+        "generate 'a duck' --prior oracle --guidance csd --out run",
+        "generate 'a duck' --prior oracle --preset draft --out run export.faces=70 cameras.views=2",
         "generate 'a car' --prior oracle --out run --resume",
+        "generate 'a duck' --prior oracle --out run --resume --guidance csd --seed 3 export.faces=70",
+        "generate 'a duck' --out run --resume budget.iterations=900",
+        "generate 'a duck' --out run --resume --preset standard --format obj",
+        "resume run budget.iterations=100",
+        "resume run export.faces=70",
+        "resume run budget.iterations=many",
         "generate 'a duck' --prior oracle --out photos",
         "generate 'a duck' --prior oracle --out file",
         "resume foreign",
@@ -99,10 +109,7 @@ def test_a_configuration_that_is_no_yaml(command, workspace):
 
 
 def test_damaged_checkpoints(command, snapshot, workspace, started):
-    import torch
-
     path = started.checkpoint(0, "coarse")
-    path.parent.mkdir(parents=True)
     parts = []
     path.write_bytes(b"not a checkpoint")
     parts.append(transcript(command, ["resume run", "export run export.faces=100"]))

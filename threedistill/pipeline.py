@@ -1,166 +1,232 @@
-"""The main path, prompt to asset: compose -> claim the folder -> optimise each stage -> mesh -> files -> verdict.
+"""The main path, prompt to asset: compose -> build -> claim the folder -> optimise each stage -> mesh -> verdict.
 
 Read this file first. :func:`generate` and :func:`resume` are what ``threedistill.generate`` and the command line call.
+Everything that a request can be refused for is built before its folder is touched.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from threedistill.config import Config, build, compose, read_config, write_config
+from threedistill.config import Config, compose, read_config, write_config
 from threedistill.errors import UsageError
-from threedistill.training.run_folder import RunFolder, slug
-from threedistill.types import Mesh
+from threedistill.training.claims import check_place, refuse_other_settings
+from threedistill.training.interruption import Stop, stoppable
+from threedistill.training.naming import default_folder
+from threedistill.training.result import Result
+from threedistill.training.run_folder import RunFolder
+from threedistill.types import Mesh, Splats
+
+__all__ = ["Result", "generate", "resume", "start_run"]
 
 if TYPE_CHECKING:
     from threedistill.exports.frames import Axis
-
-
-@dataclass
-class Result:
-    """A finished run.
-
-    Attributes:
-        run_dir: the run's folder.
-        asset: the main file (``asset/model.glb`` unless other formats were asked for).
-        verdict: the judge's line, or None where no judge knows the prompt.
-        seconds: wall time by phase.
-        plugins: packages that the request named, whose classes its configuration may use.
-    """
-
-    run_dir: Path
-    asset: Path
-    verdict: str | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-    plugins: tuple[str, ...] = ()
-
-    @cached_property
-    def mesh(self) -> Mesh:
-        """The asset, read back from its file."""
-        from threedistill.exports.read import read_asset
-
-        return read_asset(self.run_dir / "asset")
-
-    def export(self, path: str | Path, format: str | None = None, overrides: Sequence[str] = ()) -> Path:
-        """Write the asset as another file, as ``threedistill export`` does.
-
-        Arguments:
-            path: where.
-            format: any of ``threedistill list formats``; None = the one of the path's suffix (``.glb`` is the mesh,
-                ``.ply`` the splats where the run has its own).
-            overrides: ``export.key=value`` for how it is made or written.
-        """
-        from threedistill.training.reexport import format_for, write_run
-
-        run, path = RunFolder(self.run_dir), Path(path)
-        write_run(run, {format or format_for(run, path): path}, overrides, self.plugins)
-        return path
+    from threedistill.training.assemble import Assembled
+    from threedistill.training.record import Record
 
 
 def generate(
-    prompt: str, *, out: str | Path | None = None, preset: Literal["draft", "standard", "high"] | str = "standard",
-    seed: int = 0, representation: str | None = None, prior: str | None = None, guidance: str | None = None,
-    formats: Sequence[str] = ("glb",), negative: str = "", device: str = "auto", init: str | Path | None = None,
-    init_up: Axis | None = None, init_front: Axis | None = None, resume: bool = False, overwrite: bool = False,
-    quiet: bool = False, overrides: Sequence[str] = (),
+    prompt: str, *, out: str | Path | None = None, preset: Literal["draft", "standard", "high"] | str | None = None,
+    seed: int | None = None, representation: str | None = None, prior: str | None = None, guidance: str | None = None,
+    formats: Sequence[str] | None = None, negative: str | None = None, device: str = "auto",
+    init: str | Path | None = None, init_up: Axis | None = None, init_front: Axis | None = None, resume: bool = False,
+    overwrite: bool = False, quiet: bool = False, overrides: Sequence[str] = (),
 ) -> Result:  # fmt: skip
     """Make a textured 3D asset from a prompt.
 
     Arguments:
         prompt: what to make.
-        out: the run's folder; None = ``runs/<prompt>-s<seed>``.
-        preset: budgets (iterations, views, faces, texture): draft, standard, high.
-        seed: everything random derives from it.
+        out: the run's folder; None = ``runs/<prompt>-<what differs from the defaults>-s<seed>``.
+        preset: budgets (iterations, views, faces, texture): draft, standard (None), high.
+        seed: everything random derives from it; None = 0.
         representation, prior, guidance: config options; None = the defaults.
-        formats: any of ``threedistill list formats``.
+        formats: any of ``threedistill list formats``; None = glb.
         negative: what it shall not look like.
         device: auto, cpu or cuda.
         init: a mesh or splats to start from, in any format that is read; None = from nothing.
         init_up, init_front: the axes that point up and to the front in it; None = what it says, else its habit.
-        resume: continue the run in ``out``; its own settings count.
-        overwrite: replace the run in ``out``.
+        resume: continue the run in ``out``; its own settings count, and what is asked for must not differ from them.
+        overwrite: replace the run in ``out`` as soon as the new one has a checkpoint.
         quiet: no progress on stderr.
         overrides: ``key=value`` for any setting.
 
     Raises:
-        UsageError: the request cannot be carried out as written.
+        UsageError: the request cannot be carried out as written; nothing was started or changed.
         ThreedistillError: the work failed.
         Interrupted: stopped on request; :func:`resume` continues.
     """
-    run = RunFolder(out if out is not None else Path("runs") / f"{slug(prompt)}-s{seed}")
-    if resume and run.exists:
-        config = read_config(run.config)
-        if config["prompt"] != prompt:
-            raise UsageError(
-                f"{run.path} was started with the prompt {config['prompt']!r}; give that one, or another --out"
-            )
-        with run.locked():
-            return _execute(config, run, quiet)
+    chosen = {"prior": prior, "representation": representation, "guidance": guidance}
+    run = RunFolder(out if out is not None else default_folder(prompt, seed or 0, chosen))
+    going_on = resume and (run.holds_run or run.holds_request)
     config = compose(
-        prompt=prompt, negative=negative, preset=preset, seed=seed, representation=representation, prior=prior,
-        guidance=guidance, formats=formats, device=device, init=str(init) if init else None, overrides=overrides,
+        prompt=prompt, negative=negative or "", preset=preset or "standard", seed=seed or 0, **chosen,
+        formats=formats or ("glb",), device=device, init=str(init) if init else None, overrides=overrides,
     )  # fmt: skip
-    from threedistill.training.assemble import check
-    from threedistill.training.start import read_start, save_start
+    if going_on:
+        given = {
+            "prompt": prompt, "negative": negative, "preset": preset, "seed": seed, **chosen, "formats": formats,
+            "init": str(init) if init else None,
+        }  # fmt: skip
+        given = {name: value for name, value in given.items() if value is not None}
+        return _go_on(
+            run, quiet, device=None if device == "auto" else device, asked=(given, overrides, config)
+        )
+    with stoppable() as stop:
+        check_place(run, config, overwrite)
+        from threedistill.training.assemble import check
+        from threedistill.training.start import read_start
 
-    check(config)
-    start = read_start(init, init_up, init_front) if init else None
-    run.prepare(overwrite=overwrite)
+        check(config)
+        start = read_start(init, init_up, init_front) if init else None
+        return _begin(config, run, start, overwrite, quiet, stop)
+
+
+def start_run(
+    config: Config, run_dir: str | Path, *, quiet: bool, facts: dict[str, Any] | None = None
+) -> Result:
+    """Carry out a composed configuration in a folder, in place of what may be there; ``facts`` go into ``run.json``."""
+    with stoppable() as stop:
+        return _begin(config, RunFolder(run_dir), None, True, quiet, stop, facts)
+
+
+def resume(
+    run_dir: str | Path, *, quiet: bool = False, device: str | None = None, overrides: Sequence[str] = ()
+) -> Result:
+    """Continue the run in a folder; everything but the device comes from its ``config.yaml``.
+
+    Arguments:
+        run_dir: the run's folder.
+        quiet: no progress on stderr.
+        device: None = as before.
+        overrides: ``budget.iterations=N`` for more steps than the run has: one more stage goes on where it ended.
+    """
+    return _go_on(RunFolder(run_dir), quiet, device=device, more=overrides)
+
+
+def _begin(
+    config: Config, run: RunFolder, start: Mesh | Splats | None, overwrite: bool, quiet: bool, stop: Stop,
+    facts: dict[str, Any] | None = None,
+) -> Result:  # fmt: skip
+    """Build everything, then claim the folder, then work."""
+    from threedistill.training.assemble import assemble
+    from threedistill.training.record import Record, recorded
+    from threedistill.training.start import save_start
+
+    record = Record()
+    try:
+        with record.phase("setup"):
+            parts = assemble(config)
+            stop.check()
+    except KeyboardInterrupt as error:
+        error.hint = "; nothing had begun, the same command starts it"  # type: ignore[attr-defined]
+        raise
     with run.locked():
-        run.clear()
-        if start is not None:
-            save_start(start, run.start)
-        write_config(config, run.config)
-        return _execute(config, run, quiet)
+        run.settle()
+        check_place(run, config, overwrite)
+        try:
+            run.begin()
+            if start is not None:
+                save_start(start, run.start)
+            write_config(config, run.config)  # last: from here on the request can be continued
+        except Exception:
+            run.abandon()
+            raise
+        with recorded(run, config, record, facts):
+            return _work(parts, config, run, start, quiet, stop, record)
 
 
-def resume(run_dir: str | Path, *, quiet: bool = False, device: str | None = None) -> Result:
-    """Continue the run in a folder; everything but the device comes from its ``config.yaml``."""
-    run = RunFolder(run_dir)
-    config = read_config(run.config)
-    config["device"] = device or config["device"]
-    with run.locked():
-        return _execute(config, run, quiet)
+def _go_on(
+    run: RunFolder, quiet: bool, device: str | None = None, more: Sequence[str] = (),
+    asked: tuple[dict[str, Any], Sequence[str], Config] | None = None,
+) -> Result:  # fmt: skip
+    """Continue what is in a folder.
+
+    Arguments:
+        run: the folder.
+        quiet: no progress on stderr.
+        device: None = as before.
+        more: for more steps.
+        asked: flags, overrides and their configuration, which must not contradict the run's.
+    """
+    from threedistill.training.assemble import assemble, check
+    from threedistill.training.continuation import with_more_steps
+    from threedistill.training.record import Record, recorded
+    from threedistill.training.start import load_start
+
+    if not (run.holds_run or run.holds_request):
+        raise UsageError(f"{run.path} is not a run folder: there is nothing in it to continue")
+    record = Record()
+    with stoppable() as stop, run.locked():
+        run.settle()
+        run.reopen()
+        config = read_config(run.config)
+        if asked is not None:
+            refuse_other_settings(run, config, *asked)
+        if more:
+            config = with_more_steps(config, more, run.path)
+            check(config)
+        kept, config = config, {**config, "device": device or config["device"]}
+        with recorded(run, config, record):
+            with record.phase("setup"):
+                parts = assemble(config)
+                start = load_start(run.start) if config["init"] else None
+                stop.check()
+            if more:
+                write_config(kept, run.config)
+                run.forget_evaluation()
+            return _work(parts, config, run, start, quiet, stop, record)
 
 
-def _execute(config: Config, run: RunFolder, quiet: bool) -> Result:
-    """Carry out a composed run in its (locked) folder."""
-    from threedistill.training.assemble import build_prior, build_stages, pick_device
+def _work(
+    parts: Assembled, config: Config, run: RunFolder, start: Mesh | Splats | None, quiet: bool, stop: Stop,
+    record: Record,
+) -> Result:  # fmt: skip
+    """Carry out a run in its (locked) folder."""
+    from threedistill.training.advice import faster, smaller
     from threedistill.training.facts import prior_facts
     from threedistill.training.finish import export_run, judge_run
     from threedistill.training.handover import first_unfinished, hand_over
-    from threedistill.training.record import recorded
     from threedistill.training.stages import run_stage
-    from threedistill.training.start import load_start
     from threedistill.training.words import check_words
 
     ignored = check_words(config["prompt"], config["prior"])
     if ignored and not quiet:
         print(f"ignored: {', '.join(ignored)}", file=sys.stderr)
-    with recorded(run, config) as record:
-        device = pick_device(config["device"])
-        with record.phase("setup"):
-            prior = build_prior(config, device)
-            run.update_record(**prior_facts(prior))
-            stages = build_stages(config, prior, device)
-            settings = build(config["trainer"], "trainer", config["plugins"])
-            start = load_start(run.start) if config["init"] else None
-        source = start
+    run.update_record(**prior_facts(parts.prior))
+    stages, device, source = parts.stages, parts.device, start
+    try:
         for index in range(first_unfinished(run, stages), len(stages)):
+            stop.check()
             system = stages[index]
             system.unedited = start
             with record.phase(f"stage {system.stage.name}"):
                 hand_over(source, system, config, run, index, device, quiet)
+                stop.check()
                 before = sum(done.stage.iterations for done in stages[:index])
-                run_stage(system, run, index, settings, device, quiet, before)
+                run_stage(
+                    system,
+                    run,
+                    index,
+                    parts.settings,
+                    device,
+                    quiet,
+                    before,
+                    stop,
+                    faster(config, device.type),
+                )
             source = system.representation
+        run.take_place()
+        stop.check()
         with record.phase("export"):
             asset = export_run(stages[-1].representation, config, run)
+        stop.check()
         with record.phase("judge"):
-            verdict = judge_run(config, run, quiet)
-    return Result(run.path, asset, verdict, record.seconds, tuple(config["plugins"]))
+            evaluation = judge_run(config, run, quiet)
+    except Exception as error:
+        error.advice = smaller(config, device.type)  # type: ignore[attr-defined]
+        raise
+    line = evaluation["verdict"] if evaluation else None
+    return Result(run.path, asset, line, record.seconds, evaluation, tuple(config["plugins"]))

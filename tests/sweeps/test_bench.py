@@ -133,13 +133,13 @@ def test_a_small_benchmark_ends_with_its_page(
     """Stubbed runs: VSD learned, ESD did not; ESD 1 learned and has half of VSD's Janus."""
     log: list[str] = []
 
-    def resume(path: Path, *, quiet: bool = False) -> None:
+    def start_run(config: dict, path: Path, *, quiet: bool, facts: dict) -> None:
         run = RunFolder(path)
         log.append(path.name)
-        (run.path / "asset").mkdir()
+        (run.path / "asset").mkdir(parents=True)
         (run.path / "asset" / "model.glb").write_bytes(b"glTF")
         gain = 0.1 if "esd-0-5" in path.name else 0.5
-        run.update_record(status="done", seconds={"all": 1.0}, prior_version="w1",
+        run.update_record(**facts, status="done", seconds={"all": 1.0}, prior_version="w1",
                           student={"student_gain": gain, "camera_gain": 0.01})  # fmt: skip
 
     def evaluate(folder: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_small_benchmark_ends_with_its_page(
         (folder / "eval.json").write_text(json.dumps(judged))
         Image.new("RGB", (12 * 8, 8), "red").save(folder / "asset" / "views.png")
 
-    monkeypatch.setattr(pipeline, "resume", resume)
+    monkeypatch.setattr(pipeline, "start_run", start_run)
     monkeypatch.setattr("threedistill.sweeps.job.evaluate_run", evaluate)
     # Composing four settings six times over is not what is tested here.
     whole = launch_module.compose(prompt=PROMPTS[0], preset="bench")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +19,9 @@ import pytest
 import torch
 
 from threedistill import pipeline
+from threedistill.atomic import write_text
 from threedistill.commands.sweep import read_words
+from threedistill.config import read_config, write_config
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.sweeps import launch as launch_module
 from threedistill.sweeps.job import finished, work
@@ -38,24 +42,36 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A pipeline that makes nothing but notes the runs it was asked for; ``seed: 13`` is unlucky."""
     log: list[str] = []
 
+    def start_run(config: dict, path: Path, *, quiet: bool, facts: dict | None = None) -> None:
+        run = RunFolder(path)
+        with run.locked():
+            run.settle()
+            run.begin()
+            write_config(config, run.config)
+            run.update_record(**(facts or {}), status="running", prompt=config["prompt"])
+            if config["seed"] == 13:
+                log.append(name(config))
+                run.abandon()
+                raise ThreedistillError("it got lost")
+            write_text(run.checkpoint(0, "coarse"), "")
+            run.take_place()
+        resume(path)
+
     def resume(path: Path, *, quiet: bool = False) -> None:
         run = RunFolder(path)
-        from threedistill.config import read_config
-
         config = read_config(run.config)
-        log.append(f"{config['prompt']}/{config['guidance']['name']}/{config['seed']}")
+        log.append(name(config))
         with run.locked():
-            run.update_record(status="running", prompt=config["prompt"])
-            if config["seed"] == 13:
-                run.update_record(status="failed", error="it got lost")
-                raise ThreedistillError("it got lost")
             if config["seed"] == 99:
                 raise KeyboardInterrupt
-            (run.path / "asset").mkdir(exist_ok=True)
-            (run.path / "asset" / "model.glb").write_bytes(b"glTF")
+            write_text(run.asset_dir / "model.glb", "glTF")
             run.update_record(status="done", seconds={"stage": 2.0, "export": 0.5})
 
+    def name(config: dict) -> str:
+        return f"{config['prompt']}/{config['guidance']['name']}/{config['seed']}"
+
     monkeypatch.setattr(pipeline, "resume", resume)
+    monkeypatch.setattr(pipeline, "start_run", start_run)
     return log
 
 
@@ -172,10 +188,10 @@ def test_changed_defaults_restart_what_was_begun_and_warn_about_what_is_done(
     begun, done = plan.folder(0), plan.folder(1)
     for folder, status in ((begun, "interrupted"), (done, "done")):
         RunFolder(folder).update_record(status=status, request="older")
-    (begun / "checkpoints").mkdir()
+    (begun / "checkpoints" / "older").touch()
     outcome = command(*words)
     assert made[2:] == ["a red mushroom/sds/0"]
-    assert not (begun / "checkpoints").exists(), "it starts anew with today's settings"
+    assert not (begun / "checkpoints" / "older").exists(), "it starts anew with today's settings"
     assert "warning: 1 finished runs were made with other defaults" in outcome.err
 
 
@@ -282,9 +298,11 @@ def test_runs_that_share_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPat
 
 def test_prompt_files(tmp_path: Path):
     file = tmp_path / "p.txt"
-    file.write_bytes("\ufeffa red ball\r\n\r\n# a hash is no comment\na red ball".encode())
-    assert read_prompts(file) == ["a red ball", "# a hash is no comment"]
-    file.write_text("\n \n")
+    file.write_bytes("\ufeffa red ball\r\n\r\n# a comment\n  #another\na #2 pencil\na red ball".encode())
+    assert read_prompts(file) == ["a red ball", "a #2 pencil"]
+    (tmp_path / "data.json").write_text('["# is data here"]')
+    assert read_prompts(tmp_path / "data.json") == ["# is data here"]
+    file.write_text("\n \n# nothing\n")
     with pytest.raises(UsageError, match="no prompt in it"):
         read_prompts(file)
     (tmp_path / "p.json").write_text('{"a": 1}')
@@ -310,6 +328,69 @@ def test_a_new_judge_looks_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_durations_for_people():
     assert [clock(s) for s in (0, 40, 89, 700, 7500)] == ["0 s", "40 s", "89 s", "12 min", "2 h 05 min"]
+
+
+def test_damage_is_one_runs_error_and_the_table_is_still_written(
+    command: Callable, prompts: Path, made: list[str]
+):
+    words = ["sweep", "--prompts", str(prompts), "--no-eval", "prior=gaussian", "seed=0,1,2"]
+    assert command(*words).status == 0
+    plan = Plan("sweeps/prompts")
+    for number, text in enumerate(
+        ['{"status": "done"', "[]", '{"status": 7, "seconds": [1]}', '{"seconds": {"a": "b"}}']
+    ):
+        (plan.folder(number) / "run.json").write_text(text)
+    file = plan.folder(4)
+    shutil.rmtree(file)
+    file.write_text("not a folder")
+    (plan.folder(5) / "eval.json").write_text('{"judge": {"rank": "first", "janus": []}}')
+    command(*words, "--budget", "0")
+    rows = table()
+    assert [r["status"] for r in rows] == ["failed"] * 5 + ["done"]
+    assert "run.json is damaged" in rows[0]["error"] and "is a file, not a folder" in rows[4]["error"]
+    outcome = command(*words)
+    assert outcome.status == 1 and "Traceback" not in outcome.err
+    assert [r["status"] for r in table()] == ["done"] * 4 + ["failed", "done"], "what can be mended is"
+    assert file.read_text() == "not a folder"
+    config = next(Path("sweeps/prompts/sweep/configs").iterdir())
+    config.write_text("{")
+    file.unlink()
+    assert (
+        work(plan, 4, evaluate=False) == "failed"
+        and "missing or damaged" in file.joinpath("run.json").read_text()
+    )
+    assert command(*words).status == 0, "the command writes it again"
+
+
+def _enter(root: str, names: list[str], started, queue) -> None:
+    started.wait()
+    plan = Plan(root)  # read before anything is there, as a slow start would
+    found = []
+    for name in names:
+        with plan.locked():
+            found += plan.add([Cell(name, 0, Setting("default"))], {"default": "d"})
+            plan.write()
+    queue.put(dict(zip(names, found)))
+
+
+def test_two_sweeps_at_once_lose_nothing_and_share_no_number(tmp_path: Path):
+    context = multiprocessing.get_context("spawn")
+    queue, started = context.Queue(), context.Event()
+    groups = [[f"{who} {n}" for n in range(12)] + ["shared"] for who in "ab"]
+    processes = [context.Process(target=_enter, args=(str(tmp_path), g, started, queue)) for g in groups]
+    for process in processes:
+        process.start()
+    started.set()
+    found = [queue.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    plan = Plan(tmp_path)
+    assert len(plan.entries) == 25
+    for numbers in found:
+        assert {name: plan.prompt(number) for name, number in numbers.items()} == {
+            name: name for name in numbers
+        }
+    assert found[0]["shared"] == found[1]["shared"]
 
 
 @pytest.mark.slow

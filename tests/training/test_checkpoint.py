@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from threedistill.errors import ThreedistillError
-from threedistill.training.checkpoint import StageState, save_stage
+from threedistill.training.checkpoint import StageState, load_stage, previous_of, save_stage
 from threedistill.training.optim import Adam
 
 
@@ -75,3 +75,37 @@ def test_rates_follow_their_groups_and_decay() -> None:
     assert [row["lr"] for row in optimizer.param_groups] == [0.05, 0.005]
     with pytest.raises(ValueError, match="no rate for the parameter group 'table'"):
         adam.build({"table": [module.weight]})
+
+
+def test_every_flipped_bit_is_noticed_and_the_state_before_is_used(tmp_path: Path, capsys) -> None:
+    module, optimizer = make()
+    path = tmp_path / "last.safetensors"
+    train(module, optimizer, range(2))
+    save_stage(path, module, [optimizer], {"iteration": 2})
+    train(module, optimizer, range(2, 3))
+    save_stage(path, module, [optimizer], {"iteration": 3})
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        for bit in (0, 6):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(damaged)
+            if place >= 8 and damaged[place] in b" {}" and whole[place] in b" {}":
+                continue  # blanks behind the header mean nothing
+            with pytest.raises(ThreedistillError):
+                StageState(path)
+    state = load_stage(path)
+    assert state is not None and state.facts == {"iteration": 2} and state.path == previous_of(path)
+    assert "going on from the one before it" in capsys.readouterr().err
+    previous_of(path).write_bytes(whole[:100])
+    with pytest.raises(ThreedistillError, match="remove the folder"):
+        load_stage(path)
+    path.write_bytes(whole)
+    state = load_stage(path)
+    assert state is not None and state.facts == {"iteration": 3}
+    path.unlink()
+    previous_of(path).write_bytes(whole)  # a process ended between the two renames
+    state = load_stage(path)
+    assert state is not None and state.facts == {"iteration": 3}
+    previous_of(path).unlink()
+    assert load_stage(path) is None

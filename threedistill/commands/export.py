@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from threedistill.commands.arguments import Parser, frame_options, frame_overrides, many_of
-from threedistill.commands.resume import run_folder
+from threedistill.commands.resume import folders_and_settings, run_folder
 from threedistill.errors import UsageError
 from threedistill.exports.formats import file_of, of_kind
 
@@ -47,8 +47,8 @@ def parser() -> Parser:
 def run(argv: Sequence[str]) -> int:
     """Write the files and print their paths, one per line."""
     options, data = parser().parse(argv)
-    overrides = frame_overrides(options, [word for word in data if "=" in word])
-    folders = [word for word in data if "=" not in word]
+    folders, settings = folders_and_settings(data)
+    overrides = frame_overrides(options, settings)
     if len(folders) != 1:
         raise UsageError(f"export takes one run folder, not {len(folders)}: threedistill export runs/NAME")
     run_dir = run_folder(folders[0])
@@ -61,7 +61,9 @@ def run(argv: Sequence[str]) -> int:
     from threedistill.training.run_folder import RunFolder
 
     with contextlib.redirect_stdout(sys.stderr):
-        write_run(RunFolder(run_dir), paths, overrides)
+        run, within = RunFolder(run_dir), target.resolve() == (run_dir / "asset").resolve()
+        with run.locked() if within else contextlib.nullcontext():
+            write_run(run, paths, overrides)
     written = [str(p) for p in paths.values()]
     print(json.dumps(written) if options.json else "\n".join(written))
     return 0

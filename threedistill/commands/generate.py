@@ -57,13 +57,13 @@ class Request:
 
     prompt: str
     out: Path | None = None
-    preset: str = "standard"
-    seed: int = 0
+    preset: str | None = None
+    seed: int | None = None
     representation: str | None = None
     prior: str | None = None
     guidance: str | None = None
-    formats: tuple[str, ...] = ("glb",)
-    negative: str = ""
+    formats: tuple[str, ...] | None = None
+    negative: str | None = None
     device: str = "auto"
     init: Path | None = None
     init_up: Axis | None = None
@@ -85,7 +85,7 @@ def parser() -> Parser:
         "Make a textured 3D asset from a text prompt.",
         _EPILOG,
     )
-    p.add_argument("--out", metavar="DIR", help="run folder (default: runs/<prompt>-s<seed>)")
+    p.add_argument("--out", metavar="DIR", help="run folder (default: runs/<prompt>-<choices>-s<seed>)")
     p.add_argument(
         "--preset",
         type=one_of("--preset", PRESETS),
@@ -151,9 +151,9 @@ def parse(argv: Sequence[str]) -> Request:
     if options.resume and options.overwrite:
         raise UsageError("--resume and --overwrite exclude each other: continue the run, or replace it")
     return Request(
-        prompt=prompt, out=Path(options.out) if options.out else None, preset=options.preset or "standard",
-        seed=options.seed or 0, representation=options.representation, prior=options.prior,
-        guidance=options.guidance, formats=options.formats or ("glb",), negative=options.negative or "",
+        prompt=prompt, out=Path(options.out) if options.out else None, preset=options.preset,
+        seed=options.seed, representation=options.representation, prior=options.prior,
+        guidance=options.guidance, formats=options.formats, negative=options.negative,
         device=options.device or "auto", init=Path(options.init) if options.init else None,
         init_up=options.from_up, init_front=options.from_front, resume=options.resume, overwrite=options.overwrite,
         quiet=options.quiet, json=options.json, print_config=options.print_config,
@@ -171,7 +171,7 @@ def run(argv: Sequence[str]) -> int:
     # Whatever libraries print belongs to the log: stdout carries the answer and nothing else.
     with contextlib.redirect_stdout(sys.stderr), limits(request.limits):
         result = pipeline.generate(
-            request.prompt, out=request.out, preset=request.preset, seed=request.seed,  # type: ignore[arg-type]
+            request.prompt, out=request.out, preset=request.preset, seed=request.seed,
             representation=request.representation, prior=request.prior, guidance=request.guidance,
             formats=request.formats, negative=request.negative, device=request.device, init=request.init,
             init_up=request.init_up, init_front=request.init_front, resume=request.resume,
@@ -188,9 +188,9 @@ def _print_config(request: Request) -> int:
     from threedistill.config import compose
 
     config = compose(
-        prompt=request.prompt, negative=request.negative, preset=request.preset, seed=request.seed,
-        representation=request.representation, prior=request.prior, guidance=request.guidance,
-        formats=request.formats, device=request.device, init=str(request.init) if request.init else None,
+        prompt=request.prompt, negative=request.negative or "", preset=request.preset or "standard",
+        seed=request.seed or 0, representation=request.representation, prior=request.prior, guidance=request.guidance,
+        formats=request.formats or ("glb",), device=request.device, init=str(request.init) if request.init else None,
         overrides=request.overrides,
     )  # fmt: skip
     print(yaml.safe_dump(config, allow_unicode=True, sort_keys=False, width=110), end="")
@@ -206,9 +206,10 @@ def answer(result: object, *, as_json: bool) -> None:
         "asset": str(result.asset),  # type: ignore[attr-defined]
         "run_dir": str(result.run_dir),  # type: ignore[attr-defined]
         "verdict": result.verdict,  # type: ignore[attr-defined]
+        "evaluation": result.evaluation,  # type: ignore[attr-defined]
         "seconds": result.seconds,  # type: ignore[attr-defined]
     }
-    print(json.dumps(facts, ensure_ascii=False))
+    print(json.dumps(facts, ensure_ascii=False, default=str))
 
 
 def _read_prompt(file: str) -> str:

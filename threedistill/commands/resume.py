@@ -1,8 +1,9 @@
-"""``threedistill resume``: continue an interrupted run; everything but the device comes from its folder."""
+"""``threedistill resume``: continue a run; everything but the device comes from its folder."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +12,21 @@ from threedistill.commands.arguments import Parser, limit_option, limits_of, one
 from threedistill.commands.generate import DEVICES, answer
 from threedistill.errors import UsageError
 
+_EPILOG = """\
+examples:
+  threedistill resume runs/a-red-mushroom-s0
+  threedistill resume runs/a-red-mushroom-s0 budget.iterations=2400
+
+The second line gives a run more steps, so that all its stages together have 2400: one more stage goes on where the last
+one ended. Nothing else of a run can be changed.
+"""
+
 
 def parser() -> Parser:
     """The options of ``resume``."""
-    p = Parser("resume", "DIR [options]", "Continue an interrupted run from its last checkpoint.")
+    p = Parser(
+        "resume", "DIR [options] [budget.iterations=N]", "Continue a run from its last checkpoint.", _EPILOG
+    )
     p.add_argument(
         "--device",
         type=one_of("--device", DEVICES),
@@ -30,11 +42,12 @@ def parser() -> Parser:
 def run(argv: Sequence[str]) -> int:
     """Continue the run and print where the asset is."""
     options, data = parser().parse(argv)
-    folder = the_run_folder("resume", data)
+    folders, lines = folders_and_settings(data)
+    folder = the_run_folder("resume", folders)
     from threedistill import pipeline
 
     with contextlib.redirect_stdout(sys.stderr), limits_of(options):
-        result = pipeline.resume(folder, quiet=options.quiet, device=options.device)
+        result = pipeline.resume(folder, quiet=options.quiet, device=options.device, overrides=lines)
     answer(result, as_json=options.json)
     return 0
 
@@ -48,11 +61,25 @@ def the_run_folder(verb: str, data: Sequence[str]) -> Path:
     return run_folder(data[0])
 
 
+def folders_and_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Words that name folders, and ``key=value`` words; a folder that exists may have ``=`` in its name."""
+    settings = [word for word in words if SETTING.fullmatch(word) and not Path(word).is_dir()]
+    return [word for word in words if word not in settings], settings
+
+
+#: ``key=value``; a path has a slash before its first ``=``.
+SETTING = re.compile(r"[A-Za-z_][\w.@-]*=.*", re.DOTALL)
+
+
 def run_folder(name: str) -> Path:
-    """A folder that holds a run."""
+    """A folder that holds a run, or the request for one."""
+    from threedistill.training.run_folder import RunFolder
+
     folder = Path(name)
     if not folder.is_dir():
         raise UsageError(f"{name}: there is no such folder")
-    if not (folder / "config.yaml").is_file():
+    run = RunFolder(folder)
+    if not (run.holds_run or run.holds_request):
         raise UsageError(f"{name}: not a run folder (it has no config.yaml)")
+    run.finish_taking()
     return folder

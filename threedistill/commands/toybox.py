@@ -48,7 +48,7 @@ def _one_prompt(action: str, data: Sequence[str]) -> str:
 
 
 def _file_name(prompt: str, action: str) -> Path:
-    from threedistill.training.run_folder import slug
+    from threedistill.training.naming import slug
 
     return Path(f"{slug(prompt)}-{action}.png")
 

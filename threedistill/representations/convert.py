@@ -12,6 +12,7 @@ converted into whatever renders differentiably.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -83,8 +84,9 @@ class ConvertSettings:
 
 
 def convert(
-    source: Representation | Mesh | Splats, target: Representation, settings: ConvertSettings, rng: Streams
-) -> None:
+    source: Representation | Mesh | Splats, target: Representation, settings: ConvertSettings, rng: Streams,
+    on_step: Callable[[int, int], None] | None = None,
+) -> None:  # fmt: skip
     """Make ``target`` show what ``source`` shows, in place.
 
     Arguments:
@@ -92,6 +94,7 @@ def convert(
         target: freshly built; on the device where it is to be computed.
         settings: see :class:`ConvertSettings`.
         rng: the streams of this conversion: the result depends on them, the source and the settings only.
+        on_step: called with the steps done and their number after every step of a fit.
 
     Raises:
         ThreedistillError: the source holds no surface, or the fit failed.
@@ -112,7 +115,10 @@ def convert(
     else:
         steps = settings.steps
     if steps:
-        fit_to_pictures(target, pictures, steps, settings.views, rng, masks=1.0)
+        fit_to_pictures(
+            target, pictures, steps, settings.views, rng, masks=1.0,
+            on_step=None if on_step is None else lambda index, *_: on_step(index + 1, steps),
+        )  # fmt: skip
 
 
 def _copied(source: nn.Module, target: Representation) -> bool:

@@ -6,6 +6,7 @@ escapes from here, so one failed run never stops the rest.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import traceback
@@ -13,7 +14,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from threedistill.atomic import write_text
+from threedistill.errors import ThreedistillError
 from threedistill.sweeps.plan import Plan
+from threedistill.training.run_folder import RunBusy, RunFolder
 
 Outcome = Literal["done", "skipped", "failed", "busy", "waiting"]
 
@@ -45,9 +49,6 @@ def work(plan: Plan, index: int, *, deadline: float = 0.0, evaluate: bool = True
     Raises:
         KeyboardInterrupt: stopped on request, with the run's state on disk.
     """
-    from threedistill.errors import ThreedistillError
-    from threedistill.training.run_folder import RunBusy, RunFolder
-
     run = RunFolder(plan.folder(index))
     outcome: Outcome = "skipped"
     try:
@@ -61,42 +62,42 @@ def work(plan: Plan, index: int, *, deadline: float = 0.0, evaluate: bool = True
     except RunBusy:
         return "busy"
     except Exception as error:
-        known = isinstance(error, ThreedistillError)
-        run.path.mkdir(parents=True, exist_ok=True)
-        if not known:
-            (run.path / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        line = " ".join(str(error).split()) or type(error).__name__
-        note = line if known else f"{type(error).__name__}: {line}; see traceback.txt"
-        if finished(run.path):  # the asset is there; only looking at it failed
-            run.update_record(evaluation_error=note)
-        else:
-            run.update_record(status="failed", error=note)
+        _note_failure(RunFolder(run.path), error, known=isinstance(error, ThreedistillError))
         return "failed"
     return outcome
 
 
-def _make(plan: Plan, index: int, run: Any) -> None:
+def _note_failure(run: RunFolder, error: Exception, known: bool) -> None:
+    """Write down why a run failed, where its folder takes it; the table says what it sees otherwise."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    note = line if known else f"{type(error).__name__}: {line}; see traceback.txt"
+    with contextlib.suppress(ThreedistillError):
+        if not known:
+            write_text(run.path / "traceback.txt", traceback.format_exc())
+        if finished(run.path):  # the asset is there; only looking at it failed
+            run.update_record(evaluation_error=note)
+        else:
+            run.update_record(status="failed", error=note)
+
+
+def _make(plan: Plan, index: int, run: RunFolder) -> None:
     """Continue the run in its folder, or begin it with the configuration that the plan holds for it."""
     from threedistill import pipeline
-    from threedistill.atomic import os_errors_in_words
-    from threedistill.config import write_config
 
-    request = plan.entries[index]["config"]
-    with os_errors_in_words(run.path):
-        run.path.mkdir(parents=True, exist_ok=True)
+    entry = plan.entries[index]
+    request = entry["config"]
     with run.locked():
-        if not run.exists or run.read_record().get("request") != request:
-            config = {
-                **plan.config(request),
-                "prompt": plan.prompt(index),
-                "negative": plan.entries[index]["negative"],
-                "seed": plan.entries[index]["seed"],
-                "device": plan.entries[index]["device"],
-            }
-            run.clear()
-            write_config(config, run.config)
-            run.update_record(status="queued", prompt=config["prompt"], seed=config["seed"], request=request)
-    pipeline.resume(run.path, quiet=True)
+        run.settle()
+        run.reopen()
+        begun = (run.holds_run or run.holds_request) and run.read_record().get("request") == request
+    if begun:
+        pipeline.resume(run.path, quiet=True)
+        return
+    config = {
+        **plan.config(request), "prompt": plan.prompt(index), "negative": entry["negative"], "seed": entry["seed"],
+        "device": entry["device"],
+    }  # fmt: skip
+    pipeline.start_run(config, run.path, quiet=True, facts={"request": request})
 
 
 def finished(folder: Path) -> bool:
@@ -112,6 +113,22 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """A run's record with its ``status``, ``seconds`` and ``error`` of the right types, whatever is on the disk."""
+    record = read_json(folder / "run.json")
+    seconds = record.get("seconds")
+    seconds = seconds if isinstance(seconds, dict) else {}
+    record["seconds"] = {k: v for k, v in seconds.items() if isinstance(v, int | float)}
+    record["error"] = None if record.get("error") is None else str(record["error"])
+    if not isinstance(record.get("status"), str):
+        record["status"] = "waiting"
+        if (folder / "run.json").exists():
+            record.update(status="failed", error="run.json is damaged; the same command goes on with the run")
+    if folder.exists() and not folder.is_dir():
+        record.update(status="failed", error=f"{folder} is a file, not a folder: move it away")
+    return record
 
 
 def evaluate_run(folder: Path) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from threedistill.config import compose
 from threedistill.errors import UsageError, nearest
-from threedistill.sweeps.job import finished, looked_at, read_json, run_job
+from threedistill.sweeps.job import finished, looked_at, read_json, read_record, run_job
 from threedistill.sweeps.plan import Cell, Plan, Setting
 from threedistill.training.run_folder import RunFolder
 
@@ -116,11 +116,12 @@ def check_runs(runs: Sequence[Cell], *, skip_impossible: bool = False) -> Checke
 
 
 def prepare(root: Path, checked: Checked) -> tuple[Plan, list[int]]:
-    """Put the plan on disk; it and the numbers of the runs."""
+    """Add the runs to the plan on disk, which another sweep may be adding to; it and the numbers of the runs."""
     plan = Plan(root)
-    configs = {name: plan.keep_config(config) for name, config in checked.configs.items()}
-    numbers = plan.add(checked.runs, configs)
-    plan.write()
+    with plan.locked():
+        configs = {name: plan.keep_config(config) for name, config in checked.configs.items()}
+        numbers = plan.add(checked.runs, configs)
+        plan.write()
     return plan, numbers
 
 
@@ -260,7 +261,7 @@ class Progress:
         """Status and time of the last change, by which a failure of today differs from yesterday's."""
         path = RunFolder(self.plan.folder(number)).record_path
         with contextlib.suppress(OSError):
-            return str(read_json(path).get("status")), path.stat().st_mtime_ns
+            return read_record(path.parent)["status"], path.stat().st_mtime_ns
         return "", 0
 
     def look(self) -> None:
@@ -276,10 +277,10 @@ class Progress:
 
     def _report(self, number: int, status: str) -> None:
         entry = self.plan.entries[number]
-        record = read_json(self.plan.folder(number) / "run.json")
-        seconds = sum(record.get("seconds", {}).values())
+        record = read_record(self.plan.folder(number))
+        seconds = sum(record["seconds"].values())
         verdict = read_json(self.plan.folder(number) / "eval.json").get("verdict")
-        what = f"failed: {record.get('error')}" if status == "failed" else f"{seconds:.0f} s"
+        what = f"failed: {record['error']}" if status == "failed" else f"{seconds:.0f} s"
         if verdict and status == "done":
             what += f", {verdict}"
         rate = self._made / max(time.monotonic() - self._start, 1e-9)

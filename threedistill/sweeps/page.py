@@ -66,7 +66,9 @@ def _cell(row: dict[str, Any] | None) -> str:
     ]
     if row["student_gain"] is not None:
         figures.append(f"student {row['student_gain']:.2f}")
-    return f"{picture}<small>{escape(', '.join(figures))}, {row['seconds']:.0f} s</small>"
+    if row["seconds"] is not None:
+        figures.append(f"{row['seconds']:.0f} s")
+    return f"{picture}<small>{escape(', '.join(figures))}</small>"
 
 
 def _short(value: Any) -> str:

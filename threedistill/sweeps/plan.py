@@ -12,17 +12,20 @@ finished stays finished whatever else is added to the sweep.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from threedistill.atomic import write_text
+from threedistill.atomic import make_folder, os_errors_in_words, write_text
 from threedistill.errors import UsageError
-from threedistill.training.run_folder import slug
+from threedistill.training.naming import slug
 
 PLAN_SCHEMA = 1
 
@@ -87,9 +90,31 @@ class Plan:
         """The prompt of an entry."""
         return self.prompts[self.entries[index]["prompt"]]
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Read the plan anew and be the only process that changes it, or the tables, until the block ends."""
+        file = self.root / "sweep" / ".lock"
+        make_folder(file.parent)
+        with os_errors_in_words(file):
+            handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            self._read()
+            yield
+        finally:
+            os.close(handle)
+
     def config(self, digest: str) -> dict[str, Any]:
-        """A setting's composed configuration, without prompt and seed."""
-        return json.loads((self.root / "sweep" / "configs" / f"{digest}.json").read_text(encoding="utf-8"))
+        """A setting's composed configuration, without prompt and seed.
+
+        Raises:
+            UsageError: its file is missing or damaged.
+        """
+        path = self.root / "sweep" / "configs" / f"{digest}.json"
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            raise UsageError(f"{path} is missing or damaged; start the sweep's command again") from None
 
     def keep_config(self, config: dict[str, Any]) -> str:
         """Put a setting's composed configuration on disk; its digest, under which runs ask for it."""
@@ -97,7 +122,7 @@ class Plan:
         text = json.dumps(kept, indent=1, ensure_ascii=False)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         path = self.root / "sweep" / "configs" / f"{digest}.json"
-        if not path.exists():
+        if not path.is_file() or path.read_bytes() != f"{text}\n".encode():
             write_text(path, text + "\n")
         return digest
 
@@ -151,7 +176,9 @@ class Plan:
 
 
 def read_prompts(path: str | Path) -> list[str]:
-    """The prompts of a UTF-8 file, one per line (blank lines are skipped), or a JSON list of strings (``.json``).
+    """The prompts of a UTF-8 file, one per line, or a JSON list of strings (``.json``), which is taken as it is.
+
+    Blank lines and lines that begin with ``#`` are skipped.
 
     Raises:
         UsageError: the file cannot be read or holds no prompt.
@@ -171,7 +198,8 @@ def read_prompts(path: str | Path) -> list[str]:
         if not isinstance(found, list) or not all(isinstance(p, str) for p in found):
             raise UsageError(f"--prompts {path}: not a JSON list of strings")
     else:
-        found = [line.strip("\r") for line in text.split("\n")]
+        lines = [line.strip("\r") for line in text.split("\n")]
+        found = [line for line in lines if not line.lstrip().startswith("#")]
     prompts = list(dict.fromkeys(p for p in found if p.strip()))
     if not prompts:
         raise UsageError(f"--prompts {path}: no prompt in it; write one per line")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from threedistill.atomic import write_text
-from threedistill.sweeps.job import read_json
+from threedistill.sweeps.job import read_json, read_record
 from threedistill.sweeps.plan import Plan
 
 TABLE_SCHEMA = 1
@@ -90,16 +90,20 @@ def _row(plan: Plan, number: int) -> dict[str, Any]:
     from threedistill.evaluation.report import lookup
 
     entry, folder = plan.entries[number], plan.folder(number)
-    record, judged = read_json(folder / "run.json"), read_json(folder / "eval.json")
-    done = record.get("status") == "done"
-    seconds = record.get("seconds") or {}
+    record, judged = read_record(folder), read_json(folder / "eval.json")
+    done, seconds = record["status"] == "done", record["seconds"]
     return {
         "run": str(folder.relative_to(plan.root)), "number": number, "prompt": plan.prompt(number),
         "seed": entry["seed"], "setting": entry["setting"], **entry["choices"],
-        "status": record.get("status", "waiting"), "seconds": round(sum(seconds.values()), 2) if seconds else None,
+        "status": record["status"], "seconds": round(sum(seconds.values()), 2) if seconds else None,
         **{name: _gain(record, name) if name.endswith("_gain") else record.get(name) for name in RECORD},
-        **{name: lookup(judged, path) if done else None for name, path in FIGURES.items()},
+        **{name: _figure(lookup(judged, path)) if done else None for name, path in FIGURES.items()},
     }  # fmt: skip
+
+
+def _figure(value: Any) -> float | bool | None:
+    """A number of an eval.json, or None for what is none."""
+    return value if isinstance(value, int | float) else None
 
 
 def _gain(record: dict[str, Any], name: str) -> float | None:
@@ -177,12 +181,13 @@ def write_tables(plan: Plan, title: str = "sweep") -> list[dict[str, Any]]:
     """Write ``results.csv``, ``results.json`` and ``index.html``; the rows."""
     from threedistill.sweeps.page import page
 
-    found = rows(plan)
-    facts = summary(found)
-    content = {"schema": TABLE_SCHEMA, "title": title, "summary": facts, "runs": found}
-    write_text(plan.root / "results.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    write_text(plan.root / "results.csv", as_csv(found))
-    write_text(plan.root / "index.html", page(title, found, facts))
+    with plan.locked():  # also the runs that another sweep has added meanwhile
+        found = rows(plan)
+        facts = summary(found)
+        content = {"schema": TABLE_SCHEMA, "title": title, "summary": facts, "runs": found}
+        write_text(plan.root / "results.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        write_text(plan.root / "results.csv", as_csv(found))
+        write_text(plan.root / "index.html", page(title, found, facts))
     return found
 
 

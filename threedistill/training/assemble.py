@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from threedistill.protocols import Prior, Representation, Student
 from threedistill.representations.particles import ParticleBank
 from threedistill.rng import Streams
 from threedistill.training.rule_setup import build_baseline, check_rule, prompt_set
+from threedistill.training.stages import TrainerSettings
 from threedistill.training.student_setup import build_student, check_student
 from threedistill.training.system import Guidance, ScoreDistillation, Stage
 from threedistill.training.words import check_words
@@ -102,6 +103,35 @@ def _guidance(config: Config, index: int) -> Guidance:
         weighting=build(node["weighting"], f"{where}.weighting", plugins),
         surrogate=build(node["surrogate"], f"{where}.surrogate", plugins),
     )
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """Everything of a run that can be built without its folder.
+
+    Attributes:
+        device: where it is computed.
+        prior: the frozen teacher.
+        stages: a system each, with fresh parameters.
+        settings: how the run is watched and saved.
+    """
+
+    device: torch.device
+    prior: Prior
+    stages: list[ScoreDistillation]
+    settings: TrainerSettings
+
+
+def assemble(config: Config) -> Assembled:
+    """Build a run: whatever its set-up can fail for shows here, before anything on disk is touched.
+
+    Raises:
+        UsageError: a device or weights that are not there, or parts that do not fit together.
+    """
+    device = pick_device(config["device"])
+    prior = build_prior(config, device)
+    stages = build_stages(config, prior, device)
+    return Assembled(device, prior, stages, build(config["trainer"], "trainer", config["plugins"]))
 
 
 def build_prior(config: Config, device: torch.device) -> Prior:

@@ -2,107 +2,80 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
-import signal
-import sys
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
-from threedistill.atomic import os_errors_in_words, write_bytes, write_text
+from threedistill.atomic import append_text, write_bytes, write_text
 from threedistill.cameras import orbit
 from threedistill.protocols import RenderContext
 from threedistill.training.checkpoint import save_stage
+from threedistill.training.interruption import Stop
+from threedistill.training.progress import Bar
 from threedistill.training.run_folder import RunFolder
 from threedistill.training.system import ScoreDistillation
 
 
 class Checkpoints(pl.Callback):
-    """Saves the stage by our own iteration: every ``every`` iterations or ``seconds``, and when it ends or stops."""
+    """Saves the stage by our own iteration: every ``every`` iterations or ``seconds``, and when it ends or stops.
 
-    def __init__(self, path: Path, every: int = 50, seconds: float = 15.0) -> None:
-        self.path, self.every, self.seconds = path, every, seconds
+    The first step of a run is saved at once: with it the run takes its place in the folder.
+    """
+
+    def __init__(self, run: RunFolder, index: int, every: int = 50, seconds: float = 15.0) -> None:
+        self.run, self.index, self.every, self.seconds = run, index, every, seconds
         self._last = time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, ScoreDistillation)
-        if int(pl_module.iteration) % self.every == 0 or time.monotonic() - self._last > self.seconds:
+        due = int(pl_module.iteration) % self.every == 0 or time.monotonic() - self._last > self.seconds
+        if due or self.run.is_new:
             self.save(trainer, pl_module)
 
     def save(self, trainer: pl.Trainer, system: ScoreDistillation) -> None:
         """Write the state now."""
         facts = {"iteration": int(system.iteration), "iterations": system.stage.iterations}
-        save_stage(self.path, system, list(trainer.optimizers), facts)
+        path = self.run.checkpoint(self.index, system.stage.name)
+        save_stage(path, system, list(trainer.optimizers), facts)
+        if int(system.iteration):
+            self.run.take_place()
         self._last = time.monotonic()
 
 
-class StopOnInterrupt(pl.Callback):
-    """Turns the first Ctrl-C into a stop after the current step; the second acts at once.
+class StopOnRequest(pl.Callback):
+    """Ends the stage after the step in which the request came."""
 
-    (SIGTERM needs no help: Lightning itself finishes the step and raises ``SIGTERMException``.)
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: Any = None
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Outside the main thread Python delivers no signals: there the caller owns them.
-        with contextlib.suppress(ValueError):
-            self._previous = signal.signal(signal.SIGINT, self._handle)
-
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._restore()
-
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            self._restore()
-            raise KeyboardInterrupt
-        self.requested = True
+    def __init__(self, stop: Stop) -> None:
+        self.stop = stop
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        if self.requested:
+        if self.stop.requested:
             trainer.should_stop = True
 
 
 class MetricsFile(pl.Callback):
-    """Appends one row of numbers every ``every`` iterations to metrics.csv; a resumed run drops rows it will repeat."""
+    """Appends one row of numbers every ``every`` iterations to metrics.csv; a resumed run drops rows it will repeat.
 
-    def __init__(self, path: Path, stage: int, every: int = 10) -> None:
-        self.path, self.stage, self.every = path, stage, every
+    Nothing needs the file to go on, so whatever a power cut left of it is kept as far as it can be read.
+    """
+
+    def __init__(self, run: RunFolder, stage: int, every: int = 10) -> None:
+        self.run, self.stage, self.every = run, stage, every
         self._columns: list[str] = []
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, ScoreDistillation)
-        if not self.path.exists():
+        if not self.run.metrics.exists():
             return
-        with self.path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        self._columns, rows = read_metrics(self.run.metrics)
         begin = (self.stage, int(pl_module.iteration))
         kept = [r for r in rows if (int(r["stage"]), int(r["iteration"])) <= begin]
-        self._columns = list(rows[0]) if rows else []
-        text = io.StringIO()
-        if self._columns:
-            writer = csv.DictWriter(text, self._columns)
-            writer.writeheader()
-            writer.writerows(kept)
-        write_text(self.path, text.getvalue())
+        write_text(self.run.metrics, _as_csv(self._columns, kept, header=True) if self._columns else "")
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, ScoreDistillation)
@@ -114,12 +87,30 @@ class MetricsFile(pl.Callback):
             "iteration": iteration,
             **{k: f"{v:.6g}" for k, v in pl_module.metrics.items()},
         }
-        with os_errors_in_words(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns or list(row), extrasaction="ignore")
-            if not self._columns:
-                self._columns = list(row)
-                writer.writeheader()
-            writer.writerow(row)
+        first = not self._columns
+        self._columns = self._columns or list(row)
+        append_text(self.run.metrics, _as_csv(self._columns, [row], header=first))
+
+
+def read_metrics(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns and the whole rows of a metrics.csv; a row that is torn, or no row at all, is left out."""
+    text = path.read_bytes().decode("utf-8", "replace").replace("\0", "")
+    lines = [line for line in text.split("\n")[:-1] if line.strip()]  # what ends in no line break is torn
+    found = list(csv.reader(lines))
+    if not found or found[0][:2] != ["stage", "iteration"]:
+        return [], []
+    columns = found[0]
+    whole = [row for row in found[1:] if len(row) == len(columns) and row[0].isdigit() and row[1].isdigit()]
+    return columns, [dict(zip(columns, row)) for row in whole]
+
+
+def _as_csv(columns: list[str], rows: list[dict[str, Any]], header: bool) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 class Previews(pl.Callback):
@@ -170,78 +161,53 @@ class Previews(pl.Callback):
 
 
 class ProgressLine(pl.Callback):
-    """One line on stderr: rate, time left and the step's numbers; plain lines every tenth when it is no terminal."""
+    """The stage's progress on stderr, and how long it will take once five steps are done.
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
-        self._bar: Any = None
-        self._task: Any = None
-        self._start = 0.0
-        self._first = 0
-        self._announced = False
+    Arguments:
+        quiet: nothing on stderr.
+        advice: what would make the stage faster, for those that take long.
+    """
+
+    def __init__(self, quiet: bool = False, advice: str = "") -> None:
+        self.quiet, self.advice = quiet, advice
+        self._bar: Bar | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, ScoreDistillation)
-        self._start, self._first = time.monotonic(), int(pl_module.iteration)
-        if self.quiet or not sys.stderr.isatty():
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-        self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.completed}/{task.total}"),
-            TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-            TextColumn("{task.fields[numbers]}"), console=Console(stderr=True), expand=True,
-        )  # fmt: skip
-        self._task = self._bar.add_task(
-            pl_module.stage.name, total=pl_module.stage.iterations, completed=self._first, rate="", numbers=""
-        )
-        self._bar.start()
+        stage = pl_module.stage
+        self._bar = Bar(stage.name, stage.iterations, self.quiet, int(pl_module.iteration))
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        assert isinstance(pl_module, ScoreDistillation)
-        done, total = int(pl_module.iteration), pl_module.stage.iterations
-        rate = (done - self._first) / max(time.monotonic() - self._start, 1e-9)
-        left = (total - done) / max(rate, 1e-9)
+        assert isinstance(pl_module, ScoreDistillation) and self._bar is not None
+        done = int(pl_module.iteration)
         for warning in pl_module.warnings:
-            self.say(f"warning: {warning}")
-        if done - self._first == 5:
-            self._estimate(left)
+            self._bar.say(f"warning: {warning}")
+        if done - self._bar.first == 5:
+            self._estimate(self._bar, done)
         numbers = "  ".join(
             f"{name} {pl_module.metrics[key]:.3g}"
             for name, key in (("|g|", "direction_rms"), ("reg", "regularizers"), ("opacity", "opacity"))
         )
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, rate=f"{rate:.1f} it/s", numbers=numbers)
-        elif not self.quiet and (done % max(total // 10, 1) == 0 or done == total):
-            self.say(f"{pl_module.stage.name} {done}/{total}  {rate:.1f} it/s  {left:.0f} s left  {numbers}")
+        self._bar.step(done, numbers)
 
-    def _estimate(self, left: float) -> None:
+    def _estimate(self, bar: Bar, done: int) -> None:
+        left = bar.left(done)
         if left > 20 * 60:
-            self.say(
-                f"this stage will take about {left / 60:.0f} minutes here; faster: --preset draft, --prior toybox, "
-                "or a machine with a GPU. Ctrl-C keeps what is done."
+            faster = f"; faster: {self.advice}" if self.advice else ""
+            bar.say(
+                f"this stage will take about {left / 60:.0f} minutes here{faster}. Ctrl-C keeps what is done."
             )
-        elif self._bar is None:
-            self.say(f"estimated time for this stage: {left:.0f} s")
+        elif not bar.on_terminal:
+            bar.say(f"estimated time for this stage: {left:.0f} s")
 
-    def say(self, text: str) -> None:
-        """Print a line without breaking the bar."""
+    def _close(self) -> None:
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False)
-        elif not self.quiet:
-            print(text, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Stop drawing."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+            self._bar.close()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.close()
+        self._close()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        self.close()
+        self._close()

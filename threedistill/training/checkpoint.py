@@ -1,28 +1,34 @@
 """A stage's state as one safetensors file: parameters, buffers, optimizer moments and our own counter.
 
 Lightning's checkpoints are pickles; these are not, so a foreign or broken file can do nothing but be refused.
-Randomness needs no state (see :mod:`threedistill.rng`), so a run resumed from here repeats the uninterrupted one.
+Randomness needs no state (see :mod:`threedistill.rng`), so a run resumed from here repeats the uninterrupted one. The
+state before the latest stays beside it (``previous.safetensors``): a damaged file costs a few steps, not the run.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from threedistill.atomic import write_bytes
+from threedistill.atomic import fill, move, replacing
 from threedistill.errors import ThreedistillError
+from threedistill.training.tensor_file import Damaged, read_tensors, tensor_bytes
 
-FORMAT = "threedistill-stage-1"
+FORMAT = "threedistill-stage-2"
+
+#: Written by versions before 0.2, without a checksum.
+_FORMER = "threedistill-stage-1"
 
 
 def save_stage(
     path: Path, module: nn.Module, optimizers: list[torch.optim.Optimizer], facts: dict[str, Any]
 ) -> None:
-    """Write the state of a stage.
+    """Write the state of a stage; the state that was there becomes the previous one.
 
     Arguments:
         path: the file to replace.
@@ -30,8 +36,6 @@ def save_stage(
         optimizers: their per-parameter tensors are kept, in order.
         facts: JSON-able numbers and words (iteration, running values).
     """
-    from safetensors.torch import save
-
     tensors: dict[str, Tensor] = {f"module/{k}": _plain(v) for k, v in module.state_dict().items()}
     scalars: dict[str, float | int] = {}
     for number, optimizer in enumerate(optimizers):
@@ -43,7 +47,41 @@ def save_stage(
                 else:
                     scalars[name] = value
     header = {"format": FORMAT, "facts": json.dumps(facts), "scalars": json.dumps(scalars)}
-    write_bytes(path, save(tensors, metadata=header))
+    with replacing(path) as temporary:
+        fill(temporary, tensor_bytes(tensors, header))
+        if path.exists():
+            move(path, previous_of(path))
+
+
+def previous_of(path: Path) -> Path:
+    """Where the state before the latest one is kept."""
+    return path.with_name("previous.safetensors")
+
+
+def has_state(path: Path) -> bool:
+    """Whether a stage has a state, be it the latest or, where a process ended between two renames, the one before."""
+    return path.exists() or previous_of(path).exists()
+
+
+def load_stage(path: Path) -> StageState | None:
+    """The stage's latest state that is whole; None where it has none.
+
+    Raises:
+        ThreedistillError: there are files, and none of them is whole.
+    """
+    try:
+        if path.exists():
+            return StageState(path)
+    except Damaged as damage:
+        if not previous_of(path).exists():
+            raise
+        try:
+            state = StageState(previous_of(path))
+        except ThreedistillError:
+            raise damage from None
+        print(f"{damage}; going on from the one before it", file=sys.stderr, flush=True)
+        return state
+    return StageState(previous_of(path)) if previous_of(path).exists() else None
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -57,25 +95,21 @@ class StageState:
         """Read and check a file that :func:`save_stage` wrote.
 
         Raises:
-            ThreedistillError: the file is damaged or was written by something else.
+            Damaged: its bytes are not those that were written.
+            ThreedistillError: it was written by something else.
         """
-        from safetensors import SafetensorError, safe_open
-
         self.path = path
+        cure = f"remove the folder {path.parent} to start the stage anew"
         try:
-            with safe_open(str(path), framework="pt") as file:
-                header = file.metadata() or {}
-                if header.get("format") != FORMAT:
-                    raise ThreedistillError(
-                        f"{path} is not a threedistill checkpoint; remove it to start the stage anew"
-                    )
-                self.facts: dict[str, Any] = json.loads(header["facts"])
-                self._scalars: dict[str, Any] = json.loads(header["scalars"])
-                self._tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, json.JSONDecodeError, KeyError):
-            raise ThreedistillError(
-                f"the checkpoint {path} is damaged; remove it to start the stage anew"
-            ) from None
+            self._tensors, header = read_tensors(path)
+            if header.get("format") not in (FORMAT, _FORMER):
+                raise ThreedistillError(f"{path} is not a threedistill checkpoint; {cure}")
+            if header["format"] == FORMAT and "checksum" not in header:
+                raise Damaged(f"{path} has lost its checksum")
+            self.facts: dict[str, Any] = json.loads(header["facts"])
+            self._scalars: dict[str, Any] = json.loads(header["scalars"])
+        except (Damaged, ValueError, KeyError):
+            raise Damaged(f"the checkpoint {path} is damaged; {cure}") from None
 
     def load_module(self, module: nn.Module, part: str = "") -> None:
         """Put parameters and buffers back, exactly.

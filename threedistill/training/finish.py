@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from threedistill.config import Config, build
 from threedistill.exports.picture import write_pictures
@@ -13,7 +14,7 @@ from threedistill.training.asset_files import write_asset
 from threedistill.training.facts import facts_of
 from threedistill.training.particle_assets import keep_best, particle_folder
 from threedistill.training.run_folder import RunFolder
-from threedistill.training.verdict import verdict_line
+from threedistill.training.verdict import verdict
 
 __all__ = ["export_run", "judge_run"]
 
@@ -36,9 +37,9 @@ def export_run(representation: Representation, config: Config, run: RunFolder) -
     return files[0] if len(files) == 1 else keep_best(files, config, run)
 
 
-def judge_run(config: Config, run: RunFolder, quiet: bool) -> str | None:
-    """The judge's line about the asset, where it knows the prompt's words; said on stderr unless quiet."""
-    line = verdict_line(config, run)
-    if line and not quiet:
-        print(line, file=sys.stderr)
-    return line
+def judge_run(config: Config, run: RunFolder, quiet: bool) -> dict[str, Any] | None:
+    """What the judge sees in the asset, where it knows the prompt's words; its line is said on stderr unless quiet."""
+    found = verdict(config, run)
+    if found and not quiet:
+        print(found["verdict"], file=sys.stderr)
+    return found

@@ -13,7 +13,8 @@ from threedistill.config import Config, build, stage_part
 from threedistill.protocols import Representation, Settles
 from threedistill.representations.convert import convert
 from threedistill.representations.particles import members
-from threedistill.training.checkpoint import save_stage
+from threedistill.training.checkpoint import has_state, save_stage
+from threedistill.training.progress import Bar
 from threedistill.training.run_folder import RunFolder
 from threedistill.training.system import ScoreDistillation
 from threedistill.types import Mesh, Splats
@@ -23,7 +24,7 @@ __all__ = ["first_unfinished", "hand_over"]
 
 def first_unfinished(run: RunFolder, stages: Sequence[ScoreDistillation]) -> int:
     """The last stage that has begun: all before it are done, and what they made is in it already."""
-    begun = [i for i, system in enumerate(stages) if run.checkpoint(i, system.stage.name).exists()]
+    begun = [i for i, system in enumerate(stages) if has_state(run.checkpoint(i, system.stage.name))]
     return max(begun, default=0)
 
 
@@ -50,8 +51,9 @@ def hand_over(
     for target in targets:
         if isinstance(target, Settles) and (index or config["init"]):
             target.settle()
-    if source is None or path.exists():
+    if source is None or has_state(path):
         return
+    names = f"{type(source).__name__} -> {type(targets[0]).__name__}"
     began = time.perf_counter()
     settings = build(stage_part(config, index, "convert"), f"stages.{index}.convert", config["plugins"])
     streams = replace(system.streams, branch="convert")
@@ -59,10 +61,30 @@ def hand_over(
         torch.manual_seed(streams.generator("seed").initial_seed())
         system.to(device)
         for target in targets:
-            convert(source, target, settings, streams)
+            with Fitting(f"{system.stage.name}: {names}", quiet) as fitting:
+                convert(source, target, settings, streams, fitting.step)
     save_stage(path, system, [], {"iteration": 0, "iterations": system.stage.iterations})
     if not quiet:
-        names = f"{type(source).__name__} -> {type(targets[0]).__name__}"
         print(
             f"{system.stage.name}: {names}, {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True
         )
+
+
+class Fitting:
+    """The progress of a conversion's fit; a conversion without one shows none."""
+
+    def __init__(self, name: str, quiet: bool) -> None:
+        self.name, self.quiet = name, quiet
+        self._bar: Bar | None = None
+
+    def __enter__(self) -> Fitting:
+        return self
+
+    def step(self, done: int, total: int) -> None:
+        """So many of the fit's steps are done."""
+        self._bar = self._bar or Bar(self.name, total, self.quiet)
+        self._bar.step(done)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 
+from threedistill.atomic import copy_file, is_temporary
 from threedistill.config import Config
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.training.run_folder import RunFolder
@@ -32,8 +32,8 @@ def keep_best(files: list[Path], config: Config, run: RunFolder) -> Path:
         particles={"best": best, "caption_logp": [round(s, 4) if math.isfinite(s) else None for s in scores]}
     )
     for file in sorted(files[best].parent.iterdir()):
-        if file.is_file():
-            shutil.copyfile(file, run.asset_dir / file.name)
+        if file.is_file() and not is_temporary(file):
+            copy_file(file, run.asset_dir / file.name)
     return run.asset_dir / files[best].name
 
 

@@ -7,8 +7,9 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
+from typing import Any
 
 import torch
 
@@ -28,10 +29,10 @@ _PACKAGES = (
 
 
 class Record:
-    """Collects wall time by phase; a resumed run adds to what is there."""
+    """Collects wall time by phase."""
 
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self.seconds = seconds
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -44,16 +45,26 @@ class Record:
 
 
 @contextlib.contextmanager
-def recorded(run: RunFolder, config: Config) -> Iterator[Record]:
+def recorded(
+    run: RunFolder, config: Config, record: Record, facts: Mapping[str, Any] | None = None
+) -> Iterator[None]:
     """Keep ``run.json`` true from start to end: running, then done, interrupted or failed.
 
-    The number of threads of the first start is restored on resume, because sums depend on it.
+    The number of threads of the first start is restored on resume, because sums depend on it; a resumed run adds to the
+    seconds that are there. A run that fails before it has a place in its folder leaves nothing in it.
+
+    Arguments:
+        run, config: what is carried out, and where.
+        record: seconds so far.
+        facts: more to write down.
     """
     before = run.read_record()
     threads = int(before.get("threads", torch.get_num_threads()))
     torch.set_num_threads(threads)
-    record = Record(dict(before.get("seconds", {})))
+    for name, seconds in dict(before.get("seconds", {})).items():
+        record.seconds[name] = round(record.seconds.get(name, 0.0) + seconds, 3)
     run.update_record(
+        **(facts or {}),
         status="running", prompt=config["prompt"], seed=config["seed"], preset=config["budget"].get("preset"),
         prior=config["prior"]["name"],
         representation=stage_part(config, -1, "representation")["name"],
@@ -61,16 +72,19 @@ def recorded(run: RunFolder, config: Config) -> Iterator[Record]:
         deterministic=True, threads=threads, versions=_versions(), machine=f"{platform.system()} {platform.machine()}",
     )  # fmt: skip
     try:
-        yield record
+        yield
     except KeyboardInterrupt as error:
         error.run_dir = run.path  # type: ignore[attr-defined]
         run.update_record(status="interrupted", seconds=record.seconds)
         raise
-    except BaseException as error:
+    except Exception as error:
         error.run_dir = run.path  # type: ignore[attr-defined]
         # A full disk must not hide the failure it caused.
         with contextlib.suppress(Exception):
-            run.update_record(status="failed", error=" ".join(str(error).split()), seconds=record.seconds)
+            if run.is_new:
+                run.abandon()
+            else:
+                run.update_record(status="failed", error=" ".join(str(error).split()), seconds=record.seconds)
         raise
     run.update_record(status="done", error=None, seconds=record.seconds, peak_bytes=_peak_bytes())
 

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from threedistill.atomic import make_folder
 from threedistill.config import Config, build, parse_override, read_config
 from threedistill.errors import UsageError, nearest
 from threedistill.exports.asset import build_asset
@@ -18,7 +19,7 @@ from threedistill.exports.write import write_format
 from threedistill.representations.particles import members
 from threedistill.training.assemble import build_representation
 from threedistill.training.asset_files import splats_for
-from threedistill.training.checkpoint import StageState
+from threedistill.training.checkpoint import load_stage
 from threedistill.training.facts import facts_of
 from threedistill.training.run_folder import RunFolder
 
@@ -62,7 +63,7 @@ def write_run(
             mesh = replace(mesh, extras=_with(facts, mesh.extras))
             splats = splats or splats_for(tuple(paths), mesh)
     for name, path in paths.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_format(name, mesh, splats, path, settings)
 
 
@@ -85,13 +86,13 @@ def reopen(run: RunFolder, config: Config) -> Any:
         UsageError: the checkpoint is not there.
     """
     last = len(config["stages"]) - 1
-    path = run.checkpoint(last, config["stages"][last]["name"])
-    if not path.exists():
+    state = load_stage(run.checkpoint(last, config["stages"][last]["name"]))
+    if state is None:
         raise UsageError(
-            f"{run.path} has no checkpoint of its last stage; finish it with threedistill resume"
+            f"{run.path} has no checkpoint of its last stage; finish it with threedistill resume {run.path}"
         )
     representation: Any = build_representation(config, last)
-    StageState(path).load_module(representation, part="representation")
+    state.load_module(representation, part="representation")
     best = run.read_record().get("particles", {}).get("best", 0)
     return members(representation)[best]
 

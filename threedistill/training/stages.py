@@ -11,8 +11,10 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from threedistill.training.callbacks import Checkpoints, MetricsFile, Previews, ProgressLine, StopOnInterrupt
-from threedistill.training.checkpoint import StageState
+from threedistill.atomic import remove
+from threedistill.training.callbacks import Checkpoints, MetricsFile, Previews, ProgressLine, StopOnRequest
+from threedistill.training.checkpoint import StageState, load_stage
+from threedistill.training.interruption import Stop
 from threedistill.training.run_folder import RunFolder
 from threedistill.training.student_report import student_report
 from threedistill.training.system import ScoreDistillation
@@ -62,6 +64,8 @@ def run_stage(
     device: torch.device,
     quiet: bool,
     before: int = 0,
+    stop: Stop | None = None,
+    advice: str = "",
 ) -> None:
     """Optimise a stage to its end, continuing from its checkpoint; a finished stage returns at once.
 
@@ -72,40 +76,47 @@ def run_stage(
         device: where it is computed.
         quiet: no progress on stderr.
         before: iterations of the stages before it; pictures of the run are numbered through.
+        stop: where requests to stop arrive.
+        advice: what would make it faster, said where it will take long.
 
     Raises:
         Interrupted: stopped on request, with everything saved.
         ThreedistillError: a damaged checkpoint, or the watchdog's verdict.
     """
+    stop = stop or Stop()
     path = run.checkpoint(index, system.stage.name)
-    state = StageState(path) if path.exists() else None
+    state = load_stage(path)
     if state is not None:
         state.load_module(system)
+        if state.path != path:
+            remove(path)  # damaged: it must not become the previous one
     if int(system.iteration) >= system.stage.iterations:
         system.to(device)
         _record_student(system, run)
         return
 
-    checkpoints = Checkpoints(path, settings.checkpoint_every, settings.checkpoint_seconds)
-    stop = StopOnInterrupt()
-    progress = ProgressLine(quiet)
+    checkpoints = Checkpoints(run, index, settings.checkpoint_every, settings.checkpoint_seconds)
     callbacks: list[pl.Callback] = [
-        _Restore(state), stop, progress,
-        MetricsFile(run.metrics, index, settings.log_every),
+        _Restore(state), StopOnRequest(stop), ProgressLine(quiet, advice),
+        MetricsFile(run, index, settings.log_every),
         Previews(run, settings.preview_every, before=before, x0=settings.preview_x0), checkpoints,
     ]  # fmt: skip
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), stop.waiting():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         trainer = pl.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu", devices=1, max_epochs=1, max_steps=-1,
             logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
             callbacks=callbacks, default_root_dir=str(run.path),
         )  # fmt: skip
-        # A SIGTERM ends the step it came in like any other; what is left is to save.
-        with contextlib.suppress(SIGTERMException):
-            trainer.fit(system)
-    checkpoints.save(trainer, system)
+        try:
+            # A SIGTERM ends the step it came in like any other; what is left is to save.
+            with contextlib.suppress(SIGTERMException):
+                trainer.fit(system)
+        except SystemExit:  # how Lightning hands on the second Ctrl-C
+            raise KeyboardInterrupt from None
+        if int(system.iteration):
+            checkpoints.save(trainer, system)
     if system.warned:
         run.update_record(warnings=[*run.read_record().get("warnings", []), *system.warned])
     if int(system.iteration) < system.stage.iterations:

@@ -15,6 +15,7 @@ from threedistill.errors import ThreedistillError, UsageError
 from threedistill.exports.frames import Axis
 from threedistill.exports.pictures import glowing
 from threedistill.exports.read import open_file
+from threedistill.training.tensor_file import Damaged, read_tensors, tensor_bytes
 from threedistill.types import Mesh, Splats
 
 __all__ = ["RADIUS", "load_start", "normalised", "read_start", "save_start"]
@@ -102,14 +103,12 @@ def _solid(splats: Splats) -> Tensor:
 
 def save_start(asset: Mesh | Splats, path: Path) -> None:
     """Keep the object in the run's folder: what happens to the user's file no longer matters."""
-    from safetensors.torch import save
-
     names = _MESH if isinstance(asset, Mesh) else _SPLATS
     tensors = {name: value.contiguous() for name in names if (value := getattr(asset, name)) is not None}
     header = {"kind": type(asset).__name__, "extras": json.dumps(asset.extras, default=str)}
     if isinstance(asset, Mesh):
         header["wrap"] = json.dumps(asset.wrap)
-    write_bytes(path, save(tensors, metadata=header))
+    write_bytes(path, tensor_bytes(tensors, header))
 
 
 def load_start(path: Path) -> Mesh | Splats:
@@ -118,17 +117,13 @@ def load_start(path: Path) -> Mesh | Splats:
     Raises:
         ThreedistillError: the file is missing or damaged.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(str(path), framework="pt") as file:
-            header = file.metadata() or {}
-            tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            tensors["extras"] = json.loads(header["extras"])
-            if "wrap" in header:
-                tensors["wrap"] = tuple(json.loads(header["wrap"]))
-            return Mesh(**tensors) if header["kind"] == "Mesh" else Splats(**tensors)
-    except (SafetensorError, FileNotFoundError, KeyError, TypeError, json.JSONDecodeError):
+        tensors, header = read_tensors(path)
+        fields: dict[str, Any] = {**tensors, "extras": json.loads(header["extras"])}
+        if "wrap" in header:
+            fields["wrap"] = tuple(json.loads(header["wrap"]))
+        return Mesh(**fields) if header["kind"] == "Mesh" else Splats(**fields)
+    except (Damaged, FileNotFoundError, KeyError, TypeError, ValueError):
         raise ThreedistillError(
             f"{path}, the run's copy of its --init file, is missing or damaged; start the run anew with --overwrite"
         ) from None

@@ -1,14 +1,19 @@
-"""The line a run ends with: what the judge sees in the asset, and whether another seed is worth a try."""
+"""What a run ends with: what the judge sees in the asset, in figures and in one line."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from threedistill.config import Config
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.training.run_folder import RunFolder
 
 
-def verdict_line(config: Config, run: RunFolder) -> str | None:
-    """Judge ``asset/model.glb``; None where there is no GLB, no judge, or a prompt outside the judge's words."""
+def verdict(config: Config, run: RunFolder) -> dict[str, Any] | None:
+    """What :func:`~threedistill.evaluation.report.evaluate_asset` says about ``asset/model.glb``, with its line.
+
+    None where there is no GLB, no judge, or a prompt outside the judge's words.
+    """
     from threedistill.evaluation.report import evaluate_asset
     from threedistill.toybox.grammar import parse
     from threedistill.toybox.judge import available
@@ -21,6 +26,7 @@ def verdict_line(config: Config, run: RunFolder) -> str | None:
     except UsageError:
         return None
     try:
-        return str(evaluate_asset(glb, config["prompt"], quick=True)["verdict"])
+        return evaluate_asset(glb, config["prompt"], quick=True)
     except ThreedistillError as error:
-        return f"not judged: {error}"  # the asset is made; a judge that cannot look must not undo that
+        # The asset is made; a judge that cannot look must not undo that.
+        return {"verdict": f"not judged: {error}"}

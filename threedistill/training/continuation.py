@@ -1,0 +1,81 @@
+"""More steps for a run that is finished: one more stage, which goes on where the last one ended."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from threedistill.config import STAGE_PARTS, Config, build, stage_part
+from threedistill.errors import UsageError
+from threedistill.schedule import value_at
+
+__all__ = ["with_more_steps"]
+
+_KEY = "budget.iterations"
+
+
+def with_more_steps(config: Config, lines: Sequence[str], folder: object) -> Config:
+    """The configuration with one more stage, so that all stages together have the iterations asked for.
+
+    The stage is the last one once more with everything that changes over a stage (noise window, rates, weights) held
+    where it ended; its student is kept. Its optimizer's moments begin anew.
+
+    Arguments:
+        config: the run's.
+        lines: ``budget.iterations=N``.
+        folder: the run's, for messages.
+
+    Raises:
+        UsageError: another setting, or no more iterations than the run has.
+    """
+    done = sum(int(stage["iterations"]) for stage in config["stages"])
+    wanted = [_iterations(line, done, folder) for line in lines]
+    if len(wanted) > 1:
+        raise UsageError(f"{lines[0]} and {lines[1]}: give {_KEY} once")
+    if not wanted:
+        return config
+    last = config["stages"][-1]
+    parts = {part: copy.deepcopy(stage_part(config, -1, part)) for part in STAGE_PARTS if part in last}
+    for part in ("optim", "regularizers", "cameras"):
+        parts[part] = _settled(stage_part(config, -1, part), part, config["plugins"])
+    student = stage_part(config, -1, "student")
+    if isinstance(student, dict) and "keep" in student:
+        parts["student"] = {**copy.deepcopy(student), "keep": True}
+    end = float(last.get("span", (0.0, 1.0))[1])
+    stage = {
+        **_settled({key: value for key, value in last.items() if key not in STAGE_PARTS}, "stages", config["plugins"]),
+        **parts, "name": _next_name(str(last["name"])), "iterations": wanted[0] - done, "span": [end, end],
+    }  # fmt: skip
+    return {**config, "stages": [*config["stages"], stage]}
+
+
+def _iterations(line: str, done: int, folder: object) -> int:
+    key, _, value = line.partition("=")
+    if key != _KEY:
+        raise UsageError(
+            f"resume: {line}: a run keeps its settings; only {_KEY}=N can be given, for more steps (others: "
+            "threedistill generate with another --out)"
+        )
+    if not re.fullmatch(r"[0-9]{1,12}", value):
+        raise UsageError(f"resume: {line}: give a whole number of iterations")
+    if int(value) <= done:
+        raise UsageError(f"resume: {line}: {folder} has {done} iterations already; give more than that")
+    return int(value)
+
+
+def _next_name(name: str) -> str:
+    """coarse -> coarse-more -> coarse-more2 -> ..."""
+    found = re.fullmatch(r"(.*)-more(\d*)", name)
+    return f"{found.group(1)}-more{int(found.group(2) or 1) + 1}" if found else f"{name}-more"
+
+
+def _settled(node: Any, where: str, plugins: Sequence[str]) -> Any:
+    """A copy of a node with every schedule in it replaced by its value at the end."""
+    if isinstance(node, dict):
+        if str(node.get("_target_", "")).startswith("threedistill.schedule."):
+            value = value_at(build(node, where, plugins), 1.0)
+            return int(value) if value == int(value) else value
+        return {key: _settled(child, f"{where}.{key}", plugins) for key, child in node.items()}
+    return [_settled(child, where, plugins) for child in node] if isinstance(node, list) else node
