@@ -451,6 +451,6 @@ class _Reader:
         if spec.accessory and spec.kind not in WEARERS:
             raise UsageError(
                 f"prompt {self.prompt!r}: {article(spec.kind)} cannot wear a {spec.accessory[0]}; "
-                f"{', '.join(WEARERS)} can"
+                f"{', '.join(w for w in WEARERS if _knows(w.replace(' ', '_'), self.known))} can"
             )
         return spec

@@ -1,0 +1,128 @@
+"""How alike pictures are: SSIM and PSNR, and an asset's turntable against true variations of what was asked for."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from threedistill.cameras import orbit
+from threedistill.evaluation.alignment import centred
+from threedistill.evaluation.janus import ELEVATION
+from threedistill.toybox.grammar import Scene
+from threedistill.types import Mesh
+
+#: Side of the square window over which SSIM takes means and covariances, pixels.
+WINDOW = 7
+#: Views of the turntable, pixels per side, and how many true objects the nearest is chosen from.
+VIEWS, SIZE, VARIATIONS = 8, 128, 6
+#: Below this mean squared error pictures are the same (90 dB).
+_LEAST = 1e-9
+
+
+def ssim(a: Float[Tensor, "B H W 3"], b: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B"]:
+    """Structural similarity of pictures in [0, 1], averaged over pixels and channels.
+
+    With means, variances and covariance over 7 x 7 windows (unbiased, windows that leave the picture left out),
+    c1 = 0.01^2 and c2 = 0.03^2:
+
+        SSIM = (2 m_a m_b + c1) (2 cov + c2) / ((m_a^2 + m_b^2 + c1) (v_a + v_b + c2))
+
+    Source: Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity"; the window
+    and normalisation are scikit-image's defaults.
+    """
+    x, y = a.permute(0, 3, 1, 2), b.permute(0, 3, 1, 2)
+    count = WINDOW * WINDOW
+
+    def mean(z: Tensor) -> Tensor:
+        return F.avg_pool2d(z, WINDOW, stride=1)
+
+    m_x, m_y = mean(x), mean(y)
+    unbiased = count / (count - 1)
+    v_x, v_y = unbiased * (mean(x * x) - m_x * m_x), unbiased * (mean(y * y) - m_y * m_y)
+    both = unbiased * (mean(x * y) - m_x * m_y)
+    c1, c2 = 0.01**2, 0.03**2
+    score = (2 * m_x * m_y + c1) * (2 * both + c2) / ((m_x**2 + m_y**2 + c1) * (v_x + v_y + c2))
+    return score.mean((1, 2, 3))
+
+
+def psnr(a: Float[Tensor, "B H W 3"], b: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B"]:
+    """Peak signal-to-noise ratio of pictures in [0, 1], decibels: ``-10 log10 mean (a - b)^2``, at most 90."""
+    error = (a.double() - b.double()).square().flatten(1).mean(1)
+    return (-10 * torch.log10(error.clamp_min(_LEAST))).float()
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """An asset's turntable beside the nearest of several true objects.
+
+    Attributes:
+        ssim: mean over the views of the structural similarity to the nearest object, in [-1, 1].
+        psnr: the same of the peak signal-to-noise ratio, decibels.
+        worst_ssim: of the view that is least like the truth.
+        turn: degrees about +Y, a multiple of 360 / views, at which the asset was compared; 0 = as it stands.
+    """
+
+    ssim: float
+    psnr: float
+    worst_ssim: float
+    turn: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Plain numbers for JSON."""
+        return asdict(self)
+
+
+def turntable(mesh: Mesh, *, lit: bool, views: int = VIEWS, size: int = SIZE) -> Float[Tensor, "V H W 3"]:
+    """The object on white from all round, centred and sized; ``lit`` as the world shows it, else its own colours."""
+    from threedistill.render.mesh import render_mesh
+
+    cameras = orbit(views, elevation=ELEVATION, size=size)
+    return render_mesh(centred(mesh), cameras, shading="lambertian" if lit else "none").rgb
+
+
+def true_turntables(
+    scene: Scene, variations: int = VARIATIONS, views: int = VIEWS, size: int = SIZE, seed: int = 0
+) -> Float[Tensor, "K V H W 3"]:
+    """Turntables of the canonical object of a scene and of ``variations - 1`` that the world draws for it."""
+    from threedistill.toybox.world import build
+
+    draws = [None, *(random.Random(f"similarity/{seed}/{k}") for k in range(1, variations))]
+    return torch.stack([turntable(build(scene, rng), lit=True, views=views, size=size) for rng in draws])
+
+
+def similarity(asset: Mesh, scene: Scene, truths: Float[Tensor, "K V H W 3"] | None = None) -> Similarity:
+    """Compare an asset (drawn unlit: it carries its light in its colours) with true objects of a scene (lit).
+
+    The asset may face any way: of the turns by whole steps of the turntable the one with the least squared
+    error counts. Per view the nearest true object counts, as in :func:`nearest`.
+
+    Arguments:
+        asset: the mesh read back from its file.
+        scene: what was asked for.
+        truths: default :func:`true_turntables` of the scene.
+    """
+    truths = true_turntables(scene) if truths is None else truths
+    count, size = truths.shape[1], truths.shape[2]
+    mine = turntable(asset, lit=False, views=count, size=size)
+    # Turned by k steps, the picture at azimuth a is the one that was k steps before it.
+    apart = torch.cdist(mine.flatten(1), truths.flatten(2).flatten(0, 1)).square()
+    apart = apart.view(count, len(truths), count).amin(1)  # (mine, true): to the nearest object
+    best = min(range(count), key=lambda k: float(apart.roll(k, 0).diagonal().sum()))
+    alike, noise = nearest(mine.roll(best, 0), truths)
+    turn = (360 * best / count + 180) % 360 - 180
+    return Similarity(float(alike.mean()), float(noise.mean()), float(alike.min()), turn)
+
+
+def nearest(
+    pictures: Float[Tensor, "V H W 3"], truths: Float[Tensor, "K V H W 3"]
+) -> tuple[Float[Tensor, "V"], Float[Tensor, "V"]]:
+    """SSIM and PSNR of each picture to whichever of ``K`` true ones of its view is nearest, by either figure."""
+    again = pictures.expand(len(truths), *pictures.shape).flatten(0, 1)
+    flat = truths.flatten(0, 1)
+    shape = truths.shape[:2]
+    return ssim(again, flat).view(shape).amax(0), psnr(again, flat).view(shape).amax(0)
