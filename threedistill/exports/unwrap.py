@@ -47,7 +47,7 @@ def unwrap(
     """Lay the surface out in the unit square without overlaps, ``gutter`` texels between charts.
 
     A mesh that comes with texture coordinates keeps them, whatever they are (``charts`` is then 0), unless they are
-    outside the unit square or cover nothing.
+    outside the unit square or leave a part of the surface without texels (as palettes do).
 
     Arguments:
         mesh: any triangles; normals and colours are carried to the split vertices.
@@ -60,7 +60,7 @@ def unwrap(
         ThreedistillError: empty mesh, or vertices that are not finite.
     """
     check(mesh, "unwrap")
-    if mesh.uv is not None and _usable(mesh.uv, mesh.faces):
+    if mesh.uv is not None and _usable(mesh):
         return Unwrapped(bare(mesh), "own", 0, torch.arange(len(mesh.vertices)))
     piece = _pieces(mesh.faces, _face_directions(mesh))
     if len(mesh.faces) <= max_faces and int(piece.max()) + 1 <= max_charts:
@@ -70,13 +70,18 @@ def unwrap(
     return _box_projection(mesh, piece, size, gutter)
 
 
-def _usable(uv: Tensor, faces: Tensor) -> bool:
-    """Whether a layout lies in the unit square (to rounding) and has any area."""
+def _usable(mesh: Mesh) -> bool:
+    """Whether a layout lies in the unit square (to rounding) and gives all but a thousandth of the surface an area."""
+    uv, faces = mesh.uv, mesh.faces
+    assert uv is not None
     if not bool(torch.isfinite(uv).all()) or float(uv.min()) < -1e-4 or float(uv.max()) > 1 + 1e-4:
         return False
     a, b, c = uv.double()[faces].unbind(1)
-    area = ((b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]).abs().sum() / 2
-    return float(area) > 1e-4
+    area = ((b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]).abs() / 2
+    corners = mesh.vertices.double()[faces]
+    real = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=1)
+    flat = area <= 1e-9 * float(area.sum()) / max(len(faces), 1)
+    return float(area.sum()) > 1e-4 and float(real[flat].sum()) <= 1e-3 * float(real.sum())
 
 
 def _split(mesh: Mesh, source: Tensor, faces: Tensor, uv: Tensor) -> Mesh:

@@ -132,22 +132,22 @@ def sample_texture(
     """Bilinear lookups; uv origin at the bottom left, texel centres at half integers.
 
     Arguments:
-        texture: the picture, row 0 at the top.
+        texture: the picture, row 0 at the top; bytes are read as they are.
         uv: any coordinates.
         wrap: what lies beyond the unit square along u and v: the picture again, its mirror image, or its border.
     """
-    image = texture.to(uv)
-    if wrap == ("clamp", "clamp"):
+    if wrap == ("clamp", "clamp") and texture.is_floating_point():
+        image = texture.to(uv)
         grid = torch.stack([uv[:, 0] * 2 - 1, 1 - uv[:, 1] * 2], -1)[None, None]
         sampled = F.grid_sample(
             image.permute(2, 0, 1)[None], grid, mode="bilinear", padding_mode="border", align_corners=False
         )
         return sampled[0, :, 0].T
-    height, width = image.shape[:2]
+    height, width = texture.shape[:2]
     x0, x1, fx = _neighbours(uv[:, 0], width, wrap[0])
     y0, y1, fy = _neighbours(1 - uv[:, 1], height, wrap[1])
-    upper = torch.lerp(image[y0, x0], image[y0, x1], fx)
-    return torch.lerp(upper, torch.lerp(image[y1, x0], image[y1, x1], fx), fy)
+    upper, lower = (torch.lerp(texture[y, x0].to(uv), texture[y, x1].to(uv), fx) for y in (y0, y1))
+    return torch.lerp(upper, lower, fy)
 
 
 def _neighbours(coordinate: Tensor, size: int, wrap: Wrap) -> tuple[Tensor, Tensor, Tensor]:

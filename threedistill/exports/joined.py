@@ -1,0 +1,303 @@
+"""Parts of several materials as one mesh: no picture, no factor and no colour is dropped without a word.
+
+From the least to the most work, the first that is exact is taken:
+
+1. one material whose pictures share their coordinates: the pictures as they are, times its factors;
+2. no pictures at all: colours at the vertices, everything else as constants or a palette;
+3. otherwise an atlas (:mod:`threedistill.exports.atlas`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from threedistill.exports.materials import Alpha, Lookup, Material, Texels, settled, texels
+from threedistill.exports.pictures import one_size
+from threedistill.exports.surface import vertex_normals
+from threedistill.render.shading import linear_to_srgb
+from threedistill.types import Mesh
+
+__all__ = ["Group", "Joined", "Part", "joined"]
+
+_SAME = 1e-5
+
+
+@dataclass
+class Part:
+    """Triangles of one material.
+
+    Attributes:
+        vertices: (N, 3) metres.
+        faces: (F, 3) counter-clockwise from outside.
+        normals: (N, 3), or None.
+        uvs: (N, 2) coordinates by the number of their set, origin at the bottom left.
+        colors: (N, 4) linear factors of the base colour, or None.
+        material: how it looks.
+    """
+
+    vertices: Float[Tensor, "N 3"]
+    faces: Int[Tensor, "F 3"]
+    normals: Float[Tensor, "N 3"] | None
+    uvs: dict[int, Float[Tensor, "N 2"]]
+    colors: Float[Tensor, "N 4"] | None
+    material: Material
+
+
+@dataclass
+class Group:
+    """All parts of one material, one after the other; ``normals`` are filled in where any group has some."""
+
+    vertices: Tensor
+    faces: Tensor
+    normals: Tensor | None
+    uvs: dict[int, Tensor]
+    colors: Tensor | None
+    material: Material
+
+
+@dataclass
+class Joined:
+    """What :func:`joined` returns.
+
+    Attributes:
+        mesh: everything in one.
+        unlit: the colours contain their light.
+        lost: what could not be kept, a phrase each.
+    """
+
+    mesh: Mesh
+    unlit: bool
+    lost: list[str]
+
+
+def joined(parts: Sequence[Part], most_pixels: int) -> Joined:
+    """The parts as one mesh.
+
+    Arguments:
+        parts: at least one, with faces.
+        most_pixels: of an atlas; what needs more is brought to a coarser grid, and that is said.
+    """
+    from threedistill.exports.atlas import atlas
+
+    lost: list[str] = []
+    groups = _grouped([_simplified(part, lost) for part in parts])
+    unlit = all(group.material.unlit for group in groups)
+    if len(groups) == 1 and _shared(groups[0]):
+        mesh = _one(groups[0])
+    elif not any(group.material.lookups or _painted(group, unlit) for group in groups):
+        mesh = _plain(groups, unlit)
+    else:
+        mesh = atlas(groups, unlit, most_pixels, lost)
+    if not unlit and any(group.material.unlit for group in groups):
+        lost.append("that some of its materials are unlit (they give off their colour instead)")
+    sides = {group.material.double_sided for group in groups}
+    mesh.double_sided = True in sides
+    if len(sides) > 1:
+        lost.append("that some of its materials are seen from one side only")
+    return Joined(mesh, unlit, list(dict.fromkeys(lost)))
+
+
+def _simplified(part: Part, lost: list[str]) -> Part:
+    """The part with equal vertex colours made a factor, and without pictures that no coordinates reach."""
+    material, colors = settled(part.material), part.colors
+    missing = [slot for slot, lookup in material.lookups.items() if lookup.uv_set not in part.uvs]
+    if missing:
+        lost.append("pictures of parts that have no texture coordinates")
+        material = replace(material, **dict.fromkeys(missing))
+    if colors is not None and float((colors - colors[:1]).abs().max()) < _SAME:
+        factor = [a * b for a, b in zip(material.color, colors[0].double().tolist())]
+        material = replace(material, color=(factor[0], factor[1], factor[2], factor[3]))
+        colors = None
+    return replace(part, material=material, colors=colors)
+
+
+def _grouped(parts: list[Part]) -> list[Group]:
+    """The parts by material, in the order of their first."""
+    by: dict[tuple[object, ...], list[Part]] = {}
+    for part in parts:
+        sets = tuple(sorted({lookup.uv_set for lookup in part.material.lookups.values()}))
+        by.setdefault((part.material, part.colors is None, sets), []).append(part)
+    with_normals = any(part.normals is not None for part in parts)
+    return [_gathered(members, with_normals) for members in by.values()]
+
+
+def _gathered(parts: list[Part], with_normals: bool) -> Group:
+    start, faces, normals = 0, [], []
+    for part in parts:
+        faces.append(part.faces + start)
+        start += len(part.vertices)
+        if with_normals:
+            known = part.normals
+            normals.append(known if known is not None else vertex_normals(part.vertices, part.faces))
+    colors = [part.colors for part in parts if part.colors is not None]
+    sets = set(parts[0].uvs).intersection(*(part.uvs for part in parts))
+    return Group(
+        torch.cat([part.vertices for part in parts]), torch.cat(faces), torch.cat(normals) if with_normals else None,
+        {k: torch.cat([part.uvs[k] for part in parts]) for k in sets}, torch.cat(colors) if colors else None,
+        parts[0].material,
+    )  # fmt: skip
+
+
+def _mapping(lookup: Lookup) -> tuple[object, ...]:
+    return lookup.uv_set, lookup.transform, lookup.wrap
+
+
+def _shared(group: Group) -> bool:
+    """Whether one set of coordinates serves all pictures, and no colour has to be painted into them."""
+    material = group.material
+    if len({_mapping(lookup) for lookup in material.lookups.values()}) > 1:
+        return False
+    return group.colors is None or (material.base is None and not _painted(group, material.unlit))
+
+
+def _painted(group: Group, unlit: bool) -> bool:
+    """Whether vertex colours say what only a picture can: varying coverage, or light given off."""
+    if group.colors is None:
+        return False
+    varies = float((group.colors[:, 3] - group.colors[0, 3]).abs().max()) > _SAME
+    return (varies and group.material.alpha != "opaque") or (group.material.unlit and not unlit)
+
+
+def _one(group: Group) -> Mesh:
+    """A mesh with the material's own pictures, each on its own grid."""
+    material = group.material
+    mesh = Mesh(group.vertices, group.faces, normals=group.normals)
+    for lookup in material.lookups.values():
+        mesh.uv, mesh.wrap = lookup.place(group.uvs[lookup.uv_set]), lookup.wrap
+    sizes = {slot: lookup.picture.shape[:2] for slot, lookup in material.lookups.items()}
+
+    def seen(*slots: str) -> tuple[Texels, tuple[int, int]]:
+        """The material on the grid of these slots' pictures; of several, on the finer one's."""
+        pictures = {slot: getattr(material, slot).picture for slot in slots if slot in sizes}
+        if len(pictures) == 2:
+            first, second = one_size(*(picture.float() for picture in pictures.values()))
+            pictures = dict(zip(pictures, (first, second)))
+        height, width = next(iter(pictures.values())).shape[:2] if pictures else (1, 1)
+        values = {slot: picture.reshape(-1, 4).float() / 255 for slot, picture in pictures.items()}
+        return texels(material, values, None, height * width), (height, width)
+
+    old = material.reflectance is not None  # there the colour needs both pictures
+    color, size = seen("base", "specular") if old else seen("base")
+    if material.base is not None or (old and material.specular is not None):
+        mesh.texture = linear_to_srgb(color.color).reshape(*size, 3)
+    else:
+        base = color.color.expand(len(mesh.vertices), 3)
+        linear = base if group.colors is None else base * group.colors[:, :3]
+        mesh.colors = linear_to_srgb(linear.clamp(0, 1)).contiguous()
+    if material.alpha != "opaque":
+        factor = 1.0 if group.colors is None else float(group.colors[0, 3])
+        mesh.alpha = (color.coverage * factor).reshape(*size, 1)
+        mesh.alpha_cutoff = material.cutoff if material.alpha == "mask" else None
+    metal, size = (color, size) if old else seen("packed")
+    mesh.metallic_roughness = _unless_default(metal.metal.reshape(*size, 2))
+    if material.unlit and "packed" not in sizes:
+        mesh.metallic_roughness = None
+    if material.normal is not None:
+        if material.normal_scale == 1:  # to the byte
+            mesh.normal_map = material.normal.picture[..., :3].float() / 255
+        else:
+            found, size = seen("normal")
+            mesh.normal_map = encoded(found.normal).reshape(*size, 3)
+    if max(material.glow) > 0:
+        found, size = seen("emission")
+        mesh.emission = linear_to_srgb(found.glow).reshape(*size, 3)
+    return mesh
+
+
+def _plain(groups: list[Group], unlit: bool) -> Mesh:
+    """Colours at the vertices; where the rest of the materials differs, a palette with a place for each."""
+    vertices, faces, normals = stacked(groups)
+    looks = [texels(group.material, {}, None, 1) for group in groups]
+    colors = []
+    for k, group in enumerate(groups):
+        looks[k] = shown(looks[k], group.material, unlit)
+        base = looks[k].color.expand(len(group.vertices), 3)
+        if group.colors is not None:
+            base = base * group.colors[:, :3]
+            looks[k].coverage = looks[k].coverage * group.colors[0, 3]
+        colors.append(base)
+    mesh = Mesh(vertices, faces, normals=normals, colors=linear_to_srgb(torch.cat(colors).clamp(0, 1)))
+    metal = torch.cat([look.metal for look in looks])
+    glow = torch.cat([look.glow for look in looks])
+    alpha, mode, cutoff = coverage(groups, [look.coverage for look in looks])
+    rest = [metal, glow, torch.cat(alpha)]
+    if all(bool((values == values[:1]).all()) for values in rest):
+        rest = [values[:1, None] for values in rest]
+    else:
+        side = math.ceil(math.sqrt(len(groups)))
+        owner = torch.cat([torch.full((len(g.vertices),), k) for k, g in enumerate(groups)])
+        place = torch.stack([owner % side, owner // side], 1)
+        mesh.uv = (place + 0.5) / side
+        mesh.uv[:, 1] = 1 - mesh.uv[:, 1]
+        rest = [_palette(values, side) for values in rest]
+    metal, glow, cover = rest
+    mesh.metallic_roughness = None if unlit else _unless_default(metal)
+    mesh.emission = linear_to_srgb(glow) if bool((glow > 0).any()) else None
+    if mode != "opaque":
+        mesh.alpha, mesh.alpha_cutoff = cover, cutoff
+    return mesh
+
+
+def _palette(values: Float[Tensor, "K C"], side: int) -> Float[Tensor, "H W C"]:
+    """A square of ``side`` x ``side`` fields, row by row from the top, four texels a side: filtering mixes none."""
+    full = torch.cat([values, values[-1:].expand(side * side - len(values), -1)])
+    return full.reshape(side, side, -1).repeat_interleave(4, 0).repeat_interleave(4, 1)
+
+
+def stacked(groups: Sequence[Group]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Vertices, faces and normals of all groups, one after the other."""
+    start, faces = 0, []
+    for group in groups:
+        faces.append(group.faces + start)
+        start += len(group.vertices)
+    normals = [group.normals for group in groups if group.normals is not None]
+    return (
+        torch.cat([group.vertices for group in groups]), torch.cat(faces),
+        torch.cat(normals) if len(normals) == len(groups) else None,
+    )  # fmt: skip
+
+
+def shown(look: Texels, material: Material, unlit: bool) -> Texels:
+    """The look within a whole that is lit: what is unlit gives off its colour, and reflects nothing."""
+    if unlit or not material.unlit:
+        return look
+    rough = torch.tensor([0.0, 1.0]).expand(len(look.color), 2)
+    return replace(look, color=torch.zeros_like(look.color), glow=look.color, metal=rough)
+
+
+def coverage(groups: Sequence[Group], covered: Sequence[Tensor]) -> tuple[list[Tensor], Alpha, float | None]:
+    """What each group's coverage is within the whole, the whole's mode, and its cutoff.
+
+    A whole blends where any part of it does; masks become 0 or 1 there, and where their cutoffs differ.
+    """
+    modes = {group.material.alpha for group in groups}
+    mode: Alpha = "blend" if "blend" in modes else "mask" if "mask" in modes else "opaque"
+    cutoffs = {group.material.cutoff for group in groups if group.material.alpha == "mask"}
+    kept = mode == "mask" and len(cutoffs) == 1 and 0 < min(cutoffs) <= 1
+    result = []
+    for group, values in zip(groups, covered):
+        own = group.material.alpha
+        if own == "opaque":
+            values = torch.ones_like(values)
+        elif own == "mask" and not kept:
+            values = (values >= group.material.cutoff).float()
+        result.append(values)
+    return result, mode, (cutoffs.pop() if kept else 0.5) if mode == "mask" else None
+
+
+def encoded(normal: Float[Tensor, "P 3"]) -> Float[Tensor, "P 3"]:
+    """Tangent-space normals as pictures hold them."""
+    unit = torch.nn.functional.normalize(normal, dim=-1)
+    return (unit + 1) / 2
+
+
+def _unless_default(metal: Float[Tensor, "H W 2"]) -> Float[Tensor, "H W 2"] | None:
+    """None for rough and no metal, which is what a mesh without a material is."""
+    plain = bool((metal == torch.tensor([0.0, 1.0])).all())
+    return None if plain else metal.contiguous()
