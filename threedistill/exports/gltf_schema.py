@@ -39,8 +39,15 @@ _T = TypeVar("_T")
 Rows = Annotated[list[_T], FailFast()]
 
 
+def _always(value: _T) -> _T:
+    """A default that all objects share: pydantic would copy it for each, which takes longer than the rest."""
+    return Field(default_factory=lambda: value)  # type: ignore[return-value]
+
+
 class _Object(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore", alias_generator=to_camel, allow_inf_nan=False)
+    model_config = ConfigDict(
+        strict=True, extra="ignore", alias_generator=to_camel, allow_inf_nan=False, frozen=True
+    )
 
 
 class Asset(_Object):
@@ -77,7 +84,7 @@ class Buffer(_Object):
 
     byte_length: Count
     uri: str | None = None
-    extensions: _BufferExtensions = _BufferExtensions()
+    extensions: _BufferExtensions = _always(_BufferExtensions())
 
 
 class _ViewExtensions(_Object):
@@ -92,7 +99,7 @@ class BufferView(_Object):
     byte_offset: Index = 0
     byte_length: Count
     byte_stride: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=252)] | None = None
-    extensions: _ViewExtensions = _ViewExtensions()
+    extensions: _ViewExtensions = _always(_ViewExtensions())
 
 
 class _SparseIndices(_Object):
@@ -145,15 +152,15 @@ class Primitive(_Object):
     indices: Index | None = None
     material: Index | None = None
     mode: Annotated[int, BeforeValidator(_whole), Field(ge=0, le=6)] = 4
-    targets: Rows[Attributes] = []
-    extensions: _PrimitiveExtensions = _PrimitiveExtensions()
+    targets: Rows[Attributes] = _always([])
+    extensions: _PrimitiveExtensions = _always(_PrimitiveExtensions())
 
 
 class Mesh(_Object):
     """Primitives that belong together, and the weights of their morph targets."""
 
     primitives: Annotated[Rows[Primitive], Field(min_length=1)]
-    weights: Rows[float] = []
+    weights: Rows[float] = _always([])
 
 
 class _Instancing(_Object):
@@ -172,15 +179,15 @@ class _NodeExtensions(_Object):
 class Node(_Object):
     """A place in the scene."""
 
-    children: Rows[Index] = []
+    children: Rows[Index] = _always([])
     mesh: Index | None = None
     skin: Index | None = None
     matrix: Matrix4 | None = None
-    translation: Vector3 = [0, 0, 0]
-    rotation: Vector4 = [0, 0, 0, 1]
-    scale: Vector3 = [1, 1, 1]
-    weights: Rows[float] = []
-    extensions: _NodeExtensions = _NodeExtensions()
+    translation: Vector3 = _always([0, 0, 0])
+    rotation: Vector4 = _always([0, 0, 0, 1])
+    scale: Vector3 = _always([1, 1, 1])
+    weights: Rows[float] = _always([])
+    extensions: _NodeExtensions = _always(_NodeExtensions())
 
 
 class Skin(_Object):
@@ -193,7 +200,7 @@ class Skin(_Object):
 class Scene(_Object):
     """Root nodes."""
 
-    nodes: Rows[Index] = []
+    nodes: Rows[Index] = _always([])
 
 
 class Sampler(_Object):
@@ -217,7 +224,7 @@ class Texture(_Object):
 
     sampler: Index | None = None
     source: Index | None = None
-    extensions: _TextureExtensions = _TextureExtensions()
+    extensions: _TextureExtensions = _always(_TextureExtensions())
 
 
 class Image(_Object):
@@ -229,8 +236,8 @@ class Image(_Object):
 
 
 class _Transform(_Object):
-    offset: Vector2 = [0, 0]
-    scale: Vector2 = [1, 1]
+    offset: Vector2 = _always([0, 0])
+    scale: Vector2 = _always([1, 1])
     rotation: float = 0
     tex_coord: Index | None = None
 
@@ -245,13 +252,13 @@ class TextureInfo(_Object):
     index: Index
     tex_coord: Index = 0
     scale: float = 1  # of normal maps
-    extensions: _TextureInfoExtensions = _TextureInfoExtensions()
+    extensions: _TextureInfoExtensions = _always(_TextureInfoExtensions())
 
 
 class MetallicRoughness(_Object):
     """The metallic-roughness model."""
 
-    base_color_factor: Vector4 = [1, 1, 1, 1]
+    base_color_factor: Vector4 = _always([1, 1, 1, 1])
     base_color_texture: TextureInfo | None = None
     metallic_factor: float = 1
     roughness_factor: float = 1
@@ -261,9 +268,9 @@ class MetallicRoughness(_Object):
 class SpecularGlossiness(_Object):
     """``KHR_materials_pbrSpecularGlossiness``."""
 
-    diffuse_factor: Vector4 = [1, 1, 1, 1]
+    diffuse_factor: Vector4 = _always([1, 1, 1, 1])
     diffuse_texture: TextureInfo | None = None
-    specular_factor: Vector3 = [1, 1, 1]
+    specular_factor: Vector3 = _always([1, 1, 1])
     glossiness_factor: float = 1
     specular_glossiness_texture: TextureInfo | None = None
 
@@ -289,34 +296,34 @@ class _MaterialExtensions(_Object):
 class Material(_Object):
     """How a surface looks."""
 
-    pbr_metallic_roughness: MetallicRoughness = MetallicRoughness()
+    pbr_metallic_roughness: MetallicRoughness = _always(MetallicRoughness())
     normal_texture: TextureInfo | None = None
     occlusion_texture: TextureInfo | None = None
     emissive_texture: TextureInfo | None = None
-    emissive_factor: Vector3 = [0, 0, 0]
+    emissive_factor: Vector3 = _always([0, 0, 0])
     alpha_mode: Literal["OPAQUE", "MASK", "BLEND"] = "OPAQUE"
     alpha_cutoff: Annotated[float, Field(ge=0)] = 0.5
     double_sided: bool = False
-    extensions: _MaterialExtensions = _MaterialExtensions()
+    extensions: _MaterialExtensions = _always(_MaterialExtensions())
 
 
 class Document(_Object):
     """A whole glTF file."""
 
     asset: Asset
-    extensions_used: Rows[str] = []
-    extensions_required: Rows[str] = []
-    buffers: Rows[Buffer] = []
-    buffer_views: Rows[BufferView] = []
-    accessors: Rows[Accessor] = []
-    meshes: Rows[Mesh] = []
-    nodes: Rows[Node] = []
-    skins: Rows[Skin] = []
-    scenes: Rows[Scene] = []
+    extensions_used: Rows[str] = _always([])
+    extensions_required: Rows[str] = _always([])
+    buffers: Rows[Buffer] = _always([])
+    buffer_views: Rows[BufferView] = _always([])
+    accessors: Rows[Accessor] = _always([])
+    meshes: Rows[Mesh] = _always([])
+    nodes: Rows[Node] = _always([])
+    skins: Rows[Skin] = _always([])
+    scenes: Rows[Scene] = _always([])
     scene: Index | None = None
-    materials: Rows[Material] = []
-    textures: Rows[Texture] = []
-    images: Rows[Image] = []
-    samplers: Rows[Sampler] = []
-    animations: Rows[Any] = []
-    cameras: Rows[Any] = []
+    materials: Rows[Material] = _always([])
+    textures: Rows[Texture] = _always([])
+    images: Rows[Image] = _always([])
+    samplers: Rows[Sampler] = _always([])
+    animations: Rows[Any] = _always([])
+    cameras: Rows[Any] = _always([])
