@@ -20,6 +20,8 @@ from threedistill.errors import ThreedistillError, UsageError
 from threedistill.exports.asset import ExportSettings, export_asset, write_mesh
 from threedistill.exports.formats import of_kind
 from threedistill.exports.read import read_mesh
+from threedistill.exports.surface import unused_removed
+from threedistill.render.mesh import sample_texture
 from threedistill.types import Mesh
 
 COLORED = ("glb", "obj", "ply")
@@ -284,7 +286,7 @@ def test_damaged_files_are_refused_in_one_line(
     if damage == "folder":
         path.mkdir()
     elif damage != "missing":
-        other = {"glb": "stl", "gltf": "glb", "obj": "glb", "ply": "glb", "stl": "ply"}[suffix]
+        other = {"glb": "stl", "gltf": "stl", "obj": "glb", "ply": "glb", "stl": "ply"}[suffix]
         source = tmp_path / f"whole.{suffix if suffix != 'gltf' else 'glb'}"
         if damage == "lying":
             source = tmp_path / f"whole.{other}"
@@ -325,10 +327,14 @@ def test_several_parts_with_transforms_are_joined(cube_asset: Mesh, tmp_path: Pa
     scene.add_geometry(next(iter(trimesh.load_scene(tmp_path / "cube.glb").geometry.values())))
     scene.export(tmp_path / "both.glb")
     mesh = read_mesh(tmp_path / "both.glb")
-    assert mesh.texture is None and mesh.colors is not None
+    assert mesh.texture is not None and mesh.uv is not None and mesh.colors is None
     right = mesh.vertices[:, 0] > 0.85
     assert right.sum() == 8
-    assert torch.allclose(mesh.colors[right], torch.tensor([[1.0, 0.0, 0.0]]), atol=1e-3)
+    found = sample_texture(mesh.texture, mesh.uv[right], mesh.wrap)
+    assert torch.allclose(found, torch.tensor([[1.0, 0.0, 0.0]]), atol=1e-3)
+    left = colours_by_place(unused_removed(mesh, mesh.faces[~right[mesh.faces].any(1)]))
+    for side, colors in left.items():
+        assert len(colors) > 3 and (colors - SIDES[side]).abs().max() < 0.5 / 255 + 1e-3
 
 
 def test_wrong_suffixes_and_unwritable_places(f_asset: Mesh, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ _MATERIAL: tuple[Aspect, ...] = ("normal map", "metalness and roughness", "emiss
 _ROWS = (
     Format(
         "glb", ".glb", "model.glb", "mesh", "binary glTF 2.0 with its textures inside", fixed=True,
-        read=_ours("read_trimesh:read_glb"), write=_ours("glb:write_glb"), also=(".gltf",), begins=(b"glTF", b"{"),
+        read=_ours("gltf_read:read_glb"), write=_ours("glb:write_glb"), also=(".gltf",), begins=(b"glTF", b"{"),
     ),
     Format(
         "obj", ".obj", "model.obj", "mesh", "Wavefront OBJ with MTL and PNG", read=_ours("read_trimesh:read_plain"),

@@ -51,8 +51,8 @@ def _have(library: str) -> bool:
 def needs_extra(path: Path | str, extension: str) -> ThreedistillError:
     """The refusal of compressed data whose decoder is not installed."""
     return ThreedistillError(
-        f"cannot read {path}: it needs {extension}; pip install 'threedistill[gltf]' (Python 3.11 or later for "
-        f"meshopt), or decode it: {_WAY_OUT[extension]}"
+        f"cannot read {path}: it needs {extension}; pip install 'threedistill[gltf]', or decode it: "
+        f"{_WAY_OUT[extension]}"
     )
 
 

@@ -23,13 +23,20 @@ from threedistill.exports.gltf_scene import Tree
 from threedistill.exports.gltf_schema import Primitive
 from threedistill.exports.joined import Joined, Part, joined
 from threedistill.exports.limits import current
+from threedistill.exports.opened import Opened
 from threedistill.exports.surface import check
 
-__all__ = ["read_gltf"]
+__all__ = ["read_glb", "read_gltf"]
 
 _NOT_TRIANGLES = {0: "points", 1: "lines", 2: "lines", 3: "lines"}
 #: Texels of an atlas where the limit on pixels is lifted.
 _MOST_TEXELS = 1 << 26
+
+
+def read_glb(path: Path) -> Opened:
+    """:func:`read_gltf` for the table of formats."""
+    result = read_gltf(path)
+    return Opened(result.mesh, unlit=result.unlit, lost=result.lost)
 
 
 def read_gltf(path: Path) -> Joined:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +16,17 @@ from threedistill.exports.stl import MARK
 from threedistill.exports.surface import welded
 from threedistill.types import Mesh
 
-__all__ = ["read_glb", "read_plain", "read_stl"]
+__all__ = ["read_plain", "read_stl"]
 
 
 def read_plain(path: Path) -> Opened:
     """OBJ or PLY: vertices, faces, a texture or vertex colours."""
-    return Opened(_loaded(path, gltf=False))
+    return Opened(_loaded(path))
 
 
 def read_stl(path: Path) -> Opened:
     """STL: ours come back in metres, others in their own unit; corners on one point are shared again."""
-    mesh = _loaded(path, gltf=False)
+    mesh = _loaded(path)
     with path.open("rb") as file:
         head = file.read(80)
     mesh.vertices = mesh.vertices * (1e-3 if MARK in head else 1.0)
@@ -38,27 +36,7 @@ def read_stl(path: Path) -> Opened:
     return Opened(welded(mesh), frame_of(said) if said else None)  # type: ignore[arg-type]
 
 
-def read_glb(path: Path) -> Opened:
-    """GLB or glTF: the scene's geometries joined, its transforms applied, its linear colours sRGB-encoded."""
-    mesh = _loaded(path, gltf=True)
-    if path.suffix.lower() == ".glb":
-        mesh.extras = _asset_extras(path)
-        exact = _float_colors(path) if mesh.texture is None else None
-        if exact is not None and mesh.colors is not None and exact.shape == mesh.colors.shape:
-            mesh.colors = exact
-    return Opened(mesh, unlit=_is_unlit(path))
-
-
-def _is_unlit(path: Path) -> bool:
-    if path.suffix.lower() != ".glb":
-        return False
-    try:
-        return "KHR_materials_unlit" in _glb_chunks(path)[0].get("extensionsUsed", ())
-    except (ValueError, struct.error):
-        return False
-
-
-def _loaded(path: Path, gltf: bool) -> Mesh:
+def _loaded(path: Path) -> Mesh:
     """The scene as one mesh (of several textures only a single one can be kept: otherwise colours move to vertices)."""
     import trimesh
 
@@ -67,7 +45,7 @@ def _loaded(path: Path, gltf: bool) -> Mesh:
         scene = trimesh.load_scene(path, process=False, maintain_order=True)
         placed = [scene.graph[node] for node in scene.graph.nodes_geometry]
         parts = [
-            _part(scene.geometry[name], transform, gltf=gltf)
+            _part(scene.geometry[name], transform)
             for transform, name in placed
             if isinstance(scene.geometry[name], trimesh.Trimesh) and len(scene.geometry[name].faces)
         ]
@@ -81,7 +59,7 @@ def _loaded(path: Path, gltf: bool) -> Mesh:
     return parts[0] if len(parts) == 1 else _joined(parts)
 
 
-def _part(geometry: Any, transform: np.ndarray, gltf: bool) -> Mesh:
+def _part(geometry: Any, transform: np.ndarray) -> Mesh:
     """One trimesh geometry as our type, brought to its place in the scene by a 4 x 4 matrix."""
     from trimesh.visual import ColorVisuals, TextureVisuals
 
@@ -108,21 +86,18 @@ def _part(geometry: Any, transform: np.ndarray, gltf: bool) -> Mesh:
         if mesh.uv is not None and image is not None:
             mesh.texture = image * factor
         elif "color" in visual.vertex_attributes:
-            mesh.colors = _vertex_colors(visual.vertex_attributes["color"], gltf)
+            mesh.colors = _vertex_colors(visual.vertex_attributes["color"])
         else:
             mesh.colors = factor.expand(len(mesh.vertices), 3).clone()
     elif isinstance(visual, ColorVisuals) and visual.kind == "vertex":
-        mesh.colors = _vertex_colors(visual.vertex_colors, gltf)
+        mesh.colors = _vertex_colors(visual.vertex_colors)
     return mesh
 
 
-def _vertex_colors(values: object, linear: bool) -> Tensor:
-    from threedistill.render.shading import linear_to_srgb
-
+def _vertex_colors(values: object) -> Tensor:
     array = np.asarray(values)
     top = float(np.iinfo(array.dtype).max) if array.dtype.kind == "u" else 1.0
-    colors = torch.from_numpy((array[:, :3] / top).astype(np.float32)).clamp(0, 1)
-    return linear_to_srgb(colors) if linear else colors
+    return torch.from_numpy((array[:, :3] / top).astype(np.float32)).clamp(0, 1)
 
 
 def _base_color(material: Any) -> tuple[Tensor | None, Tensor]:
@@ -171,32 +146,3 @@ def _joined(parts: list[Mesh]) -> Mesh:
             colors.append(part.colors if part.colors is not None else torch.full_like(part.vertices, 0.7))
     joined = torch.cat(normals) if len(normals) == len(parts) else None
     return Mesh(torch.cat(vertices), torch.cat(faces), normals=joined, colors=torch.cat(colors))
-
-
-def _glb_chunks(path: Path) -> tuple[dict[str, Any], bytes]:
-    data = path.read_bytes()
-    length = struct.unpack_from("<I", data, 12)[0]
-    return json.loads(data[20 : 20 + length]), data[20 + length + 8 :]
-
-
-def _asset_extras(path: Path) -> dict[str, object]:
-    """The facts that travel with the asset."""
-    extras = _glb_chunks(path)[0].get("asset", {}).get("extras", {})
-    return extras if isinstance(extras, dict) else {}
-
-
-def _float_colors(path: Path) -> Tensor | None:
-    """Float ``COLOR_0`` of a file with one primitive, sRGB-encoded; trimesh keeps only 8 linear bits of it."""
-    from threedistill.render.shading import linear_to_srgb
-
-    document, binary = _glb_chunks(path)
-    primitives = [p for m in document.get("meshes", ()) for p in m.get("primitives", ())]
-    if len(primitives) != 1 or "COLOR_0" not in primitives[0].get("attributes", {}):
-        return None
-    accessor = document["accessors"][primitives[0]["attributes"]["COLOR_0"]]
-    view = document["bufferViews"][accessor.get("bufferView", 0)]
-    if accessor["componentType"] != 5126 or accessor["type"] != "VEC3" or "byteStride" in view:
-        return None
-    start = view.get("byteOffset", 0) + accessor.get("byteOffset", 0)
-    values = np.frombuffer(binary, dtype="<f4", count=accessor["count"] * 3, offset=start).reshape(-1, 3)
-    return linear_to_srgb(torch.from_numpy(values.copy()).clamp(0, 1))
