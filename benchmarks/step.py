@@ -17,6 +17,7 @@ from collections.abc import Callable
 import torch
 
 from threedistill.cameras import CameraSampler
+from threedistill.conditions import Conditions
 from threedistill.ops.composite import composite
 from threedistill.ops.hash_encode import hash_encode
 from threedistill.ops.mlp import fused_mlp
@@ -56,7 +57,7 @@ def _teacher(views: int, size: int, repeats: int) -> float | None:
     try:
         prior = build(compose(prompt="a red mushroom")["prior"]["model"], "prior.model", [])
         cameras = CameraSampler(views).sample(Streams(0), size)
-        told = prior.conditioning(["a red mushroom"] * views, cameras, torch.ones(views, 3))
+        told = prior.conditioning(Conditions(["a red mushroom"] * views, cameras, torch.ones(views, 3)))
         level = prior.path.at_fraction(torch.full((2 * views,), 0.5))
         both = {name: torch.cat([value, value]) for name, value in told.items()}
         x = torch.randn(2 * views, *prior.space.shape)

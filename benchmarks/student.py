@@ -18,6 +18,7 @@ import torch
 import yaml
 
 from threedistill.cameras import CameraSampler
+from threedistill.conditions import Conditions
 from threedistill.config import build, compose
 from threedistill.guidance.timesteps import Uniform, Window
 from threedistill.priors.lora import LoRA
@@ -42,7 +43,7 @@ class Views:
         background = self.background.sample(rng, len(cameras), 1, avoid=torch.full((3,), 0.5))
         with torch.no_grad():
             picture = render_mesh(self.mesh, cameras, shading="none", background=background).rgb
-            return Shown(self.prior.space.encode(picture), cameras, background)
+            return Shown(self.prior.space.encode(picture), Conditions((), cameras, background))
 
 
 def _milliseconds(work) -> float:
@@ -91,7 +92,8 @@ def main() -> None:
     texts = [options.prompt] * options.views
     level = prior.path.at_fraction(torch.full((options.views,), 0.9))
     x_t = level.add_noise(shown.x0, torch.randn_like(shown.x0))
-    told, plain = (m.conditioning(texts, None, shown.background) for m in (student, prior))
+    facts = shown.conditions.saying(texts).without("camera")
+    told, plain = (m.conditioning(facts) for m in (student, prior))
     print(f"{sum(p.numel() for p in student.parameters()):,} parameters; for {options.views} pictures:")
     print(f"  teacher {_milliseconds(lambda: prior.predict(x_t, level, plain)):.1f} ms")
     print(f"  student {_milliseconds(lambda: student.predict(x_t, level, told)):.1f} ms")

@@ -67,7 +67,7 @@ def report(run: Path) -> None:
             for draw in range(DRAWS):
                 noise = rng.branched(str(draw)).normal_per_view("noise", len(cameras), *space.shape)
                 prompts = system.prompts.drawn(rng, len(cameras))
-                situation = Situation(system.networks, prompts, cameras, shown.background, x0, level, noise)
+                situation = Situation(system.networks, prompts, shown.conditions, x0, level, noise)
                 asked = situation.ask((Query("teacher"), Query("student", network="student", text="base")))
                 teacher = space.decode(asked["teacher"].x0)
                 own += float(((space.decode(asked["student"].x0) - teacher) * detail).sum())

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from tests.closed_form import Gaussian, World
+from threedistill.conditions import Conditions
 from threedistill.config import compose, groups
 from threedistill.guidance.trajectory import draw_noise
 from threedistill.priors.oracle import ground_truth
@@ -98,7 +99,7 @@ def world_of(system, cameras, background):
     prior, views = system.prior, len(cameras)
 
     def disc(text, network=prior):
-        told = network.conditioning([text] * views, cameras, background)
+        told = network.conditioning(Conditions([text] * views, cameras, background))
         return Gaussian(told["mean"].double(), float(told["variance"].flatten()[0]) ** 0.5)
 
     def level(fraction):
@@ -135,7 +136,7 @@ def test_the_first_direction_is_the_closed_form_and_the_scene_goes_there(rule, r
     system = make(rule, representation, picture)
     rng, cameras, background, x0, noise = shown(system)
     world = world_of(system, cameras, background)
-    found, level, nonfinite = system._direction(x0, cameras, background, 0.0, rng)
+    found, level, nonfinite = system._direction(x0, Conditions((), cameras, background), 0.0, rng)
     weight = system.guidance.weighting(system.prior.path.at(torch.tensor([level])))
     expected = float(weight) * world.direction(rule, x0.double(), noise.double())
     assert nonfinite == 0
@@ -196,9 +197,9 @@ def test_every_rule_with_every_kind_of_prior(rule, prior, tiny, picture):
     if prior != "toybox":
         assert system.prior.kind == prior
     rng, cameras, background, x0, _ = shown(system)
-    together, _, nonfinite = system._direction(x0, cameras, background, 0.0, rng)
+    together, _, nonfinite = system._direction(x0, Conditions((), cameras, background), 0.0, rng)
     system.max_rows = 1
-    alone, _, _ = system._direction(x0, cameras, background, 0.0, rng)
+    alone, _, _ = system._direction(x0, Conditions((), cameras, background), 0.0, rng)
     size = float(together.abs().max())
     assert nonfinite == 0 and size > 0
     assert float((together - alone).abs().max()) < 1e-3 * size

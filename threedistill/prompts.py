@@ -8,13 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from threedistill.cameras import ViewName, view_name
+from threedistill.conditions import Role
 from threedistill.errors import UsageError
 from threedistill.rng import Streams
-from threedistill.types import Cameras
-
-TextKind = Literal[
-    "view", "base", "null", "uncond", "negative", "inverse", "category", "source", "front", "side", "back"
-]
+from threedistill.types import Cameras, TextKind
 
 #: Ways to name a view; the first of each is the plain one.
 VIEW_WORDINGS: dict[ViewName, tuple[str, ...]] = {
@@ -23,11 +20,19 @@ VIEW_WORDINGS: dict[ViewName, tuple[str, ...]] = {
     "back": ("back view", "rear view", "seen from behind"),
     "overhead": ("overhead view", "top view", "seen from above"),
 }
+#: The wordings that guidance leads away from, or that stand for no prompt at all.
+_NEGATIVE_KINDS: tuple[TextKind, ...] = ("null", "uncond", "negative", "inverse")
+
 _VIEW_SUFFIX = re.compile(rf",\s*(?:{'|'.join(w for words in VIEW_WORDINGS.values() for w in words)})$")
 #: Where the description of the thing ends and that of its surroundings or parts begins.
 _TAIL = re.compile(
     r"[,.;:]|\b(?:with|wearing|holding|on|in|at|of|made|sitting|standing|riding|next|under|beside)\b"
 )
+
+
+def role_of(kind: TextKind) -> Role:
+    """What a text of this kind is for."""
+    return "negative" if kind in _NEGATIVE_KINDS else "prompt"
 
 
 def with_view(prompt: str, azimuth: float, elevation: float, wording: int = 0) -> str:

@@ -5,7 +5,7 @@ A class is an interface or final: these are the interfaces, everything that impl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -14,9 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from threedistill.conditions import Conditions
 from threedistill.rng import Streams
 from threedistill.types import (
     Cameras,
+    Condition,
     Conditioning,
     Evidence,
     Mesh,
@@ -40,6 +42,7 @@ class RenderContext:
         background: (B, 3) sRGB colours behind the object.
         shading: how albedo becomes colour.
         light: (B, 3) unit directions towards the light, for Lambertian and textureless shading; None = headlight.
+        normals: whether normals are wanted although the shading does without: a network is told them.
     """
 
     progress: float
@@ -47,6 +50,7 @@ class RenderContext:
     rng: Streams | None = None
     shading: Shading = "none"
     light: Tensor | None = None
+    normals: bool = False
 
 
 @runtime_checkable
@@ -162,22 +166,24 @@ class TimestepPolicy(Protocol):
 
 @runtime_checkable
 class Prior(Protocol):
-    """What teaches: a frozen diffusion model. It must not be registered as a submodule of the system."""
+    """What teaches: a frozen diffusion model. It must not be registered as a submodule of the system.
+
+    ``wants`` names the conditions that it can be told; nothing else is computed for it.
+    """
 
     name: str
     space: ImageSpace
     path: NoisePath
     view_group: int
     licence: str
+    wants: frozenset[Condition]
 
-    def conditioning(
-        self, texts: Sequence[str], cameras: Cameras | None, background: Float[Tensor, "B 3"] | None
-    ) -> Conditioning:
+    def conditioning(self, conditions: Conditions) -> Conditioning:
         """Everything the network is told about ``B`` samples, batch first.
 
-        ``cameras=None`` is the null camera, ``background=None`` an untold background; priors that cannot be told
-        either ignore them. Text embeddings are cached inside. One call may mix any texts, "" included, and ask for the
-        same views several times; all rows share keys and shapes.
+        Of the conditions at most those in ``wants`` are there; one that is None (no images: ``()``) is withheld, and
+        the network's own null stands for it. Embeddings are cached inside. One call may mix any texts, "" included,
+        and ask for the same views several times; all rows share keys and shapes.
         """
         ...
 
@@ -211,7 +217,7 @@ class Student(Prior, Protocol):
     """The score of what is being optimised (VSD, ESD): an ``nn.Module`` that is asked like a prior and learns.
 
     Its ``state_dict`` is what it has learned and nothing else. ``conditioning`` carries the student's own camera
-    under :data:`STUDENT_CAMERA`; ``cameras=None`` is its null camera.
+    under :data:`STUDENT_CAMERA`; without one it is its null camera.
     """
 
     @property

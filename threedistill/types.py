@@ -7,8 +7,9 @@ Colours: sRGB-encoded, in [0, 1].
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,8 +18,8 @@ from torch import Tensor
 from threedistill.prediction import NoiseLevel, Prediction, PredictionKind
 
 __all__ = [
-    "Cameras", "Conditioning", "Evidence", "Mesh", "NoiseLevel", "Prediction", "PredictionKind", "Query",
-    "Refinement", "Rendering", "Shading", "Splats", "Wrap",
+    "Cameras", "Condition", "Conditioning", "Evidence", "Mesh", "NoiseLevel", "Prediction", "PredictionKind", "Query",
+    "Refinement", "Rendering", "Shading", "Splats", "TextKind", "Wrap",
 ]  # fmt: skip
 
 Shading = Literal["none", "lambertian", "textureless", "normal"]
@@ -26,7 +27,15 @@ Shading = Literal["none", "lambertian", "textureless", "normal"]
 #: What a picture does beyond the unit square: go on from the other side, turn back, or keep its border's colour.
 Wrap = Literal["repeat", "mirror", "clamp"]
 
-#: What a prior is told besides the noisy sample: batch-first tensors by name.
+#: What a network can be told about a view (``conditions.py`` has the facts themselves).
+Condition = Literal["text", "camera", "background", "image", "rgb", "opacity", "depth", "normal"]
+
+#: The wordings of a prompt that a question may choose from.
+TextKind = Literal[
+    "view", "base", "null", "uncond", "negative", "inverse", "category", "source", "front", "side", "back"
+]
+
+#: What a network is given besides the noisy sample: what its prior made of the conditions, batch-first tensors by name.
 Conditioning = dict[str, Tensor]
 
 
@@ -125,24 +134,40 @@ class Rendering:
 class Query:
     """One question to a network; a rule, a CFG variant and a trajectory each declare theirs.
 
+    A network is told all that its prior wants and the step knows, except what is withheld.
+
     Attributes:
         name: what the answer is called in the :class:`Evidence`.
-        network: who answers.
+        network: who answers: ``teacher``, a frozen network or a learner by its name in the run.
         text: which wording it is told: the view-dependent prompt, the base prompt, the empty one, what the
             unconditional branch of guidance is told (the user's negative prompt, else nothing), the negative prompt
             (the user's, else the prior's own), the inversion prompt, the category noun, the source prompt of an edit,
             or the prompt with the words of one fixed view.
-        camera: whether it is told the view's own camera or none.
+        withheld: the conditions besides the text that it is not told (``"camera"``, ``"image"``, ``"depth"``, ...).
         point: which noisy sample it sees; ``"t"`` is the step's own ``x_t``, others come from a trajectory.
+
+    Raises:
+        ValueError: a condition or a kind of text that does not exist.
     """
 
     name: str
-    network: Literal["teacher", "student", "baseline"] = "teacher"
-    text: Literal[
-        "view", "base", "null", "uncond", "negative", "inverse", "category", "source", "front", "side", "back"
-    ] = "view"
-    camera: Literal["own", "null"] = "own"
+    network: str = "teacher"
+    text: TextKind = "view"
+    withheld: Set[Condition] = frozenset()
     point: str = "t"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "withheld", frozenset(self.withheld))
+        if self.text not in get_args(TextKind):
+            raise ValueError(
+                f"query {self.name!r}: text={self.text!r} is not one of {', '.join(get_args(TextKind))}"
+            )
+        known = [name for name in get_args(Condition) if name != "text"]
+        if unknown := sorted(self.withheld - set(known)):
+            raise ValueError(
+                f"query {self.name!r}: withheld names {unknown[0]!r}, which is not one of {', '.join(known)} (no text "
+                "is text='null')"
+            )
 
 
 @dataclass(frozen=True)

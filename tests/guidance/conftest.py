@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from threedistill.cameras import orbit
+from threedistill.conditions import Conditions
 from threedistill.guidance.evidence import gather
 from threedistill.guidance.trajectory import Situation, collect
 from threedistill.prediction import NoiseLevel
@@ -53,8 +54,7 @@ def situation(networks, x0, noise, alpha=0.6, reference=None, **wordings):
     return Situation(
         networks,
         prompts,
-        orbit(len(x0), size=8),
-        None,
+        Conditions(cameras=orbit(len(x0), size=8)),
         x0,
         vp_level(alpha, len(x0), path),
         noise,
@@ -79,7 +79,7 @@ def ask():
         prompts = PromptSet("c", negative=negative, view_words=False)
         cameras = orbit(len(x0), size=8)
         return gather(
-            rule.queries(progress), {"teacher": prior}, prompts, cameras, None, x0,
+            rule.queries(progress), {"teacher": prior}, prompts, Conditions(cameras=cameras), x0,
             double_level(0.6, 0.8, len(x0)), noise,
         )  # fmt: skip
 

@@ -7,6 +7,7 @@ import torch
 
 from tests.guidance.conftest import double_level, scalar_prior
 from threedistill.cameras import orbit
+from threedistill.conditions import Conditions
 from threedistill.guidance.evidence import gather
 from threedistill.guidance.trajectory import Situation
 from threedistill.prediction import Prediction
@@ -19,6 +20,7 @@ class Recorder:
     """A small random network that mixes everything it is told and counts its calls."""
 
     name, view_group, licence = "recorder", 1, "none"
+    wants = frozenset({"text", "camera", "background"})
 
     def __init__(self, extra_camera: bool = True):
         torch.manual_seed(0)
@@ -28,7 +30,8 @@ class Recorder:
         self.told: list[int] = []
         self.extra_camera = extra_camera
 
-    def conditioning(self, texts, cameras, background):
+    def conditioning(self, conditions):
+        texts, cameras, background = conditions.texts, conditions.cameras, conditions.background
         self.told.append(len(texts))
         out = {"text": torch.tensor([[float(len(t)), float(sum(map(ord, t)) % 97)] for t in texts])}
         if self.extra_camera:
@@ -48,7 +51,7 @@ class Recorder:
 QUERIES = (
     Query("cond"),
     Query("uncond", text="null"),
-    Query("blind", text="null", camera="null"),
+    Query("blind", text="null", withheld={"camera"}),
     Query("again", text="null"),
     Query("base", text="base"),
 )
@@ -64,7 +67,14 @@ def collect(network, queries, max_rows=None, prompts=None):
     cameras, x0, level, noise = situation()
     prompts, behind = prompts or PromptSet("a duck"), torch.linspace(0, 1, 12).view(4, 3)
     return gather(
-        queries, {"teacher": network}, prompts, cameras, behind, x0, level, noise, max_rows=max_rows
+        queries,
+        {"teacher": network},
+        prompts,
+        Conditions((), cameras, behind),
+        x0,
+        level,
+        noise,
+        max_rows=max_rows,
     )
 
 
@@ -90,7 +100,9 @@ def test_one_forward_pass_and_no_question_twice():
 def test_a_step_tells_the_networks_every_wording_once():
     network, (cameras, x0, level, noise) = Recorder(), situation()
     behind = torch.linspace(0, 1, 12).view(4, 3)
-    step = Situation({"teacher": network}, PromptSet("a duck"), cameras, behind, x0, level, noise)
+    step = Situation(
+        {"teacher": network}, PromptSet("a duck"), Conditions((), cameras, behind), x0, level, noise
+    )
     first = step.ask((Query("uncond", text="null"),))
     both = step.ask((Query("cond"), Query("uncond", text="null")))
     assert network.told == [4, 4]
@@ -118,7 +130,7 @@ def test_view_words_reach_the_network_per_view():
     seen = []
     network = Recorder()
     inner = network.conditioning
-    network.conditioning = lambda texts, *rest: (seen.extend(texts), inner(texts, *rest))[1]
+    network.conditioning = lambda conditions: (seen.extend(conditions.texts), inner(conditions))[1]
     collect(network, (Query("cond"),))
     assert seen == ["a duck, front view", "a duck, side view", "a duck, back view", "a duck, side view"]
 
@@ -127,7 +139,13 @@ def test_nothing_keeps_a_gradient():
     cameras, x0, level, noise = situation()
     x0.requires_grad_(True)
     evidence = gather(
-        (Query("cond"),), {"teacher": Recorder()}, PromptSet("a"), cameras, None, x0, level, noise
+        (Query("cond"),),
+        {"teacher": Recorder()},
+        PromptSet("a"),
+        Conditions(cameras=cameras),
+        x0,
+        level,
+        noise,
     )
     assert not evidence["cond"].value.requires_grad and not evidence.x0.requires_grad
 
@@ -148,7 +166,15 @@ def test_impossible_queries_say_what_is_missing():
 def test_mismatched_shapes_are_named():
     cameras, x0, level, noise = situation()
     with pytest.raises(ValueError, match="do not belong together"):
-        gather((Query("c"),), {"teacher": Recorder()}, PromptSet("a"), cameras, None, x0, level, noise[:2])
+        gather(
+            (Query("c"),),
+            {"teacher": Recorder()},
+            PromptSet("a"),
+            Conditions(cameras=cameras),
+            x0,
+            level,
+            noise[:2],
+        )
 
 
 def test_a_baseline_on_another_path_is_asked_at_the_same_noise():
@@ -160,7 +186,7 @@ def test_a_baseline_on_another_path_is_asked_at_the_same_noise():
     noise = torch.tensor([0.5, -1.1], dtype=torch.float64).view(2, 1, 1, 1)
     queries = (Query("a", text="base"), Query("b", network="baseline", text="base"))
     evidence = gather(
-        queries, {"teacher": teacher, "baseline": baseline}, PromptSet("c"), orbit(2, size=8), None, x0,
+        queries, {"teacher": teacher, "baseline": baseline}, PromptSet("c"), Conditions(cameras=orbit(2, size=8)), x0,
         double_level(0.6, 0.8, 2), noise,
     )  # fmt: skip
     torch.testing.assert_close(evidence["a"].eps, evidence["b"].eps, rtol=0, atol=1e-12)

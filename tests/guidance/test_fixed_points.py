@@ -34,13 +34,14 @@ class PerfectStudent:
     """Knows the law of the renders: N(m, tau^2) without a camera, the very render with it."""
 
     name, view_group, licence = "student", 1, "none"
+    wants = frozenset({"text", "camera"})
 
     def __init__(self, path):
         self.path, self.mean, self.std, self.x0 = path, 0.0, 1.0, None
 
-    def conditioning(self, texts, cameras, background):
+    def conditioning(self, conditions):
         assert self.x0 is not None
-        seen = cameras is not None
+        seen = conditions.cameras is not None
         mean = self.x0 if seen else torch.full_like(self.x0, self.mean)
         return {"mean": mean, "variance": torch.full_like(mean, 0.0 if seen else self.std**2)}
 

@@ -76,9 +76,11 @@ def test_entropic_with_a_student_that_knows_its_one_scene(kind, scale, mean, noi
     """The camera-conditional student of one scene answers with the very noise; the blind one knows the marginal."""
 
     class OneScene(type(scalar_prior(STUDENT))):
-        def conditioning(self, texts, cameras, background):
-            told = super().conditioning(texts, cameras, background)
-            if cameras is not None:  # all that this camera ever shows is x0 = -0.4
+        wants = frozenset({"text", "camera"})
+
+        def conditioning(self, conditions):
+            told = super().conditioning(conditions)
+            if conditions.cameras is not None:  # all that this camera ever shows is x0 = -0.4
                 told["mean"], told["variance"] = told["mean"] * 0 - 0.4, told["variance"] * 0
             return told
 

@@ -89,7 +89,8 @@ def test_superfluous_queries_are_not_asked():
 def test_null_may_be_written_unquoted_in_yaml():
     cfg = ClassifierFree(uncond_camera=None, uncond_text=None, x0_clip=None)
     assert (cfg.uncond_camera, cfg.uncond_text, cfg.x0_clip) == ("null", "null", "none")
-    assert cfg.queries(0.0)[1].camera == "null"
+    assert cfg.queries(0.0)[1].withheld == {"camera", "image"}
+    assert ClassifierFree().queries(0.0)[1].withheld == {"image"}
 
 
 def test_wrong_word_is_named():

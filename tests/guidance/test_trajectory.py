@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.guidance.conftest import direction, scalar_prior, scalars, situation, vp_level
+from threedistill.conditions import Conditions
 from threedistill.guidance.cfg import ClassifierFree
 from threedistill.guidance.rules import SDS
 from threedistill.guidance.rules_classifier import CSM
@@ -109,7 +110,7 @@ def test_inversion_then_sampling_comes_back_at_first_order():
         step = situation(prior, [-0.4], [0.0])
         x = invert(step, GUIDANCE, target, 0.7 / n, n)
         levels = [at_fraction(path, 0.7 * k / n) for k in range(n + 1)]
-        told = prior.conditioning([""], None, None)
+        told = prior.conditioning(Conditions([""]))
         for now, then in zip(levels[:0:-1], levels[-2::-1], strict=True):
             seen = prior.predict(x, now, told)
             x = then.add_noise(seen.x0, seen.eps)

@@ -55,8 +55,8 @@ def test_swapping_teacher_and_student_turns_vsd_around():
 
 def test_students_are_told_the_base_prompt_and_their_own_camera():
     seeing, blind = ESD(ClassifierFree(1.0), lam=0.5).queries(0.0)[1:]
-    assert (seeing.network, seeing.text, seeing.camera) == ("student", "base", "own")
-    assert (blind.network, blind.text, blind.camera) == ("student", "base", "null")
+    assert (seeing.network, seeing.text, seeing.withheld) == ("student", "base", set())
+    assert (blind.network, blind.text, blind.withheld) == ("student", "base", {"camera"})
 
 
 def test_lambda_outside_its_range_is_refused():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
+from threedistill.conditions import Conditions
 from threedistill.errors import UsageError
 from threedistill.prediction import NoiseLevel
 from threedistill.priors.analytic import DiscPrior, GaussianMixturePrior, GaussianPrior, Mixture, Normal
@@ -48,7 +49,7 @@ def test_mixture_score_is_the_gradient_of_its_log_density(kind):
             )
         return torch.logsumexp(torch.stack(parts), 0)
 
-    answer = prior.predict(x_t, level, prior.conditioning([""] * 3, None, None))
+    answer = prior.predict(x_t, level, prior.conditioning(Conditions([""] * 3)))
     torch.testing.assert_close(answer.eps, -0.8 * score_of(log_density, x_t), rtol=0, atol=1e-7)
 
 
@@ -62,7 +63,7 @@ def test_full_covariance_score(kind):
         0.6 * mean.flatten(), 0.36 * covariance + 0.64 * torch.eye(4, dtype=torch.float64)
     )
     x_t, level = sample()
-    answer = prior.predict(x_t, level, prior.conditioning(["x"] * 3, None, None))
+    answer = prior.predict(x_t, level, prior.conditioning(Conditions(["x"] * 3)))
     expected = -0.8 * score_of(lambda x: noisy.log_prob(x.flatten(1)), x_t)
     torch.testing.assert_close(answer.eps, expected, rtol=0, atol=1e-10)
 
@@ -72,9 +73,9 @@ def test_one_call_may_mix_diagonal_and_full_covariances():
         SPACE, PATH, {"x": Normal(0.3, covariance=0.5 * torch.eye(4).double()), "": Normal(0.1, 0.7)}
     )
     x_t, level = sample()
-    both = mixed.predict(x_t, level, mixed.conditioning(["x", "", "x"], None, None))
+    both = mixed.predict(x_t, level, mixed.conditioning(Conditions(["x", "", "x"])))
     for row, text in enumerate(["x", "", "x"]):
-        alone = mixed.predict(x_t, level, mixed.conditioning([text] * 3, None, None))
+        alone = mixed.predict(x_t, level, mixed.conditioning(Conditions([text] * 3)))
         torch.testing.assert_close(both.eps[row], alone.eps[row], rtol=0, atol=1e-12)
 
 
@@ -85,21 +86,23 @@ def test_diagonal_and_full_covariance_agree():
     answers = []
     for normal in (Normal(0.3, std), full):
         prior = GaussianPrior(SPACE, PATH, {"": normal})
-        answers.append(prior.predict(x_t, level, prior.conditioning([""] * 3, None, None)).eps)
+        answers.append(prior.predict(x_t, level, prior.conditioning(Conditions([""] * 3))).eps)
     torch.testing.assert_close(*answers, rtol=0, atol=1e-12)
 
 
 def test_unknown_text_names_the_known_ones():
     prior = GaussianPrior(SPACE, PATH, {"a duck": Normal(0.0), "": Normal(0.0)})
-    prior.conditioning(["a duck, back view"], None, None)
+    prior.conditioning(Conditions(["a duck, back view"]))
     with pytest.raises(UsageError, match=r"no Gaussian for 'a cow'; it knows 'a duck', ''"):
-        prior.conditioning(["a cow"], None, None)
+        prior.conditioning(Conditions(["a cow"]))
 
 
 def test_disc_prior_shows_the_colour_it_was_asked_for():
     prior = DiscPrior(size=16)
     assert isinstance(prior, Prior)
-    told = prior.conditioning(["a blue thing, front view", ""], None, torch.tensor([[0.0, 1.0, 0.0]] * 2))
+    told = prior.conditioning(
+        Conditions(["a blue thing, front view", ""], None, torch.tensor([[0.0, 1.0, 0.0]] * 2))
+    )
     picture = prior.space.decode(told["mean"])
     assert picture[0, 8, 8].tolist() == [0.0, 0.0, 1.0] and picture[0, 0, 0].tolist() == [0.0, 1.0, 0.0]
     assert picture[1].unique().tolist() == [0.5] and float(told["variance"][1].max()) == pytest.approx(0.25)

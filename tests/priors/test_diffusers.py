@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 
+from threedistill.conditions import Conditions
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.guidance.cfg import combine
 from threedistill.prediction import Prediction
@@ -22,8 +23,8 @@ def load(folder, **options) -> DiffusersPrior:
 
 
 def ours(prior, texts, noise, scale, indices, last):
-    cond = prior.conditioning(texts, None, None)
-    null = prior.conditioning([""] * len(texts), None, None)
+    cond = prior.conditioning(Conditions(texts))
+    null = prior.conditioning(Conditions([""] * len(texts)))
 
     def denoise(x_t, level):
         seen = prior.predict(x_t, level, cond)
@@ -67,9 +68,9 @@ def test_prompts_matter_and_are_encoded_once(pipelines):
     assert isinstance(prior, Prior) and prior.path.steps == 1000
     calls = []
     encode = prior.texts._encode
-    prior.texts._encode = lambda texts: (calls.append(list(texts)), encode(texts))[1]
-    first = prior.conditioning(["a duck", "", "a duck"], None, None)["encoder_hidden_states"]
-    again = prior.conditioning(["", "a duck"], None, None)["encoder_hidden_states"]
+    prior.texts._encode = lambda said: (calls.append([w.text for w in said]), encode(said))[1]
+    first = prior.conditioning(Conditions(["a duck", "", "a duck"]))["encoder_hidden_states"]
+    again = prior.conditioning(Conditions(["", "a duck"]))["encoder_hidden_states"]
     assert calls == [["a duck", ""]]
     assert torch.equal(first[0], first[2]) and torch.equal(first[:2].flip(0), again)
     assert float((first[0] - first[1]).abs().max()) > 0.1
@@ -81,15 +82,15 @@ def test_text_embeddings_survive_on_disk_for_the_same_weights_only(pipelines, tm
     def prior(folder):
         return DiffusersPrior(name="tiny", family=StableDiffusion(), model=str(folder))
 
-    first = prior(pipelines["eps"][0]).conditioning(["a red duck"], None, None)["encoder_hidden_states"]
+    first = prior(pipelines["eps"][0]).conditioning(Conditions(["a red duck"]))["encoder_hidden_states"]
     second = prior(pipelines["eps"][0])
     second.source = None  # the text encoder can no longer be loaded
-    assert torch.equal(first, second.conditioning(["a red duck"], None, None)["encoder_hidden_states"])
-    other = prior(pipelines["v"][0]).conditioning(["a red duck"], None, None)["encoder_hidden_states"]
+    assert torch.equal(first, second.conditioning(Conditions(["a red duck"]))["encoder_hidden_states"])
+    other = prior(pipelines["v"][0]).conditioning(Conditions(["a red duck"]))["encoder_hidden_states"]
     assert not torch.equal(first, other)
     for file in (tmp_path / "cache").iterdir():
         file.write_bytes(b"damaged")
-    third = prior(pipelines["eps"][0]).conditioning(["a red duck"], None, None)["encoder_hidden_states"]
+    third = prior(pipelines["eps"][0]).conditioning(Conditions(["a red duck"]))["encoder_hidden_states"]
     assert torch.equal(first, third)
 
 
@@ -146,9 +147,9 @@ def test_the_local_cache_is_enough(pipelines, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     prior = load("nobody/nothing", mirrors=("tiny/sd",))
     assert (prior.source.location, prior.source.commit) == ("tiny/sd", commit)
-    told = prior.conditioning(["a duck"], None, None)["encoder_hidden_states"]
+    told = prior.conditioning(Conditions(["a duck"]))["encoder_hidden_states"]
     assert torch.equal(
-        told, load(pipelines["eps"][0]).conditioning(["a duck"], None, None)["encoder_hidden_states"]
+        told, load(pipelines["eps"][0]).conditioning(Conditions(["a duck"]))["encoder_hidden_states"]
     )
 
 

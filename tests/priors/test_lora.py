@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from threedistill.cameras import orbit
+from threedistill.conditions import Conditions
 from threedistill.errors import UsageError
 from threedistill.prediction import Prediction
 from threedistill.priors.diffusers import DiffusersPrior
@@ -58,7 +59,7 @@ def noisy(prior: Prior, rows: int = 3) -> tuple[torch.Tensor, torch.Tensor, Nois
 def teach(student, steps: int, lr: float = 1e-2) -> list[float]:
     """Some steps on one fixed batch of noisy pictures; the losses."""
     x0, noise, level = noisy(student)
-    told = student.conditioning([PROMPT] * 3, orbit(3), torch.ones(3, 3))
+    told = student.conditioning(Conditions([PROMPT] * 3, orbit(3), torch.ones(3, 3)))
     optimizer = torch.optim.AdamW(student.parameters(), lr=lr)
     losses = []
     for _ in range(steps):
@@ -76,9 +77,9 @@ def test_a_fresh_student_is_the_teacher_without_a_camera(prior):
     x0, noise, level = noisy(prior)
     x_t = level.add_noise(x0, noise)
     behind = torch.ones(3, 3)
-    expected = prior.predict(x_t, level, prior.conditioning([PROMPT] * 3, None, behind))
+    expected = prior.predict(x_t, level, prior.conditioning(Conditions([PROMPT] * 3, None, behind)))
     for cameras in (orbit(3), None):
-        told = student.conditioning([PROMPT] * 3, cameras, behind)
+        told = student.conditioning(Conditions([PROMPT] * 3, cameras, behind))
         assert torch.equal(student.predict(x_t, level, told).value, expected.value)
         assert torch.equal(student.frozen.predict(x_t, level, told).value, expected.value)
     assert student.predict(x_t, level, told).kind == prior.kind
@@ -87,22 +88,22 @@ def test_a_fresh_student_is_the_teacher_without_a_camera(prior):
 def test_the_teachers_camera_slot_is_never_told(toybox):
     """Otherwise it would know the views before its first step; the teacher itself hears them."""
     student = LoRA(rank=2, targets=TARGETS, camera_maps=4).attach(toybox, 0)
-    own, null = (student.conditioning([PROMPT] * 3, c, None) for c in (orbit(3), None))
+    own, null = (student.conditioning(Conditions([PROMPT] * 3, c)) for c in (orbit(3), None))
     for name in own:
         assert torch.equal(own[name], null[name]) == (name != STUDENT_CAMERA)
-    seen, blind = (toybox.conditioning([PROMPT] * 3, c, None) for c in (orbit(3), None))
+    seen, blind = (toybox.conditioning(Conditions([PROMPT] * 3, c)) for c in (orbit(3), None))
     assert not torch.equal(seen["class_labels"], blind["class_labels"])
 
 
 def test_learning_changes_the_student_and_nothing_of_the_teacher(prior):
     x0, noise, level = noisy(prior)
     x_t = level.add_noise(x0, noise)
-    told = prior.conditioning([PROMPT] * 3, orbit(3), None)
+    told = prior.conditioning(Conditions([PROMPT] * 3, orbit(3)))
     before, answer = fingerprint(prior.network), prior.predict(x_t, level, told).value
     student = LoRA(rank=4, targets=TARGETS, camera_maps=4).attach(prior, 0)
     losses = teach(student, 8)
     assert losses[-1] < 0.97 * losses[0]
-    own = student.conditioning([PROMPT] * 3, orbit(3), None)
+    own = student.conditioning(Conditions([PROMPT] * 3, orbit(3)))
     with student.active(own), torch.no_grad():
         assert torch.equal(prior.predict(x_t, level, told).value, answer)  # even while the student speaks
     assert fingerprint(prior.network) == before
@@ -136,7 +137,7 @@ def test_state_is_the_adapter_only_and_comes_back_exactly(prior, tmp_path):
 
     second = LoRA(rank=3, targets=TARGETS, camera_maps=4).attach(prior, 1)
     x0, noise, level = noisy(prior)
-    own = first.conditioning([PROMPT] * 3, orbit(3), None)
+    own = first.conditioning(Conditions([PROMPT] * 3, orbit(3)))
     expected = first.predict(level.add_noise(x0, noise), level, own).value
     StageState(path).load_module(second)
     assert torch.equal(second.predict(level.add_noise(x0, noise), level, own).value, expected)
@@ -196,8 +197,8 @@ def test_a_trained_student_tells_views_apart_only_by_its_own_camera(prior):
     x0, noise, level = noisy(prior)
     x_t = level.add_noise(x0[:1], noise[:1])[:1].repeat(3, 1, 1, 1)
     same = NoiseLevel(level.alpha[:1].expand(3), level.sigma[:1].expand(3), level.index[:1].expand(3))
-    own = student.predict(x_t, same, student.conditioning([PROMPT] * 3, orbit(3), None)).value
-    null = student.predict(x_t, same, student.conditioning([PROMPT] * 3, None, None)).value
+    own = student.predict(x_t, same, student.conditioning(Conditions([PROMPT] * 3, orbit(3)))).value
+    null = student.predict(x_t, same, student.conditioning(Conditions([PROMPT] * 3))).value
     assert (own[0] - own[1]).abs().max() > 1e-6
     torch.testing.assert_close(null[0], null[1], rtol=0, atol=1e-6)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from threedistill.cameras import orbit
+from threedistill.conditions import Conditions
 from threedistill.errors import UsageError
 from threedistill.guidance.cfg import ClassifierFree
 from threedistill.guidance.evidence import gather
@@ -30,7 +31,15 @@ def test_sds_under_the_oracle_reaches_the_true_picture():
         level = prior.path.at_fraction(0.3 + 0.5 * torch.rand(3, generator=generator))
         x0 = prior.space.encode(picture)
         noise = torch.randn(x0.shape, generator=generator)
-        evidence = gather(rule.queries(0), {"teacher": prior}, prompts, cameras, background, x0, level, noise)
+        evidence = gather(
+            rule.queries(0),
+            {"teacher": prior},
+            prompts,
+            Conditions((), cameras, background),
+            x0,
+            level,
+            noise,
+        )
         direction = apply(weight(level), rule(evidence, 0.0))
         (gradient,) = torch.autograd.grad(surrogate(x0, direction), picture)
         picture = (picture - 0.3 * gradient).detach().requires_grad_(True)
@@ -41,8 +50,8 @@ def test_sds_under_the_oracle_reaches_the_true_picture():
 def test_oracle_needs_a_camera_and_known_words():
     prior = OraclePrior(size=16)
     with pytest.raises(UsageError, match="prior=oracle must be told the camera"):
-        prior.conditioning(["a red mushroom"], None, None)
+        prior.conditioning(Conditions(["a red mushroom"]))
     with pytest.raises(UsageError, match="does not know 'dragon'"):
-        prior.conditioning(["a dragon"], orbit(1), None)
-    told = prior.conditioning(["", ""], None, None)
+        prior.conditioning(Conditions(["a dragon"], orbit(1)))
+    told = prior.conditioning(Conditions(["", ""]))
     assert told["mean"].abs().max() == 0 and float(told["variance"].min()) == 0.25

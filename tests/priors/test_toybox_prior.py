@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from threedistill.cameras import orbit
+from threedistill.conditions import Conditions
 from threedistill.errors import UsageError
 from threedistill.guidance.cfg import combine
 from threedistill.prediction import Prediction
@@ -46,8 +47,8 @@ def test_sampler_parity_with_its_own_pipeline(folder):
         num_inference_steps=4,
         latents=noise,
     )
-    cond = prior.conditioning(texts, cameras, background)
-    null = prior.conditioning(["", ""], cameras, background)
+    cond = prior.conditioning(Conditions(texts, cameras, background))
+    null = prior.conditioning(Conditions(["", ""], cameras, background))
 
     def denoise(x_t, level):
         both = [prior.predict(x_t, level, c).value for c in (null, cond)]
@@ -61,7 +62,7 @@ def test_sampler_parity_with_its_own_pipeline(folder):
 def answer(prior, texts, cameras, background=None):
     x_t = torch.randn(len(texts), *prior.space.shape, generator=torch.Generator().manual_seed(2))
     level = prior.path.at(torch.full((len(texts),), 600.0))
-    return prior.predict(x_t, level, prior.conditioning(texts, cameras, background)).value
+    return prior.predict(x_t, level, prior.conditioning(Conditions(texts, cameras, background))).value
 
 
 def test_camera_and_background_are_told_only_where_allowed(folder):
@@ -78,16 +79,16 @@ def test_camera_and_background_are_told_only_where_allowed(folder):
 def test_a_sketch_without_camera_is_drawn_once_per_wording(folder):
     prior, texts = ToyboxPrior(folder=str(folder)), ["a red mushroom", "a blue apple"]
     background = torch.tensor([[0.9, 0.5, 0.1], [0.2, 0.3, 0.4]])
-    told = prior.conditioning(texts, None, background)
-    words = torch.stack([kept["text"] for kept in prior.texts(texts)])
+    told = prior.conditioning(Conditions(texts, None, background))
+    words = torch.stack([kept["text"] for kept in prior.texts(Conditions(texts).wordings)])
     fresh = prior.pipeline.condition(words, torch.zeros(2, 14), background_vectors(background, 2))
     torch.testing.assert_close(told["sketch"], fresh["sketch"], rtol=1e-4, atol=1e-5)
     assert float((told["sketch"][0] - told["sketch"][1]).abs().max()) > 1e-3
     prior.pipeline.sketch.forward = None  # whoever calls it now fails
-    again = prior.conditioning(texts[::-1], None, background.flip(0))
+    again = prior.conditioning(Conditions(texts[::-1], None, background.flip(0)))
     assert torch.equal(again["sketch"], told["sketch"].flip(0))
     with pytest.raises(TypeError):
-        prior.conditioning(texts, orbit(2), None)
+        prior.conditioning(Conditions(texts, orbit(2), None))
 
 
 def test_prompts_are_normalised_and_checked():

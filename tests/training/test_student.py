@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from threedistill.cameras import orbit
+from threedistill.conditions import Conditions
 from threedistill.config import compose
 from threedistill.errors import UsageError
 from threedistill.guidance.timesteps import Annealed
@@ -35,7 +36,7 @@ def scalar_world(**training) -> tuple[GaussianStudent, StudentStep, Shown]:
     )
     cameras = orbit(VIEWS)
     x0 = (MEAN + SWING * cameras.azimuth.sin()).view(-1, 1, 1, 1)
-    return student, step, Shown(x0, cameras, torch.ones(VIEWS, 3))
+    return student, step, Shown(x0, Conditions((), cameras, torch.ones(VIEWS, 3)))
 
 
 def learn(student: GaussianStudent, step: StudentStep, shown: Shown, iterations: int) -> dict[str, float]:
@@ -51,7 +52,7 @@ def line(student: GaussianStudent, cameras) -> tuple[torch.Tensor, torch.Tensor]
     """Slope and intercept of the student's eps in x_t, read off two points."""
     rows = VIEWS
     level = student.path.at_fraction(torch.full((rows,), 0.5))
-    told = student.conditioning(["a ball"] * rows, cameras, None)
+    told = student.conditioning(Conditions(["a ball"] * rows, cameras))
     zero, one = (
         student.predict(torch.full((rows, 1, 1, 1), v), level, told).eps.flatten() for v in (0.0, 1.0)
     )
@@ -75,7 +76,7 @@ def test_the_student_learns_the_closed_form_optimum():
     torch.testing.assert_close(-intercept / slope / alpha, shown.x0.flatten(), rtol=0, atol=0.04)
     noise = torch.randn(shown.x0.shape, generator=torch.Generator().manual_seed(3))
     levels = student.path.at_fraction(torch.full((VIEWS,), 0.5))
-    told = student.conditioning(["a ball"] * VIEWS, shown.cameras, None)
+    told = student.conditioning(Conditions(["a ball"] * VIEWS, shown.cameras))
     answer = student.predict(levels.add_noise(shown.x0, noise), levels, told)
     assert float((answer.eps - noise).square().mean()) < 0.01
 
@@ -131,7 +132,7 @@ def test_the_rate_warms_up_over_the_students_own_steps():
 def test_renders_with_gradients_are_refused():
     _, _, shown = scalar_world()
     with pytest.raises(ValueError, match="detached"):
-        Shown(shown.x0.clone().requires_grad_(True), shown.cameras, shown.background)
+        Shown(shown.x0.clone().requires_grad_(True), shown.conditions)
 
 
 TINY = [
@@ -170,14 +171,16 @@ def test_scene_and_student_never_mix(guidance):
         cameras, RenderContext(progress=progress, background=background, rng=rng)
     )
     x0 = system.prior.space.encode(out.rgb)
-    direction = system._direction(x0, cameras, background, progress, rng)[0]
+    direction = system._direction(x0, Conditions((), cameras, background), progress, rng)[0]
     system.guidance.surrogate.loss(x0, direction).backward()
     assert any(p.grad is not None and p.grad.any() for p in system.representation.parameters())
     assert all(p.grad is None for p in student.parameters()), "the scene's loss reached the student"
 
     system.representation.zero_grad(set_to_none=True)
     scene, before = copies(system.representation), copies(student)
-    system._teach(Shown(x0.detach(), cameras, background), system._optimizers()[1:], progress, rng)
+    system._teach(
+        Shown(x0.detach(), Conditions((), cameras, background)), system._optimizers()[1:], progress, rng
+    )
     assert all(p.grad is None for p in system.representation.parameters()), "the student reached the scene"
     assert all(torch.equal(p, scene[n]) for n, p in system.representation.named_parameters())
     assert any(not torch.equal(p, before[n]) for n, p in student.named_parameters())
@@ -254,7 +257,7 @@ def test_the_loss_is_summed_for_the_optimizer_and_averaged_for_the_log():
     rng = Streams(0, iteration=1).branched("student").branched("0")
     noise = rng.normal_per_view("noise", VIEWS, 1, 1, 1)
     fresh = GaussianStudent(student.space, student.path)
-    told = fresh.conditioning(["a ball"] * VIEWS, shown.cameras, None)
+    told = fresh.conditioning(Conditions(["a ball"] * VIEWS, shown.cameras))
     loss = denoising_loss(fresh.answer(level.add_noise(shown.x0, noise), level, told), shown.x0, noise)
     assert numbers["student_loss"] == pytest.approx(float(loss.detach().mean()), rel=1e-5)
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import threedistill.training.stages as stages
+from threedistill.conditions import Conditions
 from threedistill.config import compose
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.pipeline import generate, resume
@@ -182,7 +183,7 @@ def test_the_scene_gradient_is_the_direction_through_the_render() -> None:
     cameras, background = system._views(0.0, rng)
     out = system.representation.render(cameras, RenderContext(progress=0.0, background=background, rng=rng))
     x0 = system.prior.space.encode(out.rgb)
-    direction, _, nonfinite = system._direction(x0, cameras, background, 0.0, rng)
+    direction, _, nonfinite = system._direction(x0, Conditions((), cameras, background), 0.0, rng)
     assert nonfinite == 0 and not direction.requires_grad
     loss = system.guidance.surrogate.loss(x0, direction)
     table = system.representation.table

@@ -9,6 +9,7 @@ Every variant answers one contract, :class:`CFG`; Perp-Neg is in ``perp_neg.py``
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -17,10 +18,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.schedule import Schedule, value_at
-from threedistill.types import Evidence, Prediction, Query
+from threedistill.types import Condition, Evidence, Prediction, Query
 
 TextOfUncond = Literal["null", "negative"]
 TextOfCond = Literal["view", "base", "source", "category"]
+BlankText = Literal["null", "negative", "uncond", "inverse"]
 
 #: Imagen's percentile for dynamic thresholding (Saharia et al. 2022, arXiv 2205.11487, section 2.3).
 DYNAMIC_QUANTILE = 0.995
@@ -102,10 +104,8 @@ class CFG(Protocol):
         """``eps^s`` there."""
         ...
 
-    def unconditional(
-        self, name: str, text: Literal["null", "negative", "uncond", "inverse"] = "null", point: str = "t"
-    ) -> Query:
-        """A query without the prompt, told the camera or not as its own unconditional branch is."""
+    def unconditional(self, name: str, text: BlankText = "null", point: str = "t") -> Query:
+        """A query without the prompt, told the camera and the image or not as its own unconditional branch is."""
         ...
 
 
@@ -116,6 +116,7 @@ class ClassifierFree:
     Arguments:
         scale: ``s``, a number or a schedule of progress.
         uncond_camera: whether the unconditional query is told the camera (``keep``) or not (``null``).
+        uncond_image: likewise the reference image, of priors that are shown one; they are trained with ``null``.
         uncond_text: ``negative`` asks it about the user's negative prompt where one is given (else the empty one),
             ``null`` always about the empty prompt.
         x0_clip: limits the combined clean sample to [-1, 1] before it is turned back into eps; only for pixel
@@ -126,17 +127,24 @@ class ClassifierFree:
 
     scale: float | Schedule = 7.5
     uncond_camera: Literal["keep", "null"] | None = "keep"
+    uncond_image: Literal["keep", "null"] | None = "null"
     uncond_text: TextOfUncond | None = "negative"
     x0_clip: Literal["none", "static", "dynamic"] | None = "none"
     rescale: float = 0.0
 
     def __post_init__(self) -> None:
         # An unquoted `null` in YAML or on the command line arrives as None and means the word.
-        for name, word in (("uncond_camera", "null"), ("uncond_text", "null"), ("x0_clip", "none")):
+        for name, word in (
+            ("uncond_camera", "null"),
+            ("uncond_image", "null"),
+            ("uncond_text", "null"),
+            ("x0_clip", "none"),
+        ):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, word)
         for name, allowed in (
             ("uncond_camera", ("keep", "null")),
+            ("uncond_image", ("keep", "null")),
             ("uncond_text", ("null", "negative")),
             ("x0_clip", ("none", "static", "dynamic")),
         ):
@@ -150,12 +158,11 @@ class ClassifierFree:
         """Whether the guided prediction is the plain affine combination."""
         return self.x0_clip == "none" and self.rescale == 0
 
-    def unconditional(
-        self, name: str, text: Literal["null", "negative", "uncond", "inverse"] = "null", point: str = "t"
-    ) -> Query:
-        """A query without the prompt, told the camera or not as ``uncond_camera`` says."""
-        camera = "own" if self.uncond_camera == "keep" else "null"
-        return Query(at_point(name, point), text=text, camera=camera, point=point)
+    def unconditional(self, name: str, text: BlankText = "null", point: str = "t") -> Query:
+        """A query without the prompt, told the camera and the image or not as the settings say."""
+        kept: dict[Condition, str | None] = {"camera": self.uncond_camera, "image": self.uncond_image}
+        withheld: Set[Condition] = {what for what, how in kept.items() if how == "null"}
+        return Query(at_point(name, point), text=text, withheld=withheld, point=point)
 
     def both(self, point: str = "t", text: TextOfCond = "view") -> tuple[Query, Query]:
         """``cond`` and ``uncond``, whatever the scale."""

@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from threedistill.conditions import Conditions, Wording
 from threedistill.prediction import NoiseLevel, Prediction, stack_levels
-from threedistill.prompts import PromptSet
+from threedistill.prompts import PromptSet, role_of
 from threedistill.protocols import Prior
-from threedistill.types import Cameras, Conditioning, Evidence, Query
+from threedistill.types import Condition, Conditioning, Evidence, Query
 
-#: What networks were told about a step's views, by network, camera and texts.
-Told = dict[tuple[str, str, tuple[str, ...]], Conditioning]
+
+class _Topic(NamedTuple):
+    """What tells apart what networks are told in a step, whichever sample they look at.
+
+    The step's facts are the same for all, so the words and the names of what is told are their fingerprint.
+    """
+
+    network: str
+    wordings: tuple[Wording, ...]
+    given: frozenset[Condition]
 
 
 class _Asked(NamedTuple):
     """What makes two queries the same."""
 
-    network: str
-    texts: tuple[str, ...]
-    camera: str
+    topic: _Topic
     point: str
 
-    @property
-    def topic(self) -> tuple[str, str, tuple[str, ...]]:
-        """What the network is told, whichever sample it looks at."""
-        return self.network, self.camera, self.texts
+
+#: What networks were told about a step's views.
+Told = dict[_Topic, Conditioning]
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,7 @@ def gather(
     queries: Sequence[Query],
     networks: Mapping[str, Prior],
     prompts: PromptSet,
-    cameras: Cameras,
-    background: Float[Tensor, "B 3"] | None,
+    conditions: Conditions,
     x0: Float[Tensor, "B C h w"],
     level: NoiseLevel,
     noise: Float[Tensor, "B C h w"],
@@ -70,11 +75,11 @@ def gather(
 
     Arguments:
         queries: what the rule, the CFG variant and the trajectory ask.
-        networks: ``teacher`` and, where they exist, ``student`` and ``baseline``. One with another noise
-            path than the teacher's is asked at the same log-SNR.
+        networks: ``teacher`` and, by the names that queries use, the others. One with another noise path than the
+            teacher's is asked at the same log-SNR.
         prompts: the wordings.
-        cameras: the ``B`` views.
-        background: (B, 3) sRGB colours the priors are told, or None.
+        conditions: the facts about the ``B`` views, without words; each network is told those that it wants and the
+            query does not withhold.
         x0: (B, C, h, w) the encoded render.
         level: its noise levels at point ``t``.
         noise: (B, C, h, w) standard normal.
@@ -82,13 +87,16 @@ def gather(
         points: further noisy samples by name, from a trajectory. One named ``t`` replaces the step's own, and the
             evidence's noise becomes the one that is in it, ``(x_t - alpha x0) / sigma``.
         known: answers that the trajectory already has, by name.
-        told: what these networks were told before about these cameras and backgrounds, looked up and added to.
+        told: what these networks were told before about these conditions, looked up and added to.
 
     Raises:
-        ValueError: a network or point that does not exist, one name for two questions, or shapes that
+        ValueError: a network or point that does not exist, one name for two questions, no cameras, or shapes that
             disagree.
     """
     x0, noise = x0.detach(), noise.detach()
+    cameras = conditions.cameras
+    if cameras is None:
+        raise ValueError("gather: the conditions have no cameras, which the wordings of the views need")
     if noise.shape != x0.shape or len(level) != len(x0) or len(cameras) != len(x0):
         raise ValueError(
             f"gather: x0 {tuple(x0.shape)}, noise {tuple(noise.shape)}, {len(level)} levels and "
@@ -99,6 +107,7 @@ def gather(
         x_t, level = points["t"]
         alpha, sigma = level.scales(x_t)
         noise = (x_t - alpha * x0) / sigma
+    given = conditions.given - {"text"}
     asked_as: dict[str, _Asked] = {}
     for query in queries:
         if query.network not in networks:
@@ -113,15 +122,18 @@ def gather(
         # A baseline that is the teacher itself shares its forward pass.
         same = networks[query.network] is networks.get("teacher")
         network = "teacher" if same else query.network
-        texts = tuple(prompts.texts(query.text, cameras))
-        key = _Asked(network, texts, query.camera, query.point)
+        wants = networks[network].wants
+        # What a network is not told cannot tell two questions to it apart.
+        kind = query.text if "text" in wants else "null"
+        wordings = tuple(Wording(text, role_of(kind)) for text in prompts.texts(kind, cameras))
+        key = _Asked(_Topic(network, wordings, (given & wants) - query.withheld), query.point)
         if asked_as.setdefault(query.name, key) != key:
             raise ValueError(f"two different queries are both named {query.name!r}")
 
     asked = dict.fromkeys(asked_as.values())
     told = {} if told is None else told
-    _tell(told, asked, networks, cameras, background)
-    questions = {key: _Question(key.network, told[key.topic], *samples[key.point]) for key in asked}
+    _tell(told, asked, networks, conditions)
+    questions = {key: _Question(key.topic.network, told[key.topic], *samples[key.point]) for key in asked}
     answers: dict[_Asked, Prediction] = {}
     batches: dict[tuple[object, ...], list[_Asked]] = {}
     for key, question in questions.items():
@@ -133,29 +145,25 @@ def gather(
     return Evidence({**(known or {}), **found}, x0, noise, level, cameras)
 
 
-def _tell(
-    told: Told,
-    asked: Iterable[_Asked],
-    networks: Mapping[str, Prior],
-    cameras: Cameras,
-    background: Float[Tensor, "B 3"] | None,
-) -> None:
-    """Adds what ``told`` lacks: one call per network and camera for all texts."""
-    missing: dict[tuple[str, str], dict[tuple[str, ...], None]] = {}
-    for key in asked:
-        if key.topic not in told:
-            missing.setdefault((key.network, key.camera), {})[key.texts] = None
-    views = len(cameras)
-    for (network, camera), wordings in missing.items():
+def _tell(told: Told, asked: Iterable[_Asked], networks: Mapping[str, Prior], conditions: Conditions) -> None:
+    """Adds what ``told`` lacks: one call per network and set of conditions for all texts."""
+    missing: dict[tuple[str, frozenset[Condition]], dict[tuple[Wording, ...], None]] = {}
+    for topic, _ in asked:
+        if topic not in told:
+            missing.setdefault((topic.network, topic.given), {})[topic.wordings] = None
+    views = len(conditions)
+    for (network, given), wordings in missing.items():
         rows = torch.arange(views).repeat(len(wordings))
-        conditioning = networks[network].conditioning(
-            [text for texts in wordings for text in texts],
-            cameras[rows] if camera == "own" else None,
-            None if background is None else background[rows],
+        said = [wording for row in wordings for wording in row]
+        facts = replace(
+            conditions.saying([""] * views).only(given)[rows],
+            texts=[w.text for w in said],
+            roles=[w.role for w in said],
         )
-        for i, texts in enumerate(wordings):
+        conditioning = networks[network].conditioning(facts)
+        for i, row in enumerate(wordings):
             part = slice(i * views, (i + 1) * views)
-            told[network, camera, texts] = {k: v[part] for k, v in conditioning.items()}
+            told[_Topic(network, row, given)] = {k: v[part] for k, v in conditioning.items()}
 
 
 def _ask(networks: Mapping[str, Prior], group: list[_Question], max_rows: int | None) -> list[Prediction]:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.cameras import OVERHEAD_LIMIT
-from threedistill.guidance.cfg import ClassifierFree, TextOfCond, at_point
+from threedistill.guidance.cfg import BlankText, ClassifierFree, TextOfCond, at_point
 from threedistill.schedule import Schedule, value_at
 from threedistill.types import Cameras, Evidence, Prediction, Query
 
@@ -111,9 +111,7 @@ class PerpNeg:
         """``s``."""
         return self.base.scale
 
-    def unconditional(
-        self, name: str, text: Literal["null", "negative", "uncond", "inverse"] = "null", point: str = "t"
-    ) -> Query:
+    def unconditional(self, name: str, text: BlankText = "null", point: str = "t") -> Query:
         """As of the base."""
         return self.base.unconditional(name, text, point)
 

@@ -34,9 +34,9 @@ class CSDS:
     eta: float = 1.0
 
     def queries(self, progress: float) -> tuple[Query, ...]:
-        """Guidance's questions, and the baseline's about the category without a camera."""
-        category = Query("category", network="baseline", text="category", camera="null")
-        null = Query("category null", network="baseline", text="null", camera="null")
+        """Guidance's questions, and the baseline's about the category alone: no camera, no image."""
+        category = Query("category", network="baseline", text="category", withheld={"camera", "image"})
+        null = Query("category null", network="baseline", text="null", withheld={"camera", "image"})
         return (*self.cfg.queries(progress), category, *((null,) if self.form == "sum" else ()))
 
     def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:

@@ -101,7 +101,7 @@ class ESD:
         if lam < 1:
             student += (Query("student", network="student", text="base"),)
         if lam > 0:
-            student += (Query("student blind", network="student", text="base", camera="null"),)
+            student += (Query("student blind", network="student", text="base", withheld={"camera"}),)
         return (*self.cfg.queries(progress), *student)
 
     def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from threedistill.conditions import Conditions
 from threedistill.guidance.cfg import CFG, ClassifierFree, combine
 from threedistill.guidance.evidence import Told, gather
 from threedistill.prediction import NoiseLevel, Prediction
@@ -25,7 +26,7 @@ from threedistill.prompts import PromptSet
 from threedistill.protocols import GuidanceRule, NoisePath, Prior
 from threedistill.rng import Streams
 from threedistill.schedule import Schedule, value_at
-from threedistill.types import Cameras, Evidence, Query
+from threedistill.types import Evidence, Query
 
 Unit = Literal["t", "logsnr"]
 Points = dict[str, tuple[Tensor, NoiseLevel]]
@@ -36,7 +37,7 @@ class Situation:
     """One step as the networks see it: who can be asked, in which words, about which views and samples.
 
     Arguments:
-        networks, prompts, cameras, background, x0, level, noise, max_rows: as for
+        networks, prompts, conditions, x0, level, noise, max_rows: as for
             :func:`~threedistill.guidance.evidence.gather`.
         reference: (B, C, h, w) the encoded renders of the unedited scene, for edits.
         told: what the networks were told in this step; a trajectory asks the same words again and again.
@@ -44,8 +45,7 @@ class Situation:
 
     networks: Mapping[str, Prior]
     prompts: PromptSet
-    cameras: Cameras
-    background: Float[Tensor, "B 3"] | None
+    conditions: Conditions
     x0: Float[Tensor, "B C h w"]
     level: NoiseLevel
     noise: Float[Tensor, "B C h w"]
@@ -63,7 +63,7 @@ class Situation:
     ) -> Evidence:  # fmt: skip
         """The answers to some questions, at the step's own point or others."""
         return gather(
-            queries, self.networks, self.prompts, self.cameras, self.background, self.x0, self.level, self.noise,
+            queries, self.networks, self.prompts, self.conditions, self.x0, self.level, self.noise,
             max_rows=self.max_rows, points=points, known=known, told=self.told,
         )  # fmt: skip
 

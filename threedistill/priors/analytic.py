@@ -14,13 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from threedistill.conditions import Conditions
 from threedistill.errors import UsageError
 from threedistill.prediction import Prediction, PredictionKind
 from threedistill.priors.noise_path import DiscretePath
 from threedistill.priors.space import PixelSpace
 from threedistill.prompts import without_view
 from threedistill.protocols import ImageSpace, NoisePath
-from threedistill.types import Cameras, Conditioning, NoiseLevel
+from threedistill.types import Condition, Conditioning, NoiseLevel
 
 
 def gaussian_eps(
@@ -69,6 +70,7 @@ class GaussianPrior:
 
     view_group = 1
     licence = "Apache-2.0"
+    wants: frozenset[Condition] = frozenset({"text"})
 
     def __init__(
         self,
@@ -98,10 +100,9 @@ class GaussianPrior:
         self.device = torch.device(device)
         return self
 
-    def conditioning(
-        self, texts: Sequence[str], cameras: Cameras | None, background: Float[Tensor, "B 3"] | None
-    ) -> Conditioning:
+    def conditioning(self, conditions: Conditions) -> Conditioning:
         """``mean`` and ``variance``, or ``mean``, ``eigenvalues`` and ``eigenvectors``, per row."""
+        texts = conditions.texts
         normals = [self._lookup(text) for text in texts]
         means = self._stack([n.mean for n in normals])
         if any(n.covariance is not None for n in normals):
@@ -155,6 +156,7 @@ class GaussianMixturePrior:
 
     view_group = 1
     licence = "Apache-2.0"
+    wants: frozenset[Condition] = frozenset({"text"})
 
     def __init__(
         self,
@@ -173,15 +175,13 @@ class GaussianMixturePrior:
         self.device = torch.device(device)
         return self
 
-    def conditioning(
-        self, texts: Sequence[str], cameras: Cameras | None, background: Float[Tensor, "B 3"] | None
-    ) -> Conditioning:
+    def conditioning(self, conditions: Conditions) -> Conditioning:
         """``means`` and ``variances`` (B, K, C, h, w), ``log_weights`` (B, K)."""
 
         def full(value: Tensor | float) -> Tensor:
             return torch.as_tensor(value, dtype=torch.float64).expand(self.space.shape)
 
-        mixtures = [self.conditions[without_view(text)] for text in texts]
+        mixtures = [self.conditions[without_view(text)] for text in conditions.texts]
         means = torch.stack([torch.stack([full(c.mean) for c in m.components]) for m in mixtures])
         stds = torch.stack([torch.stack([full(c.std) for c in m.components]) for m in mixtures])
         weights = torch.tensor([m.weights for m in mixtures], dtype=torch.float64)
@@ -214,6 +214,8 @@ class DiscPrior(GaussianPrior):
         null_std: of the unconditional Gaussian around grey.
     """
 
+    wants: frozenset[Condition] = frozenset({"text", "background"})
+
     def __init__(self, size: int = 64, radius: float = 0.5, std: float = 0.1, null_std: float = 0.5) -> None:
         if not 0 < radius <= 1 or std <= 0 or null_std <= 0:
             raise ValueError("DiscPrior: radius must lie in (0, 1] and both std must be positive")
@@ -223,12 +225,11 @@ class DiscPrior(GaussianPrior):
         self._inside = (edge + 0.5).clamp(0, 1)
         self._std, self._null_std = std, null_std
 
-    def conditioning(
-        self, texts: Sequence[str], cameras: Cameras | None, background: Float[Tensor, "B 3"] | None
-    ) -> Conditioning:
+    def conditioning(self, conditions: Conditions) -> Conditioning:
         """The disc over the background (white if untold)."""
         means, stds = [], []
-        for row, text in enumerate(texts):
+        background = conditions.background
+        for row, text in enumerate(conditions.texts):
             behind = torch.ones(3) if background is None else background[row].cpu().float()
             inside = self._inside[..., None]
             picture = inside * torch.tensor(_color_word(text)) + (1 - inside) * behind

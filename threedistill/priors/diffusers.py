@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from threedistill.conditions import Conditions, Wording
 from threedistill.errors import ThreedistillError
+from threedistill.priors.embedding_cache import Embedding, EmbeddingCache, default_folder, stack
 from threedistill.priors.families import Family
 from threedistill.priors.loading import Source, find
-from threedistill.priors.text_cache import Embedding, TextCache, default_folder, stack
-from threedistill.types import Cameras, Conditioning, NoiseLevel, Prediction, PredictionKind
+from threedistill.types import Condition, Conditioning, NoiseLevel, Prediction, PredictionKind
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -46,6 +47,7 @@ class DiffusersPrior:
     """
 
     view_group = 1
+    wants: frozenset[Condition] = frozenset({"text"})
 
     def __init__(
         self,
@@ -80,7 +82,7 @@ class DiffusersPrior:
         self.revision = f"{self.source.location}@{self.source.commit}"
         self._encoders: list[tuple[Any, Any]] | None = None
         folder: Path | None = default_folder() if cache else None
-        self.texts = TextCache(self._encode, f"{self.revision}/{type(family).__name__}", folder)
+        self.texts = EmbeddingCache(self._encode, f"{self.revision}/{type(family).__name__}", folder)
         self.to("cpu")
 
     def _load(self, component: str) -> Any:
@@ -88,13 +90,13 @@ class DiffusersPrior:
         module = self.source.load(component, variant=self._variant)
         return module.requires_grad_(False).eval()
 
-    def _encode(self, texts: Sequence[str]) -> list[Embedding]:
+    def _encode(self, wordings: Sequence[Wording]) -> list[Embedding]:
         """Text encoders are large and needed once: loaded at the first unknown text, on the CPU."""
         if self._encoders is None:
             self._encoders = [
                 (self.source.load(t), self._load(e).to(self.device)) for t, e in self.family.encoders
             ]
-        return self.family.encode(self._encoders, texts)
+        return self.family.encode(self._encoders, wordings)
 
     def to(self, device: torch.device | str) -> DiffusersPrior:
         """Moves the networks to ``device`` in the dtype chosen for it."""
@@ -110,11 +112,9 @@ class DiffusersPrior:
             encoder.to(self.device)
         return self
 
-    def conditioning(
-        self, texts: Sequence[str], cameras: Cameras | None, background: Float[Tensor, "B 3"] | None
-    ) -> Conditioning:
-        """The texts' embeddings; cameras and background are not told."""
-        return stack(self.texts(texts), self.device)
+    def conditioning(self, conditions: Conditions) -> Conditioning:
+        """The texts' embeddings."""
+        return stack(self.texts(conditions.wordings), self.device)
 
     @torch.no_grad()
     def predict(

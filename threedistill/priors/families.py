@@ -15,11 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from threedistill.conditions import Wording
 from threedistill.errors import UsageError
 from threedistill.prediction import PredictionKind
+from threedistill.priors.embedding_cache import Embedding
 from threedistill.priors.noise_path import DiscretePath, RectifiedFlowPath
 from threedistill.priors.space import LatentSpace
-from threedistill.priors.text_cache import Embedding
 from threedistill.protocols import ImageSpace, NoisePath
 from threedistill.types import Conditioning
 
@@ -47,8 +48,8 @@ class Family(Protocol):
         """The space the network works in, for pictures of ``size`` pixels (None = as trained)."""
         ...
 
-    def encode(self, encoders: Sequence[tuple[Any, Any]], texts: Sequence[str]) -> list[Embedding]:
-        """One embedding per text from the loaded (tokenizer, text encoder) pairs."""
+    def encode(self, encoders: Sequence[tuple[Any, Any]], wordings: Sequence[Wording]) -> list[Embedding]:
+        """One embedding per wording from the loaded (tokenizer, text encoder) pairs."""
         ...
 
     def denoise(self, network: Any, x_t: Tensor, index: Tensor, conditioning: Conditioning) -> Tensor:
@@ -84,12 +85,16 @@ class StableDiffusion:
         return LatentSpace(vae, size or int(network.config.sample_size) * factor)
 
     @torch.no_grad()
-    def encode(self, encoders: Sequence[tuple[Any, Any]], texts: Sequence[str]) -> list[Embedding]:
+    def encode(self, encoders: Sequence[tuple[Any, Any]], wordings: Sequence[Wording]) -> list[Embedding]:
         """``encoder_hidden_states`` (77, width): the last hidden state of every token."""
         tokenizer, encoder = encoders[0]
         length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
         tokens = tokenizer(
-            list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+            [w.text for w in wordings],
+            padding="max_length",
+            max_length=length,
+            truncation=True,
+            return_tensors="pt",
         ).to(encoder.device)
         mask = tokens.attention_mask if getattr(encoder.config, "use_attention_mask", False) else None
         return [{"encoder_hidden_states": row} for row in encoder(tokens.input_ids, attention_mask=mask)[0]]

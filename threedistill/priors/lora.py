@@ -30,12 +30,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from threedistill.conditions import Conditions
 from threedistill.errors import UsageError
 from threedistill.prediction import Prediction
 from threedistill.priors.student import told_cameras
 from threedistill.protocols import STUDENT_CAMERA, ImageSpace, NetworkPrior, NoisePath, Prior
 from threedistill.toybox.conditioning import CAMERA_SIZE
-from threedistill.types import Cameras, Conditioning, NoiseLevel
+from threedistill.types import Conditioning, NoiseLevel
 
 #: The common map in units of this: a step of Adam changes it about as much as it changes what dense layers draw.
 _PACE = 100.0
@@ -127,6 +128,7 @@ class LoRAStudent(nn.Module):
         from peft import LoraConfig, inject_adapter_in_model
 
         self.name, self.licence, self.view_group = f"{prior.name} student", prior.licence, prior.view_group
+        self.wants = prior.wants | {"camera"}
         self.space: ImageSpace = prior.space
         self.path: NoisePath = prior.path
         network = twin(prior.network)
@@ -193,13 +195,11 @@ class LoRAStudent(nn.Module):
         finally:
             self._told, self._seen = before
 
-    def conditioning(
-        self, texts: Sequence[str], cameras: Cameras | None, background: Float[Tensor, "B 3"] | None
-    ) -> Conditioning:
+    def conditioning(self, conditions: Conditions) -> Conditioning:
         """What the teacher is told without a camera, and the student's own camera."""
         prior = self._unregistered[0]
-        told = told_cameras(cameras, len(texts), self.camera.null.device)
-        return {**prior.conditioning(texts, None, background), STUDENT_CAMERA: told}
+        told = told_cameras(conditions.cameras, len(conditions), self.camera.null.device)
+        return {**prior.conditioning(conditions.only(prior.wants - {"camera"})), STUDENT_CAMERA: told}
 
     def answer(
         self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
@@ -224,15 +224,14 @@ class _Cameraless:
         self.prior = prior
         self.name, self.space, self.path = prior.name, prior.space, prior.path
         self.view_group, self.licence = prior.view_group, prior.licence
+        self.wants = prior.wants - {"camera"}
 
     def to(self, device: torch.device | str) -> _Cameraless:
         self.prior.to(device)
         return self
 
-    def conditioning(
-        self, texts: Sequence[str], cameras: Cameras | None, background: Tensor | None
-    ) -> Conditioning:
-        return self.prior.conditioning(texts, None, background)
+    def conditioning(self, conditions: Conditions) -> Conditioning:
+        return self.prior.conditioning(conditions.only(self.wants))
 
     def predict(self, x_t: Tensor, level: NoiseLevel, conditioning: Conditioning) -> Prediction:
         rest = {k: v for k, v in conditioning.items() if k != STUDENT_CAMERA}

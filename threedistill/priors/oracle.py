@@ -6,20 +6,20 @@ prior: what the oracle cannot teach, no prior can.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from threedistill.conditions import Conditions
 from threedistill.errors import UsageError
 from threedistill.prediction import Prediction, PredictionKind
 from threedistill.priors.analytic import gaussian_eps
 from threedistill.priors.noise_path import DiscretePath
 from threedistill.priors.space import PixelSpace
 from threedistill.prompts import without_view
-from threedistill.types import Cameras, Conditioning, Mesh, NoiseLevel, Shading
+from threedistill.types import Cameras, Condition, Conditioning, Mesh, NoiseLevel, Shading
 
 
 @lru_cache(maxsize=8)
@@ -49,6 +49,7 @@ class OraclePrior:
     name = "oracle"
     view_group = 1
     licence = "Apache-2.0"
+    wants: frozenset[Condition] = frozenset({"text", "camera", "background"})
 
     def __init__(
         self,
@@ -72,14 +73,13 @@ class OraclePrior:
         self.device = torch.device(device)
         return self
 
-    def conditioning(
-        self, texts: Sequence[str], cameras: Cameras | None, background: Float[Tensor, "B 3"] | None
-    ) -> Conditioning:
+    def conditioning(self, conditions: Conditions) -> Conditioning:
         """The true pictures as ``mean``, and ``variance``, per row.
 
         Raises:
             UsageError: a text without a camera, or words outside the Toybox vocabulary.
         """
+        texts, cameras, background = conditions.texts, conditions.cameras, conditions.background
         mean = torch.zeros(len(texts), *self.space.shape)
         std = torch.full((len(texts), 1, 1, 1), self.null_std)
         rows_of: dict[str, list[int]] = {}

@@ -10,18 +10,19 @@ on detached renders ``x0`` seen by cameras ``c``. Source: Wang et al. 2023 (Prol
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from threedistill.conditions import Conditions
 from threedistill.prediction import Prediction, PredictionKind, training_target
 from threedistill.priors.analytic import gaussian_eps
 from threedistill.protocols import STUDENT_CAMERA, ImageSpace, NoisePath, Prior
 from threedistill.toybox.conditioning import CAMERA_SIZE, camera_vectors
-from threedistill.types import Cameras, Conditioning, NoiseLevel
+from threedistill.types import Cameras, Condition, Conditioning, NoiseLevel
 
 #: The weight ``1 / sigma^2`` that turns an error in x0 into one in v grows without limit; at most this.
 MAX_WEIGHT = 5.0
@@ -71,6 +72,7 @@ class GaussianStudent(nn.Module):
     name = "gaussian student"
     view_group = 1
     licence = "Apache-2.0"
+    wants: frozenset[Condition] = frozenset({"camera"})
 
     def __init__(self, space: ImageSpace, path: NoisePath, std: float = 0.5) -> None:
         super().__init__()
@@ -89,11 +91,9 @@ class GaussianStudent(nn.Module):
         """A fresh one."""
         return GaussianStudent(self.space, self.path, self._start).to(self.mean)
 
-    def conditioning(
-        self, texts: Sequence[str], cameras: Cameras | None, background: Float[Tensor, "B 3"] | None
-    ) -> Conditioning:
+    def conditioning(self, conditions: Conditions) -> Conditioning:
         """The cameras; it is told neither words nor background."""
-        return {STUDENT_CAMERA: told_cameras(cameras, len(texts), self.mean.device)}
+        return {STUDENT_CAMERA: told_cameras(conditions.cameras, len(conditions), self.mean.device)}
 
     @contextlib.contextmanager
     def active(self, conditioning: Conditioning) -> Iterator[Conditioning]:

@@ -12,13 +12,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from threedistill.conditions import Conditions, Wording
 from threedistill.errors import UsageError
+from threedistill.priors.embedding_cache import Embedding, EmbeddingCache, stack
 from threedistill.priors.families import scheduler_path
 from threedistill.priors.loading import quiet
 from threedistill.priors.space import FoldedPixelSpace
-from threedistill.priors.text_cache import Embedding, TextCache, stack
 from threedistill.resources import assets_dir, weights_hash
-from threedistill.types import Cameras, Conditioning, NoiseLevel, Prediction, PredictionKind
+from threedistill.types import Cameras, Condition, Conditioning, NoiseLevel, Prediction, PredictionKind
 
 #: Where the views that a word places exactly are, radians.
 NAMED_AZIMUTHS = {"front": 0.0, "back": math.pi}
@@ -86,6 +87,7 @@ class ToyboxPrior:
     name = "toybox"
     view_group = 1
     licence = "Apache-2.0"
+    wants: frozenset[Condition] = frozenset({"text", "camera", "background"})
 
     def __init__(
         self,
@@ -107,13 +109,19 @@ class ToyboxPrior:
         )
         # Stored as float16; computed in float32, which a CPU does faster.
         self.pipeline: Any = ToyboxPipeline.load(Path(folder).expanduser() if folder else None, torch.float32)
-        self.camera, self.background = camera or "none", background
+        self.camera = camera or "none"
+        told: dict[Condition, bool] = {
+            "text": True,
+            "camera": self.camera != "none",
+            "background": background,
+        }
+        self.wants = frozenset(name for name, wanted in told.items() if wanted)
         #: What its weights have words for; the world may have more.
         self.words = frozenset(self.pipeline.tokenizer.get_vocab())
         self.space = FoldedPixelSpace(IMAGE_SIZE, FOLD)
         self.kind: PredictionKind
         self.path, self.kind = scheduler_path(self.pipeline.scheduler.config)
-        self.texts = TextCache(self._encode, "toybox")
+        self.texts = EmbeddingCache(self._encode, "toybox")
         self.device = torch.device("cpu")
         if channels_last:
             self.pipeline.unet.to(memory_format=torch.channels_last)
@@ -127,13 +135,13 @@ class ToyboxPrior:
         return self
 
     @torch.no_grad()
-    def _encode(self, texts: Sequence[str]) -> list[Embedding]:
+    def _encode(self, wordings: Sequence[Wording]) -> list[Embedding]:
         from threedistill.toybox.conditioning import camera_vectors
 
         found, sketch = [], self.pipeline.sketch
         # One by one: what else a step asks must not reach a wording's last bits, or resumed runs would differ.
-        for text in texts:
-            row = self.pipeline.encode_text([wording(text, self.words)])
+        for asked in wordings:
+            row = self.pipeline.encode_text([wording(asked.text, self.words)])
             told = sketch.told(row)
             # Without a camera the sketch is always the same picture, and drawing it is not free.
             drawn = sketch(row, camera_vectors(None, 1).to(row), told)
@@ -141,9 +149,7 @@ class ToyboxPrior:
         return found
 
     @torch.no_grad()
-    def conditioning(
-        self, texts: Sequence[str], cameras: Cameras | None, background: Float[Tensor, "B 3"] | None
-    ) -> Conditioning:
+    def conditioning(self, conditions: Conditions) -> Conditioning:
         """``encoder_hidden_states`` (words, then camera tokens), ``class_labels`` (camera, background) and ``sketch``.
 
         Raises:
@@ -151,14 +157,15 @@ class ToyboxPrior:
         """
         from threedistill.toybox.conditioning import background_vectors, camera_vectors
 
-        rows = len(texts)
+        told = conditions.only(self.wants)
+        texts, cameras, rows = told.texts, told.cameras, len(told)
         if self.camera == "words" and cameras is not None:
             seen = named_cameras(texts, cameras, self.words)
         else:
-            seen = camera_vectors(cameras if self.camera == "own" else None, rows)
+            seen = camera_vectors(cameras, rows)
         wanted = ("text", "told") if seen.any(1).all() else ("text", "told", "drawn")
-        words = stack([{k: kept[k] for k in wanted} for kept in self.texts(texts)], self.device)
-        behind = background_vectors(background if self.background else None, rows).to(self.device)
+        words = stack([{k: kept[k] for k in wanted} for kept in self.texts(told.wordings)], self.device)
+        behind = background_vectors(told.background, rows).to(self.device)
         return self.pipeline.condition(
             words["text"], seen.to(self.device), behind, words["told"], words.get("drawn")
         )

@@ -39,6 +39,7 @@ def render_surface(
     background: Float[Tensor, "B 3"],
     *,
     shading: Shading = "none",
+    normals: bool = False,
     light: Float[Tensor, "B 3"] | None = None,
     supersample: int = 1,
     neighbours: Int[Tensor, "F 3"] | None = None,
@@ -54,6 +55,7 @@ def render_surface(
         cameras: ``B`` cameras.
         background: sRGB.
         shading, light: see :func:`threedistill.render.shading.shade`.
+        normals: wanted, although the shading may do without.
         supersample: samples per pixel and axis, averaged, >= 1.
         neighbours: :func:`threedistill.ops.antialias.face_neighbours` where known already.
         texture_gradient: the points whose colours are asked move with the vertices.
@@ -61,7 +63,7 @@ def render_surface(
             let the background through. The picture stays the same. It is how a hole opens; 0 = none.
 
     Returns:
-        the rendering; ``depth`` has no gradient, ``normal`` is there where the shading needs it.
+        the rendering; ``depth`` has no gradient, ``normal`` is there where the shading needs it or it is wanted.
     """
     big = cameras.resized(cameras.height * supersample, cameras.width * supersample)
     size = (len(cameras), big.height, big.width)
@@ -77,13 +79,16 @@ def render_surface(
     away = big.c2w.to(at)[view, :3, 3] - at.detach()
     distance = away.norm(dim=1, keepdim=True)
     facts = [distance, torch.ones_like(distance)]
-    if shading != "none":
-        smooth = vertex_normals(vertices, faces)
+    if normals or shading != "none":
+        # Without shading nothing that is optimised depends on them.
+        corners = vertices if shading != "none" else vertices.detach()
+        smooth = vertex_normals(corners, faces)
         normal = F.normalize(interpolate(smooth, clip, faces, fragments, pixels), dim=1)
+        facts.append(normal)
+    if shading != "none":
         towards = None if light is None else light.to(at)[view]
         material = shown[:, 3:] if shown.shape[1] == 5 else None
         shown = shade(shown[:, :3], normal, away / distance, shading, towards, material)
-        facts.append(normal)
 
     background = background.to(at)
     if yielding and vertices.requires_grad:
@@ -110,5 +115,5 @@ def render_surface(
         opacity=picture[..., 3:].clamp(0, 1),
         depth=sharp[..., :1] / sharp[..., 1:2].clamp_min(1e-6),
         background=background,
-        normal=F.normalize(sharp[..., 2:], dim=-1) if shading != "none" else None,
+        normal=F.normalize(sharp[..., 2:], dim=-1) if sharp.shape[-1] > 2 else None,
     )

@@ -202,7 +202,7 @@ class DMTet(nn.Module):
 
         out = render_surface(
             shape.vertices, shape.topology.faces, color, cameras.to(self.points.device), context.background,
-            shading=context.shading, light=context.light, supersample=self.supersample,
+            shading=context.shading, normals=context.normals, light=context.light, supersample=self.supersample,
             neighbours=shape.neighbours, texture_gradient=self.texture_gradient, yielding=self.yields(context.progress),
         )  # fmt: skip
         out.stats = {

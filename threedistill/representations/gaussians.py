@@ -151,7 +151,7 @@ class Gaussians(nn.Module):
         scales, opacities = self.log_scales.exp(), self.opacity_logits.sigmoid()
         drawn = draw(
             self.means, scales, self.quaternions, opacities, self._sh(), cameras,
-            normals=self.normals if context.shading != "none" else "none",
+            normals=self.normals if context.normals or context.shading != "none" else "none",
         )  # fmt: skip
         if drawn.projected.means.requires_grad:
             drawn.projected.means.retain_grad()

@@ -277,13 +277,18 @@ class HashGrid(nn.Module):
         sums = {"samples": torch.tensor(float(len(points))), "density": density.sum()}
         if self.distortion:
             sums["distortion"] = ray_distortion(out.weights, samples).sum()
-        if context.shading != "none" or self.normals == "always":
+        lit = context.shading != "none"
+        optimised = lit or self.normals == "always"
+        if optimised or context.normals:
             hit = (opacity.detach() > _FAINT).nonzero()[:, 0]
             where = origins[hit] + directions[hit] * distance.detach()[hit, None]
-            normals = field_normals(lambda x: self.raw(x, progress)[0], where, self.cell(progress))
-            away = (normals * directions[hit]).sum(-1).clamp_min(0)
-            sums["orientation"] = (opacity.detach()[hit] * away**2).sum()
-            if context.shading != "none":
+            # A network that is told normals sends no gradient back through them.
+            with torch.set_grad_enabled(optimised and torch.is_grad_enabled()):
+                normals = field_normals(lambda x: self.raw(x, progress)[0], where, self.cell(progress))
+            if optimised:
+                away = (normals * directions[hit]).sum(-1).clamp_min(0)
+                sums["orientation"] = (opacity.detach()[hit] * away**2).sum()
+            if lit:
                 albedo = rgb[hit] / opacity[hit, None]
                 towards = None if light is None else light[hit]
                 shaded = shade(albedo, normals, -directions[hit], context.shading, towards)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from threedistill.conditions import Conditions
 from threedistill.evaluation.statistics import Estimate, bootstrap
 from threedistill.protocols import NoisePath
 from threedistill.rng import Streams
@@ -133,7 +134,7 @@ def _shares(system: Any, prompt: str, state: str, draws: int, seed: int) -> tupl
         directions = []
         for k in range(draws):
             rng = Streams(seed).branched(f"noise-share/{k}")
-            directions.append(system._direction(x0, cameras, background, 0.5, rng)[0])
+            directions.append(system._direction(x0, Conditions((), cameras, background), 0.5, rng)[0])
         stack = torch.stack(directions)
         shares.append(sum(noise_share(stack[:, v]) for v in range(len(cameras))) / len(cameras))
     system.guidance = own

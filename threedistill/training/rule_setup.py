@@ -50,7 +50,9 @@ def check_rule(config: Config, index: int, rule: GuidanceRule) -> None:
             "itself, told the category) or baseline=<prior>"
         )
     own = ("teacher", "baseline") if baseline["name"] == "self" else ("teacher",)
-    if config["prior"].get("needs_camera") and any(q.network in own and q.camera == "null" for q in asked):
+    if config["prior"].get("needs_camera") and any(
+        q.network in own and "camera" in q.withheld for q in asked
+    ):
         way = "use another prior, baseline=gaussian or cfg.uncond_camera=keep"
         raise UsageError(f"guidance={name} asks without a camera, which prior={prior} cannot answer; {way}")
     group = getattr(rule, "group", 1)

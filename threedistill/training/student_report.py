@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+from threedistill.conditions import Conditions
 from threedistill.protocols import RenderContext
 from threedistill.rng import Streams
 from threedistill.training.student_step import Gains, Shown
@@ -22,9 +23,10 @@ def fresh_views(system: ScoreDistillation) -> Iterator[tuple[Streams, Shown, Ren
     for batch in range(BATCHES):
         rng = system.streams.at(system.stage.iterations).branched(f"report/{batch}")
         cameras, background = system._views(1.0, rng)
-        context = RenderContext(progress=1.0, background=background, rng=rng, shading=system.stage.shading)
+        context = RenderContext(1.0, background, rng, system.stage.shading, normals="normal" in system.wants)
         out = system.representation.render(cameras, context)
-        yield rng, Shown(system.prior.space.encode(out.rgb), cameras, background), out
+        facts = Conditions(cameras=cameras, background=background).showing(out, system.wants)
+        yield rng, Shown(system.prior.space.encode(out.rgb), facts), out
 
 
 @torch.no_grad()

@@ -27,12 +27,12 @@ def check_student(config: Config, index: int, rule: GuidanceRule) -> None:
             )
         return
     model.check(checked_class(config["prior"]["model"], "prior.model", config["plugins"]))
-    if training.camera_dropout == 0 and any(q.camera == "null" for q in asked):
+    if training.camera_dropout == 0 and any("camera" in q.withheld for q in asked):
         raise UsageError(
             f"guidance={name} asks the student without a camera, which student.training.camera_dropout=0 never "
             "teaches it; set it to 0.2"
         )
-    if training.camera_dropout == 1 and any(q.camera == "own" for q in asked):
+    if training.camera_dropout == 1 and any("camera" not in q.withheld for q in asked):
         raise UsageError(
             f"guidance={name} asks the student with a camera, which student.training.camera_dropout=1 never "
             "teaches it; set it to 0.2"

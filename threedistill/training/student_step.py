@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from threedistill.conditions import Conditions
 from threedistill.priors.student import denoising_loss, drop_cameras
-from threedistill.prompts import PromptSet
+from threedistill.prompts import PromptSet, role_of
 from threedistill.protocols import Prior, Student, TimestepPolicy
 from threedistill.rng import Streams
 from threedistill.types import Cameras, Conditioning, NoiseLevel
@@ -61,15 +62,25 @@ class StudentTraining:
 
 @dataclass(frozen=True)
 class Shown:
-    """What the student sees of one step: detached renders in prior space, their cameras and backgrounds."""
+    """What the student sees of one step: detached renders in prior space, and the facts about these views."""
 
     x0: Float[Tensor, "B C h w"]
-    cameras: Cameras
-    background: Float[Tensor, "B 3"]
+    conditions: Conditions
 
     def __post_init__(self) -> None:
         if self.x0.requires_grad:
             raise ValueError("the student must be shown detached renders")
+
+    @property
+    def cameras(self) -> Cameras:
+        """The ``B`` views."""
+        assert self.conditions.cameras is not None
+        return self.conditions.cameras
+
+    def told(self, student: Student, prompts: PromptSet) -> Conditions:
+        """What the student is told: the base prompt, without view words, and those of the facts that it wants."""
+        said = self.conditions.saying(prompts.texts("base", self.cameras), role_of("base"))
+        return said.only(student.wants)
 
 
 @dataclass(frozen=True)
@@ -146,9 +157,7 @@ class StudentStep(nn.Module):
         if rng.iteration % s.measure_every == 0:
             gains = self.measure(student, shown, rng.branched("measure"), progress)
             self.measured.copy_(torch.tensor([gains.camera, gains.null, gains.frozen]))
-        conditioning = student.conditioning(
-            self.prompts.texts("base", shown.cameras), shown.cameras, shown.background
-        )
+        conditioning = student.conditioning(shown.told(student, self.prompts))
         loss_sum = 0.0
         for step in range(s.steps):
             own = rng.branched(str(step))
@@ -193,9 +202,8 @@ class StudentStep(nn.Module):
         Arguments:
             draws: noisy versions of every render; averaged.
         """
-        texts = self.prompts.texts("base", shown.cameras)
-        told = student.conditioning(texts, shown.cameras, shown.background)
-        untold = student.conditioning(texts, None, shown.background)
+        facts = shown.told(student, self.prompts)
+        told, untold = student.conditioning(facts), student.conditioning(facts.without("camera"))
         frozen = student.frozen
         sums = torch.zeros(3)
         for draw in range(draws):

@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
+from functools import cached_property
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from threedistill.cameras import CameraSampler
+from threedistill.conditions import Conditions
 from threedistill.guidance.regularizers import Regularizers
 from threedistill.guidance.rules import wished_x0
 from threedistill.guidance.surrogate import Surrogate
@@ -38,7 +40,7 @@ from threedistill.training.optim import Adam, apply_refinement
 from threedistill.training.rule_setup import is_edit, render_unedited
 from threedistill.training.student_step import Shown, StudentStep, StudentTraining
 from threedistill.training.watchdog import Vital, Watchdog
-from threedistill.types import Cameras, Mesh, Rendering, Shading, Splats
+from threedistill.types import Cameras, Condition, Mesh, Rendering, Shading, Splats
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,11 @@ class ScoreDistillation(pl.LightningModule):
     def prior(self) -> Prior:
         return self.networks["teacher"]
 
+    @cached_property
+    def wants(self) -> frozenset[Condition]:
+        """All that any of the networks can be told."""
+        return frozenset[Condition]().union(*(network.wants for network in self.networks.values()))
+
     def train_dataloader(self):
         """The iterations that are still to do."""
         return Iterations(int(self.iteration), self.stage.iterations).loader()
@@ -186,16 +193,13 @@ class ScoreDistillation(pl.LightningModule):
         progress = index / self.stage.iterations
         rng = self.streams.at(index)
         cameras, background = self._views(progress, rng)
-        out = self.representation.render(
-            cameras,
-            RenderContext(progress=progress, background=background, rng=rng, shading=self.stage.shading),
-        )
+        context = RenderContext(progress, background, rng, self.stage.shading, normals="normal" in self.wants)
+        out = self.representation.render(cameras, context)
+        facts = Conditions(cameras=cameras, background=background).showing(out, self.wants)
         x0 = self.prior.space.encode(out.rgb)
         rendered = time.perf_counter()
 
-        direction, level_mean, nonfinite = self._direction(
-            x0, cameras, background, self.stage.along(progress), rng
-        )
+        direction, level_mean, nonfinite = self._direction(x0, facts, self.stage.along(progress), rng)
         asked = time.perf_counter()
 
         loss_guidance = self.guidance.surrogate.loss(x0, direction)
@@ -209,7 +213,7 @@ class ScoreDistillation(pl.LightningModule):
         if refinement is not None:
             apply_refinement(optimizer, self.representation, refinement)
         updated = time.perf_counter()
-        shown = Shown(x0.detach(), cameras, background)
+        shown = Shown(x0.detach(), facts)
         learned = self._teach(shown, others, progress, rng)
         self.iteration.fill_(index + 1)
         vital, color = _look(out, progress, nonfinite)
@@ -253,18 +257,15 @@ class ScoreDistillation(pl.LightningModule):
 
     @torch.no_grad()
     def _direction(
-        self, x0: Tensor, cameras: Cameras, background: Tensor, progress: float, rng: Streams
+        self, x0: Tensor, facts: Conditions, progress: float, rng: Streams
     ) -> tuple[Tensor, float, int]:
         """The weighted direction for ``x0``; the only place where networks are queried."""
-        prior, guidance = self.prior, self.guidance
-        level = guidance.timesteps.sample(prior.path, progress, rng, len(cameras), prior.view_group).to(
-            x0.device
-        )
-        noise = draw_noise(guidance.rule, rng, len(cameras), prior.space.shape).to(x0)
-        prompts = self.prompts.drawn(rng, len(cameras))
+        prior, guidance, views = self.prior, self.guidance, len(facts)
+        level = guidance.timesteps.sample(prior.path, progress, rng, views, prior.view_group).to(x0.device)
+        noise = draw_noise(guidance.rule, rng, views, prior.space.shape).to(x0)
         situation = Situation(
-            self.networks, prompts, cameras, background, x0.detach(), level, noise, self.max_rows,
-            self._unedited(cameras, background),
+            self.networks, self.prompts.drawn(rng, views), facts, x0.detach(), level, noise, self.max_rows,
+            self._unedited(facts),
         )  # fmt: skip
         evidence = collect(guidance.rule, situation, progress)
         g = guidance.rule(evidence, progress).to(x0)
@@ -274,10 +275,12 @@ class ScoreDistillation(pl.LightningModule):
         direction, nonfinite = guidance.surrogate.guard(weighted, progress)
         return direction, float(level.index.mean()), nonfinite
 
-    def _unedited(self, cameras: Cameras, background: Tensor) -> Tensor | None:
+    def _unedited(self, facts: Conditions) -> Tensor | None:
         """The encoded renders of the scene before its edit, for rules that ask for them."""
         if not is_edit(self.guidance.rule):
             return None
+        cameras, background = facts.cameras, facts.background
+        assert cameras is not None and background is not None
         if self.unedited is not None:
             rgb = render_unedited(self.unedited, cameras, background)
         else:
