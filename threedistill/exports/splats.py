@@ -79,7 +79,7 @@ def read_spz_file(path: Path) -> Opened:
 
 def read_gltf_file(path: Path) -> Opened:
     """glTF's ``KHR_gaussian_splatting``."""
-    return Opened(read_gltf_splats(path, path.read_bytes()))
+    return Opened(read_gltf_splats(path))
 
 
 def _opened(splats: Splats, up: str | None) -> Opened:
