@@ -19,8 +19,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from hypothesis import HealthCheck, settings
+
+import tests.shapes  # noqa: F401 - the hook below looks it up
+
+# Shape annotations are checked while the tests run: what a docstring promises about a tensor is then true.
+jaxtyping.install_import_hook("threedistill", "tests.shapes.shapes_only")
 
 # The same examples on every machine, and no deadlines: the machine may be busy.
 settings.register_profile(
@@ -64,6 +70,17 @@ class Outcome:
     status: int
     out: str
     err: str
+
+
+@pytest.fixture(autouse=True)
+def _misuse(request: pytest.FixtureRequest):
+    """Tests marked ``misuse`` hand over wrong shapes on purpose: there the product's own error is under test."""
+    if request.node.get_closest_marker("misuse") is None:
+        yield
+        return
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -163,6 +163,7 @@ def test_impossible_queries_say_what_is_missing():
         collect(Recorder(), (Query("cond"),))["uncond"]
 
 
+@pytest.mark.misuse
 def test_mismatched_shapes_are_named():
     cameras, x0, level, noise = situation()
     with pytest.raises(ValueError, match="do not belong together"):

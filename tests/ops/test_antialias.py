@@ -221,6 +221,7 @@ def test_opcheck():
     torch.library.opcheck(_silhouette_crossings, given)
 
 
+@pytest.mark.misuse
 def test_errors():
     clip, faces = torch.zeros(1, 3, 4), torch.tensor([[0, 1, 2]])
     fragments, image = rasterize(clip, faces, 4, 5), torch.zeros(1, 4, 5, 3)

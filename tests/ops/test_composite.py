@@ -144,6 +144,7 @@ def test_opcheck():
     torch.library.opcheck(_composite_backward, (*still, out.weights.detach(), *grads))
 
 
+@pytest.mark.misuse
 def test_errors():
     density, rgb, samples = inputs([4, 3])
     with pytest.raises(ValueError, match=r"composite: density must be \(S,\) floating point, got \(7, 1\)"):

@@ -165,6 +165,7 @@ def test_opcheck():
         )
 
 
+@pytest.mark.misuse
 def test_errors():
     x, table = inputs()
     with pytest.raises(ValueError, match=r"hash_encode: x must be \(N, 3\) floating point, got \(150, 2\)"):

@@ -75,6 +75,7 @@ def test_thread_count_does_not_matter(on_threads):
     on_threads(run)
 
 
+@pytest.mark.misuse
 def test_errors():
     clip, faces = torch.zeros(1, 3, 4), torch.tensor([[0, 1, 2]])
     fragments = rasterize(clip, faces, 4, 4)

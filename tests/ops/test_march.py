@@ -133,6 +133,7 @@ def test_opcheck():
     torch.library.opcheck(_march, (origins, directions, ball(4), None, 1.0, 0.2, 0.0, 3))
 
 
+@pytest.mark.misuse
 def test_errors():
     origins, directions, jitter = rays(5)
     grid = ball(4)

@@ -119,6 +119,7 @@ def test_nothing_above_the_level_is_an_empty_mesh() -> None:
     assert vertices.shape == (0, 3) and faces.shape == (0, 3)
 
 
+@pytest.mark.misuse
 def test_bad_volumes_are_named() -> None:
     with pytest.raises(ValueError, match=r"shape \(4, 4\) has no cells"):
         marching_cubes(torch.zeros(4, 4), 0.0)

@@ -164,6 +164,7 @@ def test_opcheck():
     torch.library.opcheck(_tet_topology, (grid.points.norm(dim=1) - 0.6, grid.tets))
 
 
+@pytest.mark.misuse
 def test_errors():
     points, sdf, tets = torch.zeros(4, 3), torch.zeros(4), torch.tensor([[0, 1, 2, 3]])
     with pytest.raises(

@@ -112,6 +112,7 @@ def test_opcheck():
         torch.library.opcheck(_fused_mlp_backward, (*still, *needs))
 
 
+@pytest.mark.misuse
 def test_errors():
     x, weights = inputs(9, (4, 6, 3))
     with pytest.raises(ValueError, match=r"fused_mlp: x must be \(N, I\) floating point, got \(9,\)"):

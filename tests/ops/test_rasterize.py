@@ -166,6 +166,7 @@ def test_opcheck():
     torch.library.opcheck(_rasterize, (clip_from(vertices), faces, 7, 9))
 
 
+@pytest.mark.misuse
 def test_errors():
     clip, faces = torch.zeros(1, 3, 4), torch.tensor([[0, 1, 2]])
     with pytest.raises(ValueError, match=r"rasterize: clip must be \(B, V, 4\) floating point, got \(3, 4\)"):

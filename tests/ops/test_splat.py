@@ -165,6 +165,7 @@ def test_the_twin_takes_over_without_the_library(monkeypatch):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.misuse
 def test_errors():
     given = scene(2, 3, 8, 8)
     with pytest.raises(ValueError, match=r"splat: means must be \(B, N, 2\) floating point, got \(3, 2\)"):

@@ -80,7 +80,7 @@ class NearestSurface:
         return candidate[row, best], barycentric[row, best]
 
 
-def _closest(point: Float[Tensor, "*n 3"], corners: Float[Tensor, "*n 3 3"]) -> Float[Tensor, "*n 3"]:
+def _closest(point: Float[Tensor, "*#n 3"], corners: Float[Tensor, "*n 3 3"]) -> Float[Tensor, "*n 3"]:
     """Barycentrics of the point of a triangle nearest to a point.
 
     The projection onto the plane where it lies inside, else the nearest of the three edges' nearest points.

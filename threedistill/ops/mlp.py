@@ -15,7 +15,7 @@ _forward_kernel = Kernel("fused_mlp", "ppiipp")
 _backward_kernel = Kernel("fused_mlp_backward", "pppiippp")
 
 
-def fused_mlp(x: Float[Tensor, "N I"], weights: Sequence[Float[Tensor, "O J"]]) -> Float[Tensor, "N K"]:
+def fused_mlp(x: Float[Tensor, "N I"], weights: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, "N _"]:
     """Apply linear layers without biases, ReLU between them and nothing after the last.
 
     ``h_0 = x, h_l = max(0, h_{l-1} W_l^T), out = h_{L-1} W_L^T``.
@@ -49,8 +49,8 @@ def fused_mlp(x: Float[Tensor, "N I"], weights: Sequence[Float[Tensor, "O J"]]) 
 
 
 def fused_mlp_reference(
-    x: Float[Tensor, "N I"], weights: Sequence[Float[Tensor, "O J"]]
-) -> Float[Tensor, "N K"]:
+    x: Float[Tensor, "N I"], weights: Sequence[Float[Tensor, "_ _"]]
+) -> Float[Tensor, "N _"]:
     """The torch twin of :func:`fused_mlp`."""
     for weight in weights[:-1]:
         x = torch.relu(torch.nn.functional.linear(x, weight))

@@ -55,7 +55,7 @@ def basis(directions: Float[Tensor, "*S 3"], degree: int) -> Float[Tensor, "*S K
 
 def color_of(
     sh: Float[Tensor, "N K 3"], directions: Float[Tensor, "*B N 3"] | None
-) -> Float[Tensor, "*B N 3"]:
+) -> Float[Tensor, "... N 3"]:
     """``0.5 + sum_k Y_k(d) sh_k``, clamped to [0, 1]: what each Gaussian shows along its viewing direction, sRGB.
 
     Arguments:

@@ -87,12 +87,12 @@ def shade(
 
 
 def reflected(
-    f0: Float[Tensor, "*S 3"],
-    roughness: Float[Tensor, "*S 1"],
-    normal: Float[Tensor, "*S 3"],
-    to_camera: Float[Tensor, "*S 3"],
-    towards: Float[Tensor, "*S 3"],
-) -> tuple[Float[Tensor, "*S 3"], Float[Tensor, "*S 1"]]:
+    f0: Float[Tensor, "*#S _"],
+    roughness: Float[Tensor, "*#S 1"],
+    normal: Float[Tensor, "*#S 3"],
+    to_camera: Float[Tensor, "*#S 3"],
+    towards: Float[Tensor, "*#S 3"],
+) -> tuple[Float[Tensor, "*S _"], Float[Tensor, "*S 1"]]:
     """What a rough (GGX) surface reflects of the light, in linear light, and the share E that a dielectric reflects.
 
         reflected = pi HEADLIGHT D V F (n . l) + (AMBIENT + SKY S) (f0 A + B),   E = DIELECTRIC A + B

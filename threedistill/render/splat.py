@@ -107,7 +107,7 @@ def depth_normals(
 def render_splats(
     splats: Splats,
     cameras: Cameras,
-    background: Float[Tensor, "B 3"] | None = None,
+    background: Float[Tensor, "#B 3"] | Float[Tensor, "3"] | None = None,
     *,
     normals: Normals = "none",
 ) -> Rendering:
