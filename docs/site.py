@@ -1,7 +1,7 @@
 """mkdocs hook: the front page (README), the folders' pages and the API reference, formulas, and links out of docs/.
 
-In the repository a guide may point at a source file; on the site, where there is none, such a link is its text. Formulas
-become MathML, which browsers draw themselves: the site needs no network and no script for them.
+In the repository a guide may point at a source file; on the site, where there is none, such a link is its text.
+Formulas become MathML, which browsers draw themselves: the site needs no network and no script for them.
 """
 
 from __future__ import annotations

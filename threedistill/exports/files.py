@@ -13,7 +13,7 @@ from threedistill.atomic import replacing, write_bytes
 __all__ = ["png_bytes", "replacing", "roughness_and_metal", "to_bytes", "write_bytes"]
 
 
-def to_bytes(image: Float[Tensor, "H W C"]) -> Tensor:
+def to_bytes(image: Float[Tensor, "*S C"]) -> Tensor:
     """[0, 1] to uint8, rounded to the nearest."""
     return (image.detach().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 

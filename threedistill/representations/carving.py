@@ -129,7 +129,7 @@ def closed(volume: Float[Tensor, "X Y Z"], cells: int) -> Float[Tensor, "X Y Z"]
 
 
 def seal(
-    volume: Float[Tensor, "X Y Z"], threshold: float, axes: Sequence[Float[Tensor, "A"]], spacing: float,
+    volume: Float[Tensor, "X Y Z"], threshold: float, axes: Sequence[Float[Tensor, "_"]], spacing: float,
     pit: float, views: Views,
 ) -> Float[Tensor, "X Y Z"]:  # fmt: skip
     """The volume with its unseen inside solid and its pits closed; never smaller than it was.

@@ -88,7 +88,7 @@ class OccupancyGrid(nn.Module):
     @torch.no_grad()
     def drop_hidden(
         self, samples: Samples, points: Float[Tensor, "S 3"], transmittance: float = 5e-3
-    ) -> tuple[Samples, Float[Tensor, "S 3"]]:
+    ) -> tuple[Samples, Float[Tensor, "_ 3"]]:
         """Leave out the samples that no light reaches even at the lower bound of the density.
 
         Arguments:
