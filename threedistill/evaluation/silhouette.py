@@ -160,8 +160,8 @@ def occupancy(mesh: Mesh, resolution: int = 48, bound: float = 1.1) -> Tensor:
     """
     corners = mesh.vertices.double()[mesh.faces.long()]  # (F, 3, 3)
     cell = 2 * bound / resolution
-    # A hair off the lattice: columns through shared edges would count both faces.
-    xy = (corners[..., :2] + bound) / cell - 0.5 + 1e-6 * math.pi
+    # A hair off the lattice, and off its diagonals: columns through shared edges would count both faces, or neither.
+    xy = (corners[..., :2] + bound) / cell - 0.5 + 1e-6 * corners.new_tensor([math.pi, math.e])
     low = xy.amin(1).ceil().clamp(0, resolution).long()
     high = (xy.amax(1).floor() + 1).clamp(0, resolution).long()
     extent = (high - low).clamp_min(0)

@@ -154,6 +154,13 @@ KIND_PARTS: dict[str, tuple[str, ...]] = {
     "umbrella": ("handle", "pole"),
 }
 
+#: How many ways lead through things that are not without any: at least, and at most. A mug has its handle's; the most
+#: counts gaps as well that close at the size of a teacher's pixel, such as those between a cat's legs and its body.
+TUNNELS: dict[str, tuple[int, int]] = {
+    "mug": (1, 1), "donut": (1, 1), "clock": (1, 3), "pig": (0, 1), "cat": (0, 2), "rabbit": (0, 8),
+    "elephant": (0, 4), "penguin": (0, 2), "train": (0, 4), "robot": (0, 2), "dog": (0, 3), "television": (0, 1),
+}  # fmt: skip
+
 PATTERNS: tuple[str, ...] = ("striped", "spotted")
 ACCESSORIES: tuple[str, ...] = ("hat", "scarf")
 #: "tall" stretches a thing upwards; "big" and "small" tell two things apart, and of a single one they say nothing.
