@@ -47,6 +47,10 @@ def test_ground_truth_runs_have_the_right_shape_and_leave_their_files(tmp_path, 
     assert duck["requirements"]["silhouette"] is True and duck["seed"] == 0 and duck["prior"] == "toybox"
     assert duck["health"]["faces"] > 100 and 1 <= duck["judge"]["rank"] <= 24
     assert mushroom["judge"]["candidates"] == 24
+    # The world's own objects, unlit against lit, are overlapping parts: many pieces, hardly a solid.
+    assert duck["similarity"]["ssim"] > 0.8 and duck["volume_iou"] > 0.9 and duck["topology"]["pieces"] > 1
+    assert "pieces" in duck["verdict"] and "volume IoU" in duck["verdict"] and "SSIM 0." in duck["verdict"]
+    assert duck["requirements"]["genus"] in (True, False) and duck["requirements"]["all"] is not None
     saved = json.loads((runs[0] / "eval.json").read_text())
     assert saved["shape"] == duck["shape"] and saved["judge_version"] == "untrained"
     combined = json.loads((tmp_path / "all.json").read_text())
@@ -124,3 +128,26 @@ def test_the_shipped_judge_tells_one_face_from_two():
     # A mirrored object shows its front at 7 of the 11 azimuths beyond 90 degrees: 0.64.
     assert found["janus_normal"]["value"] <= 0.03 and found["janus_mirrored"]["value"] >= 0.5
     assert found["kind"]["value"] >= 0.95 and found["color"]["value"] >= 0.95
+
+
+def test_a_riddled_duck_is_not_called_clean(tmp_path, judge):
+    """The verdict at the end of a run (quick) names tunnels, pieces and cavities, and asks for another seed."""
+    from threedistill.evaluation.report import evaluate_asset
+    from threedistill.ops.marching_cubes import marching_cubes
+    from threedistill.types import Mesh
+
+    axis = torch.linspace(-1, 1, 48)
+    x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
+    field = 0.8 - torch.sqrt(x * x + y * y + z * z)
+    for center in (-0.35, 0.35):  # two ways through, and a bubble
+        field = torch.minimum(field, torch.sqrt((x - center) ** 2 + y * y) - 0.12)
+    field = torch.minimum(field, torch.sqrt(x * x + (y - 0.4) ** 2 + z * z) - 0.15)
+    vertices, faces = marching_cubes(field, 0.0, (-1, -1, -1), 2 / 47)
+    mesh = Mesh(vertices, faces, colors=torch.full_like(vertices, 0.5))
+    write_mesh(mesh, tmp_path / "model.glb")
+    found = evaluate_asset(tmp_path / "model.glb", "a red duck", quick=True, judge=judge)
+    assert "2 tunnels, 1 cavity, volume IoU" in found["verdict"] and found["verdict"].endswith(
+        "another seed may do better"
+    )
+    assert found["requirements"]["genus"] is False and found["requirements"]["solid"] is False
+    assert found["requirements"]["all"] is False and found["similarity"] is None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,19 +17,23 @@ from threedistill.errors import ThreedistillError, UsageError
 from threedistill.evaluation.appearance import appearance
 from threedistill.evaluation.health import mesh_health
 from threedistill.evaluation.judging import judge_asset
-from threedistill.evaluation.silhouette import silhouette_agreement
+from threedistill.evaluation.silhouette import silhouette_agreement, volume_agreement
+from threedistill.evaluation.similarity import similarity, true_turntables
 from threedistill.evaluation.statistics import Estimate, bootstrap, wilson
-from threedistill.toybox.grammar import parse
+from threedistill.evaluation.topology import Wanted, in_words, right_tunnels, topology
+from threedistill.toybox.grammar import Scene, parse
 from threedistill.toybox.judge import Judge
+from threedistill.toybox.lexicon import HOLLOW
 from threedistill.types import Mesh
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from torch import Tensor
 
-SCHEMA = 1
+SCHEMA = 2
 IOU_NEEDED = 0.6
 JANUS_ALLOWED = 0.10
-#: A second piece smaller than this share of the surface is a crumb, not a second component.
+#: More pieces than there are things are crumbs if the largest have this share of the surface.
 MAIN_SHARE = 0.9
 
 #: Column -> what it says; the value is looked up by the dotted path in an evaluation.
@@ -38,8 +43,12 @@ COLUMNS: dict[str, str] = {
     "both": "requirements.recognised",
     "IoU": "shape.silhouette_iou",
     "IoU >= 0.6": "requirements.silhouette",
+    "SSIM": "similarity.ssim",
+    "PSNR": "similarity.psnr",
+    "volume IoU": "volume_iou",
     "Janus": "judge.janus.share",
     "one piece": "requirements.one_component",
+    "genus": "requirements.genus",
     "clean": "judge.clean",
     "watertight": "health.watertight",
     "all": "requirements.all",
@@ -59,12 +68,13 @@ def evaluate_asset(
     Arguments:
         path: the asset's file (.glb .obj .ply .stl), opened again.
         prompt: what was asked for, in the Toybox vocabulary.
-        quick: judge and mesh health only, no comparison with the ground truth's shape.
+        quick: no search for the best place of the asset on its ground truth, and no pictures beside it.
         judge: default the shipped one.
         truth: what the shape is compared with; default the world's canonical object for the prompt.
 
     Returns:
-        ``prompt, asset, verdict, retry, judge_version, judge, shape, appearance, health, requirements``;
+        ``prompt, asset, verdict, retry, judge_version, judge, shape, similarity, volume_iou, appearance, health,
+        topology, requirements``;
         ``requirements`` holds booleans (None = does not apply or was not measured) and ``all``, whether none of them
         is False.
 
@@ -80,8 +90,13 @@ def evaluate_asset(
     mesh = read_mesh(Path(path))
     verdict = judge_asset(mesh, prompt, judge)
     health = mesh_health(mesh)
-    truth = None if quick else truth or build(scene, None)
-    shape = silhouette_agreement(mesh, truth) if truth else None
+    found, wanted = topology(mesh), Wanted.of(scene)
+    given, truth = truth, truth or build(scene, None)
+    shape = None if quick else silhouette_agreement(mesh, truth)
+    solid = not HOLLOW.intersection(spec.kind for spec in scene.objects)
+    volume = (shape.volume_iou if shape else volume_agreement(mesh, truth)) if solid else None
+    # Pictures are compared with objects of the world, which another truth need not be one of.
+    alike = None if quick or given else similarity(mesh, scene, _truths(scene))
     requirements: dict[str, bool | None] = {
         "rank_first": verdict.rank == 1,
         "kind_and_color": verdict.kind_right and verdict.color_right,
@@ -89,22 +104,37 @@ def evaluate_asset(
         "extras": all(verdict.extras_right.values()) if verdict.extras_right else None,
         "janus": verdict.janus.share <= JANUS_ALLOWED if verdict.janus else None,
         "silhouette": shape.silhouette_iou >= IOU_NEEDED if shape else None,
-        "one_component": health.largest_share >= MAIN_SHARE,
+        "one_component": sum(found.largest_shares[: wanted.pieces]) >= MAIN_SHARE,
+        "genus": right_tunnels(found, wanted),
+        "solid": found.cavities == 0 and found.holes == 0,
     }
     needed = {k: v for k, v in requirements.items() if k != "extras"}
+    retry = verdict.retry or not (requirements["genus"] and requirements["solid"])
+    said = [verdict.line, *in_words(found, wanted)]
+    said += [f"volume IoU {volume:.2f}"] if volume is not None else []
+    said += [f"SSIM {alike.ssim:.2f}"] if alike else []
     return {
         "schema": SCHEMA,
         "prompt": prompt,
         "asset": str(path),
-        "verdict": verdict.line + ("; another seed may do better" if verdict.retry else ""),
-        "retry": verdict.retry,
+        "verdict": ", ".join(said) + ("; another seed may do better" if retry else ""),
+        "retry": retry,
         "judge_version": judge.version,
         "judge": verdict.as_dict(),
         "shape": shape.as_dict() if shape else None,
-        "appearance": appearance(mesh, truth).as_dict() if truth else None,
+        "similarity": alike.as_dict() if alike else None,
+        "volume_iou": volume,
+        "appearance": None if quick else appearance(mesh, truth).as_dict(),
         "health": health.as_dict(),
+        "topology": found.as_dict(),
         "requirements": requirements | {"all": all(v is not False for v in needed.values())},
     }
+
+
+@lru_cache(maxsize=4)
+def _truths(scene: Scene) -> Tensor:
+    """The true turntables of a scene, once for its runs."""
+    return true_turntables(scene)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -65,12 +65,15 @@ class Similarity:
         psnr: the same of the peak signal-to-noise ratio, decibels.
         worst_ssim: of the view that is least like the truth.
         turn: degrees about +Y, a multiple of 360 / views, at which the asset was compared; 0 = as it stands.
+        scale, lift: what was fitted on top of equal bounding radii: a factor on the asset, and metres upwards.
     """
 
     ssim: float
     psnr: float
     worst_ssim: float
     turn: float
+    scale: float = 1.0
+    lift: float = 0.0
 
     def as_dict(self) -> dict[str, float]:
         """Plain numbers for JSON."""
@@ -79,10 +82,14 @@ class Similarity:
 
 def turntable(mesh: Mesh, *, lit: bool, views: int = VIEWS, size: int = SIZE) -> Float[Tensor, "V H W 3"]:
     """The object on white from all round, centred and sized; ``lit`` as the world shows it, else its own colours."""
+    return _ring(centred(mesh), lit, views, size)
+
+
+def _ring(mesh: Mesh, lit: bool, views: int, size: int) -> Float[Tensor, "V H W 3"]:
     from threedistill.render.mesh import render_mesh
 
     cameras = orbit(views, elevation=ELEVATION, size=size)
-    return render_mesh(centred(mesh), cameras, shading="lambertian" if lit else "none").rgb
+    return render_mesh(mesh, cameras, shading="lambertian" if lit else "none").rgb
 
 
 def true_turntables(
@@ -98,8 +105,9 @@ def true_turntables(
 def similarity(asset: Mesh, scene: Scene, truths: Float[Tensor, "K V H W 3"] | None = None) -> Similarity:
     """Compare an asset (drawn unlit: it carries its light in its colours) with true objects of a scene (lit).
 
-    The asset may face any way: of the turns by whole steps of the turntable the one with the least squared
-    error counts. Per view the nearest true object counts, as in :func:`nearest`.
+    The asset may face any way: of the turns by whole steps of the turntable the one with the least squared error
+    counts. An antenna too short makes everything else too large when bounding radii are made equal, so size and height
+    are fitted too (:func:`_fitted`). Per view the nearest true object counts, as in :func:`nearest`.
 
     Arguments:
         asset: the mesh read back from its file.
@@ -108,14 +116,51 @@ def similarity(asset: Mesh, scene: Scene, truths: Float[Tensor, "K V H W 3"] | N
     """
     truths = true_turntables(scene) if truths is None else truths
     count, size = truths.shape[1], truths.shape[2]
-    mine = turntable(asset, lit=False, views=count, size=size)
+    asset = centred(asset)
+    best, scale, lift = _fitted(asset, _small(truths.flatten(0, 1)).unflatten(0, truths.shape[:2]))
     # Turned by k steps, the picture at azimuth a is the one that was k steps before it.
-    apart = torch.cdist(mine.flatten(1), truths.flatten(2).flatten(0, 1)).square()
-    apart = apart.view(count, len(truths), count).amin(1)  # (mine, true): to the nearest object
-    best = min(range(count), key=lambda k: float(apart.roll(k, 0).diagonal().sum()))
-    alike, noise = nearest(mine.roll(best, 0), truths)
+    alike, noise = nearest(_ring(_moved(asset, scale, lift), False, count, size).roll(best, 0), truths)
     turn = (360 * best / count + 180) % 360 - 180
-    return Similarity(float(alike.mean()), float(noise.mean()), float(alike.min()), turn)
+    return Similarity(float(alike.mean()), float(noise.mean()), float(alike.min()), turn, scale, lift)
+
+
+def _small(x: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B h w 3"]:
+    return F.avg_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+
+
+def _moved(mesh: Mesh, scale: float, lift: float) -> Mesh:
+    return replace(mesh, vertices=mesh.vertices * scale + mesh.vertices.new_tensor([0.0, lift, 0.0]))
+
+
+def _fitted(asset: Mesh, truths: Float[Tensor, "K V h w 3"]) -> tuple[int, float, float]:
+    """Steps of turning, scale and lift with the least squared error to the nearest true object per view.
+
+    The turn is found first, then scale and lift by steps of 4 % and 0.03 m that are halved twice.
+    """
+    count, size = truths.shape[1], truths.shape[2]
+    flat = truths.flatten(2)
+
+    def apart(scale: float, lift: float) -> Float[Tensor, "V V"]:
+        mine = _ring(_moved(asset, scale, lift), False, count, size).flatten(1)
+        squares = torch.cdist(mine, flat.flatten(0, 1)).square()
+        return squares.view(count, len(flat), count).amin(1)  # (mine, true)
+
+    start = apart(1.0, 0.0)
+    best = min(range(count), key=lambda k: float(start.roll(k, 0).diagonal().sum()))
+
+    def error(place: tuple[float, float]) -> float:
+        return float(apart(*place).roll(best, 0).diagonal().sum())
+
+    place, least, step = (1.0, 0.0), float(start.roll(best, 0).diagonal().sum()), 1.0
+    while step > 0.2:
+        moves = [(place[0] * (1 + 0.04 * step * s), place[1]) for s in (1, -1)]
+        moves += [(place[0], place[1] + 0.03 * step * s) for s in (1, -1)]
+        found = min(((error(move), move) for move in moves), default=(least, place))
+        if found[0] < least:
+            least, place = found
+        else:
+            step /= 2
+    return best, *place
 
 
 def nearest(

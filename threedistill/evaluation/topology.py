@@ -247,7 +247,7 @@ def in_words(found: Topology, wanted: Wanted) -> list[str]:
     said = []
     if not right_tunnels(found, wanted):
         low, high = wanted.tunnels
-        right = f" instead of {low if found.tunnels < low else high}" if high else ""
+        right = f" instead of {low if found.tunnels < low else high}" if low else ""
         said.append(_count(found.tunnels, "tunnel") + right)
     if found.pieces > wanted.pieces:
         right = f" instead of {wanted.pieces}" if wanted.pieces > 1 else ""

@@ -61,6 +61,7 @@ def _cell(row: dict[str, Any] | None) -> str:
             ("colour", "color_right"),
             ("Janus", "janus"),
             ("IoU", "iou"),
+            ("SSIM", "ssim"),
         )
         if row[key] is not None
     ]

@@ -29,11 +29,18 @@ FIGURES = {
     "fronts": "judge.janus.fronts",
     "iou": "shape.silhouette_iou",
     "chamfer": "shape.chamfer",
+    "ssim": "similarity.ssim",
+    "psnr": "similarity.psnr",
+    "volume_iou": "volume_iou",
     "saturation": "appearance.saturation",
     "saturation_error": "appearance.saturation_error",
     "detail": "appearance.detail",
     "high_frequency": "appearance.high_frequency",
     "one_piece": "health.largest_share",
+    "pieces": "topology.pieces",
+    "tunnels": "topology.tunnels",
+    "cavities": "topology.cavities",
+    "genus_right": "requirements.genus",
     "all_requirements": "requirements.all",
 }
 #: Column -> key of a run's run.json.
@@ -155,8 +162,9 @@ def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     settings: dict[str, list[dict[str, Any]]] = {}
     for row in found:
         settings.setdefault(row["setting"], []).append(row)
-    figures = ("kind_right", "color_right", "janus", "iou", "saturation_error", "detail", "high_frequency", "clean",
-               "diversity", "student_gain", "camera_gain", "seconds")  # fmt: skip
+    figures = ("kind_right", "color_right", "janus", "iou", "ssim", "psnr", "volume_iou", "genus_right",
+               "saturation_error", "detail", "high_frequency", "clean", "diversity", "student_gain", "camera_gain",
+               "seconds")  # fmt: skip
     statuses = [row["status"] for row in found]
     return {
         "runs": len(found),
@@ -207,7 +215,8 @@ def settings_table(facts: dict[str, Any], title: str) -> Any:
     from rich.table import Table
 
     shown = {
-        "kind": "kind_right", "colour": "color_right", "Janus": "janus", "IoU": "iou", "satur. err": "saturation_error",
+        "kind": "kind_right", "colour": "color_right", "Janus": "janus", "IoU": "iou", "SSIM": "ssim", "PSNR": "psnr",
+        "genus": "genus_right", "satur. err": "saturation_error",
         "detail": "detail", "diversity": "diversity", "student gain": "student_gain", "s": "seconds",
     }  # fmt: skip
     shown = {k: f for k, f in shown.items() if any(m[f] for m in facts["settings"].values())}

@@ -161,6 +161,9 @@ TUNNELS: dict[str, tuple[int, int]] = {
     "elephant": (0, 4), "penguin": (0, 2), "train": (0, 4), "robot": (0, 2), "dog": (0, 3), "television": (0, 1),
 }  # fmt: skip
 
+#: Kinds that the world makes of sheets without thickness: their volume means nothing.
+HOLLOW: frozenset[str] = frozenset(["lamp", "umbrella"])
+
 PATTERNS: tuple[str, ...] = ("striped", "spotted")
 ACCESSORIES: tuple[str, ...] = ("hat", "scarf")
 #: "tall" stretches a thing upwards; "big" and "small" tell two things apart, and of a single one they say nothing.
