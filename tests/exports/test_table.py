@@ -61,12 +61,7 @@ def rich(f_asset: Mesh) -> Mesh:
     )  # fmt: skip
 
 
-_OBJ = pytest.param(
-    "obj", marks=pytest.mark.xfail(reason="trimesh drops Pm, Pr, norm and illum", strict=True)
-)
-
-
-@pytest.mark.parametrize("name", [_OBJ if name == "obj" else name for name in BOTH_WAYS])
+@pytest.mark.parametrize("name", BOTH_WAYS)
 def test_a_format_loses_what_its_row_says_and_nothing_else(name: str, f_asset: Mesh, tmp_path: Path) -> None:
     row = FORMATS[name]
     asset = rich(f_asset) if row.kind == "mesh" else replace(cloud(20, 2), extras={"prompt": "an F"})

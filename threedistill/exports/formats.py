@@ -94,16 +94,16 @@ _ROWS = (
         read=_ours("gltf_read:read_glb"), write=_ours("glb:write_glb"), also=(".gltf",), begins=(b"glTF", b"{"),
     ),
     Format(
-        "obj", ".obj", "model.obj", "mesh", "Wavefront OBJ with MTL and PNG", read=_ours("read_trimesh:read_plain"),
+        "obj", ".obj", "model.obj", "mesh", "Wavefront OBJ with MTL and PNG", read=_ours("obj_read:read_obj"),
         write=_ours("obj:write_obj"), loses=("facts",),
     ),
     Format(
-        "ply", ".ply", "model.ply", "mesh", "mesh with vertex colours", read=_ours("read_trimesh:read_plain"),
+        "ply", ".ply", "model.ply", "mesh", "mesh with vertex colours", read=_ours("ply_read:read_ply_mesh"),
         write=_ours("ply:write_ply"), loses=("texture", *_MATERIAL, "unlit", "facts"), begins=(b"ply",),
     ),
     Format(
         "stl", ".stl", "model.stl", "mesh", "shape only, millimetres, for printing", frame="z",
-        read=_ours("read_trimesh:read_stl"), write=_ours("stl:write_stl"),
+        read=_ours("stl:read_stl"), write=_ours("stl:write_stl"),
         loses=("texture", "vertex colours", *_MATERIAL, "unlit", "facts"),
     ),
     Format(

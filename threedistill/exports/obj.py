@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from torch import Tensor
+
 from threedistill.atomic import write_bytes
 from threedistill.exports.files import png_bytes
 from threedistill.exports.frames import Frame
 from threedistill.exports.gltf import generator
+from threedistill.exports.pictures import is_constant, within_one
 from threedistill.exports.settings import FileSettings
 from threedistill.types import Mesh
 
@@ -20,8 +23,9 @@ def write_obj(mesh: Mesh, path: Path, settings: FileSettings, frame: Frame) -> N
 
     Texture coordinates have their origin at the bottom left, as ours. Without a texture, vertex colours follow
     the positions (``v x y z r g b``, sRGB), an extension that Blender and MeshLab read. ``illum 0`` says that the
-    colours are to be shown without lighting. Metalness, roughness and normals use the usual extension keys (``Pm``
-    ``Pr`` ``map_Pm`` ``map_Pr`` ``norm``).
+    colours are to be shown without lighting, which few programs heed: ``obj_glow`` has them emitted instead (``map_Ke``
+    alone, which some programs do not read at all). Metalness, roughness, normals and emission use the usual extension
+    keys (``Pm`` ``Pr`` ``map_Pm`` ``map_Pr`` ``norm`` ``map_Ke``).
     """
     stem = re.sub(r"[^\w.-]+", "_", path.stem) or "asset"
     material = path.with_name(f"{stem}.mtl")
@@ -48,29 +52,58 @@ def write_obj(mesh: Mesh, path: Path, settings: FileSettings, frame: Frame) -> N
     names = [form.format(i + 1) for i in range(len(mesh.vertices))]
     lines += [f"f {names[a]} {names[b]} {names[c]}" for a, b, c in mesh.faces.tolist()]
 
-    if textured and mesh.texture is not None:
-        describe = [f"# {generator()}", f"newmtl {stem}", "Kd 1 1 1", "Ka 0 0 0", "Ks 0 0 0", "d 1"]
-        describe += [f"illum {0 if settings.unlit else 1}", f"map_Kd {stem}.png"]
-        write_bytes(path.with_name(f"{stem}.png"), png_bytes(mesh.texture))
-        describe += _more_maps(mesh, path, stem)
-        write_bytes(material, ("\n".join(describe) + "\n").encode())
+    if textured:
+        write_bytes(material, ("\n".join(_material(mesh, path, stem, settings)) + "\n").encode())
     write_bytes(path, ("\n".join(lines) + "\n").encode())  # last: an OBJ that exists has all it names
 
 
-def _more_maps(mesh: Mesh, path: Path, stem: str) -> list[str]:
-    """The lines of the maps besides the colour, whose pictures are written beside the OBJ."""
-    lines = ["Pm 0", "Pr 1"]
-    if mesh.metallic_roughness is not None:
-        lines = []
-        for key, name, values in zip(
+def _material(mesh: Mesh, path: Path, stem: str, settings: FileSettings) -> list[str]:
+    """The lines of the material; its pictures are written beside the OBJ."""
+
+    def picture(key: str, image: Tensor, name: str = "") -> str:
+        file = f"{stem}_{name}.png" if name else f"{stem}.png"
+        write_bytes(path.with_name(file), png_bytes(image))
+        return f"{key} {file}"
+
+    assert mesh.texture is not None
+    lines = [f"# {generator()}", f"newmtl {stem}"]
+    glows = settings.unlit and settings.obj_glow
+    if settings.unlit:
+        lines.append(
+            "# The colours contain their light. Programs that ignore illum 0 (Blender, three.js) light them again: "
+            + ("here the colour is emitted." if glows else "export.obj_glow=true writes them as emission.")
+        )
+    lines += [f"Kd {'0 0 0' if glows else '1 1 1'}", "Ka 0 0 0", "Ks 0 0 0"]
+    lines += [
+        f"d {float(mesh.alpha[0, 0, 0]):.5g}" if is_constant(mesh.alpha) and mesh.alpha is not None else "d 1"
+    ]
+    lines.append(f"illum {0 if settings.unlit and not glows else 1}")
+    if glows:
+        lines += ["Ke 1 1 1", picture("map_Ke", mesh.texture)]
+    else:
+        lines.append(picture("map_Kd", mesh.texture))
+    if mesh.emission is not None and not glows:
+        if is_constant(mesh.emission):
+            lines.append("Ke " + " ".join(f"{v:.5g}" for v in mesh.emission[0, 0].tolist()))
+        else:
+            colour, strength = within_one(mesh.emission)
+            lines += [
+                f"Ke {strength:.5g} {strength:.5g} {strength:.5g}",
+                picture("map_Ke", colour, "emission"),
+            ]
+    if mesh.alpha is not None and not is_constant(mesh.alpha):
+        lines.append(picture("map_d", mesh.alpha.expand(*mesh.alpha.shape[:2], 3), "alpha"))
+    if mesh.metallic_roughness is None:
+        lines += ["Pm 0", "Pr 1"]
+    elif is_constant(mesh.metallic_roughness):
+        lines += [f"{key} {v:.5g}" for key, v in zip(("Pm", "Pr"), mesh.metallic_roughness[0, 0].tolist())]
+    else:
+        for key, name, grey in zip(
             ("Pm", "Pr"), ("metallic", "roughness"), mesh.metallic_roughness.unbind(-1)
         ):
-            lines += [f"{key} 1", f"map_{key} {stem}_{name}.png"]
-            grey = values[..., None].expand(*values.shape, 3)
-            write_bytes(path.with_name(f"{stem}_{name}.png"), png_bytes(grey))
+            lines += [f"{key} 1", picture(f"map_{key}", grey[..., None].expand(*grey.shape, 3), name)]
     if mesh.normal_map is not None:
-        lines.append(f"norm {stem}_normal.png")
-        write_bytes(path.with_name(f"{stem}_normal.png"), png_bytes(mesh.normal_map))
+        lines.append(picture("norm", mesh.normal_map, "normal"))
     return lines
 
 

@@ -18,12 +18,18 @@ from threedistill.types import Mesh
 __all__ = ["write_ply"]
 
 
+#: Colours at the two sides of a seam of our own that are taken for one.
+_SEAM = 0.5
+
+
 def write_ply(mesh: Mesh, path: Path, settings: FileSettings, frame: Frame) -> None:
     """Write a little-endian PLY with ``red green blue`` as uchar where the mesh has colours.
 
     A texture's colours and an emission go to the vertices, and vertices at one position are shared again.
     """
-    mesh = welded(with_vertex_colors(glowing(mesh)))
+    # The seams of our own layout cut one painted surface, whose copies differ by a texel's filtering; those of other
+    # programs' may be where one colour ends and the next begins.
+    mesh = welded(with_vertex_colors(glowing(mesh)), _SEAM if "texture layout" in mesh.extras else 0.01)
     fields: list[tuple[str, str]] = [("x", "<f4"), ("y", "<f4"), ("z", "<f4")]
     columns = [mesh.vertices.float().numpy()]
     if mesh.normals is not None:

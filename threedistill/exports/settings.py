@@ -76,6 +76,8 @@ class FileSettings:
         sh_degree: harmonics of splats up to this degree, padded with zeros; None keeps what there is. ``.splat`` has
             room for degree 0 only.
         stl_size: longest side in STL files, millimetres.
+        obj_glow: in OBJ, unlit colours are emitted (``map_Ke``): right in Blender and three.js, but unseen where only
+            ``map_Kd`` is read.
         unlit: the colours contain their light: viewers show them as they are (``KHR_materials_unlit``).
         turntable_frames: frames of a turntable; 0 writes neither ``turntable.webp`` nor ``sheet.png``.
         turntable_passes: what a turntable shows side by side.
@@ -86,6 +88,7 @@ class FileSettings:
     splat_up: Literal["-y", "y", "z"] | None = None
     sh_degree: int | None = None
     stl_size: float = 100.0
+    obj_glow: bool = False
     unlit: bool = True
     turntable_frames: int = 24
     turntable_passes: tuple[PassName, ...] = ("color",)

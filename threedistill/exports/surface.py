@@ -83,17 +83,31 @@ def bare(mesh: Mesh) -> Mesh:
     )  # fmt: skip
 
 
-def welded(mesh: Mesh) -> Mesh:
+def welded(mesh: Mesh, alike: float = 0.01) -> Mesh:
     """The mesh with vertices at exactly one position merged, without its texture.
 
     Unwrapping splits vertices along seams; formats without texture coordinates get the closed surface back. Of
-    merged vertices the first one's normal and colour stay.
+    merged vertices the first one's normal and colour stay. Corners of different colours are not merged: there the
+    surface has an edge in its paint, and stays open.
+
+    Arguments:
+        mesh: the mesh.
+        alike: colours whose channels differ by no more are one colour.
     """
-    _, inverse = torch.unique(mesh.vertices, dim=0, return_inverse=True)
-    first = torch.full((int(inverse.max()) + 1,), len(inverse)).scatter_reduce(
-        0, inverse, torch.arange(len(inverse)), "amin"
-    )
-    return unused_removed(replace(bare(mesh), uv=None), first[inverse][mesh.faces])
+    count = len(mesh.vertices)
+    _, place = torch.unique(mesh.vertices, dim=0, return_inverse=True)
+    merged = torch.arange(count)
+    waiting = torch.ones(count, dtype=torch.bool)
+    while bool(waiting.any()):  # a round for each colour that meets at one point
+        left = waiting.nonzero()[:, 0]
+        first = torch.full((int(place.max()) + 1,), count).scatter_reduce(0, place[left], left, "amin")
+        target = first[place[left]]
+        same = torch.ones(len(left), dtype=torch.bool)
+        if mesh.colors is not None:
+            same = ((mesh.colors[left] - mesh.colors[target]).abs() <= alike).all(1)
+        merged[left[same]] = target[same]
+        waiting[left[same]] = False
+    return unused_removed(replace(bare(mesh), uv=None), merged[mesh.faces])
 
 
 def connected(count: int, a: Int[Tensor, "E"], b: Int[Tensor, "E"]) -> Int[Tensor, "count"]:
