@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from threedistill.errors import ThreedistillError
-from threedistill.exports.bounded import open_picture
+from threedistill.exports.beside import decoded
 from threedistill.exports.gltf_accessors import Accessors
 from threedistill.exports.gltf_container import Gltf, pick, unsound
 from threedistill.exports.limits import check_pixels
@@ -56,22 +54,10 @@ class Images:
                 f"cannot read {self.gltf.path}: {what} is KTX2, which is not supported; convert it: "
                 "npx @gltf-transform/cli ktxdecompress IN OUT"
             )
-        opened = open_picture(self.gltf.path, data, what, kinds=_KINDS)
-        self._pixels, self._bytes = self._pixels + opened.width * opened.height, self._bytes + len(data)
+        picture = decoded(self.gltf.path, data, what, _KINDS)
+        self._pixels, self._bytes = (
+            self._pixels + picture.shape[0] * picture.shape[1],
+            self._bytes + len(data),
+        )
         check_pixels(self.gltf.path, self._pixels, self._bytes)
-        try:
-            if (
-                opened.mode.startswith("I") or opened.mode == "F"
-            ):  # 16 bits of grey, which Pillow would cut at 255
-                grey = np.asarray(opened, dtype=np.float64)
-                grey = (
-                    (grey / (257 if grey.max(initial=0) > 255 else 1)).round().clip(0, 255).astype(np.uint8)
-                )
-                rgba = np.stack([grey, grey, grey, np.full_like(grey, 255)], -1)
-            else:
-                rgba = np.array(opened.convert("RGBA"))
-        except MemoryError:
-            raise
-        except Exception as error:  # decoders fail in many ways
-            raise ThreedistillError(f"cannot read {self.gltf.path}: {what} is damaged") from error
-        return torch.from_numpy(rgba)
+        return picture

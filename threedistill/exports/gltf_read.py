@@ -22,15 +22,12 @@ from threedistill.exports.gltf_materials import Materials
 from threedistill.exports.gltf_scene import Tree
 from threedistill.exports.gltf_schema import Primitive
 from threedistill.exports.joined import Joined, Part, joined
-from threedistill.exports.limits import current
 from threedistill.exports.opened import Opened
 from threedistill.exports.surface import check
 
 __all__ = ["read_glb", "read_gltf"]
 
 _NOT_TRIANGLES = {0: "points", 1: "lines", 2: "lines", 3: "lines"}
-#: Texels of an atlas where the limit on pixels is lifted.
-_MOST_TEXELS = 1 << 26
 
 
 def read_glb(path: Path) -> Opened:
@@ -68,8 +65,7 @@ def read_gltf(path: Path) -> Joined:
         raise ThreedistillError(f"cannot read {path}: it holds no triangles{held}")
     lost += [f"{count} primitives of {reason}" if count > 1 else f"a primitive of {reason}"
              for reason, count in left_out.items()]  # fmt: skip
-    pixels = current().pixels
-    result = joined(parts, _MOST_TEXELS if pixels is None else pixels)
+    result = joined(parts)
     check(result.mesh, f"cannot use {path}")
     extras = gltf.document.asset.extras
     result.mesh.extras = extras if isinstance(extras, dict) else {}

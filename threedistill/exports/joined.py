@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from threedistill.exports.limits import current
 from threedistill.exports.materials import Alpha, Lookup, Material, Texels, settled, texels
 from threedistill.exports.pictures import one_size
 from threedistill.exports.surface import vertex_normals
@@ -26,6 +27,8 @@ from threedistill.types import Mesh
 __all__ = ["Group", "Joined", "Part", "joined"]
 
 _SAME = 1e-5
+#: Texels of an atlas where the limit on pixels is lifted.
+_MOST_TEXELS = 1 << 26
 
 
 @dataclass
@@ -76,16 +79,18 @@ class Joined:
     lost: list[str]
 
 
-def joined(parts: Sequence[Part], most_pixels: int) -> Joined:
+def joined(parts: Sequence[Part], most_pixels: int | None = None) -> Joined:
     """The parts as one mesh.
 
     Arguments:
         parts: at least one, with faces.
-        most_pixels: of an atlas; what needs more is brought to a coarser grid, and that is said.
+        most_pixels: of an atlas; what needs more is brought to a coarser grid, and that is said. None = the limit on
+            a file's pixels.
     """
     from threedistill.exports.atlas import atlas
 
     lost: list[str] = []
+    most_pixels = most_pixels or current().pixels or _MOST_TEXELS
     groups = _grouped([_simplified(part, lost) for part in parts])
     unlit = all(group.material.unlit for group in groups)
     if len(groups) == 1 and _shared(groups[0]):

@@ -20,7 +20,7 @@ from torch import Tensor
 from threedistill.errors import ThreedistillError
 from threedistill.exports.beside import beside
 from threedistill.exports.joined import Part, joined
-from threedistill.exports.limits import check, current
+from threedistill.exports.limits import check
 from threedistill.exports.materials import Material
 from threedistill.exports.mtl import Entry, materials, parsed
 from threedistill.exports.opened import Opened
@@ -33,8 +33,6 @@ __all__ = ["read_obj"]
 _LOST = {
     "l": "line", "p": "point", "curv": "free-form curve", "curv2": "free-form curve", "surf": "free-form surface",
 }  # fmt: skip
-#: Texels of an atlas where the limit on pixels is lifted.
-_MOST_TEXELS = 1 << 26
 _PLAIN = Material(metallic=0.0)
 
 
@@ -100,7 +98,7 @@ def read_obj(path: Path) -> Opened:
         )  # fmt: skip
     if not parts:
         raise ThreedistillError(f"cannot read {path}: its faces have fewer than three corners")
-    result = joined(parts, current().pixels or _MOST_TEXELS)
+    result = joined(parts)
     return Opened(result.mesh, unlit=result.unlit, lost=[*dict.fromkeys([*lost, *result.lost])])
 
 

@@ -15,7 +15,7 @@ import torch
 from threedistill.errors import ThreedistillError
 from threedistill.exports.beside import Pictures
 from threedistill.exports.joined import Part, joined
-from threedistill.exports.limits import check, current
+from threedistill.exports.limits import check
 from threedistill.exports.materials import Lookup, Material
 from threedistill.exports.opened import Opened
 from threedistill.exports.ply_file import Header, Table, elements, header_of
@@ -26,8 +26,6 @@ __all__ = ["read_ply_mesh"]
 
 _COLORS = (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b"))
 _COORDINATES = (("s", "t"), ("u", "v"), ("texture_u", "texture_v"), ("texture_s", "texture_t"))
-#: Texels of an atlas where the limit on pixels is lifted.
-_MOST_TEXELS = 1 << 26
 _LISTS = ("vertex_indices", "vertex_index")
 #: Properties that a mesh keeps, or that say nothing of it.
 _UNDERSTOOD = {"x", "y", "z", "nx", "ny", "nz", "alpha", "flags", "quality", "texnumber", "texcoord", *_LISTS}
@@ -61,7 +59,7 @@ def read_ply_mesh(path: Path) -> Opened:
     triangles, owner = triangulated(points, corners, counts)
     check(path, "triangles", len(triangles))
     part = _part(path, header, vertex, face, points, corners, counts, triangles, owner)
-    result = joined([part], current().pixels or _MOST_TEXELS)
+    result = joined([part])
     return Opened(result.mesh, unlit=False, lost=[*dict.fromkeys([*_lost(header), *result.lost])])
 
 

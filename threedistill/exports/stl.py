@@ -14,7 +14,7 @@ import torch
 
 from threedistill.atomic import write_bytes
 from threedistill.errors import ThreedistillError
-from threedistill.exports.frames import Frame, frame_of
+from threedistill.exports.frames import Axis, Frame, frame_of
 from threedistill.exports.gltf import generator
 from threedistill.exports.limits import check
 from threedistill.exports.opened import Opened
@@ -57,10 +57,9 @@ def read_stl(path: Path) -> Opened:
     lost: list[str] = []
     count = int.from_bytes(data[80:84], "little") if len(data) >= 84 else -1
     text = data.lstrip()[:5].lower() == b"solid" and len(data) != 84 + 50 * count
-    if text and b"facet" in data:
+    text = text and (b"facet" in data.lower() or b"endsolid" in data.lower())
+    if text:
         corners = _from_text(path, data)
-    elif text:
-        raise ThreedistillError(f"cannot read {path}: it holds no triangles")
     else:
         if count < 0 or len(data) < 84 + 50 * count:
             promised = f", its header promises {count} triangles" if count >= 0 else ""
@@ -76,9 +75,10 @@ def read_stl(path: Path) -> Opened:
     ours = MARK in head
     points = torch.from_numpy(corners.reshape(-1, 3).copy()) * (1e-3 if ours else 1.0)
     mesh = Mesh(points, torch.arange(len(points)).reshape(-1, 3))
-    up = next((axis for axis in ("y", "z") if ours and f"+{axis.upper()} up".encode() in head), None)
+    axes: tuple[Axis, ...] = ("y", "z")
+    said = [axis for axis in axes if ours and f"+{axis.upper()} up".encode() in head]
     finite = bool(torch.isfinite(points).all())  # what is not is named where files are opened
-    return Opened(welded(mesh) if finite else mesh, frame_of(up) if up else None, lost=lost)
+    return Opened(welded(mesh) if finite else mesh, frame_of(said[0]) if said else None, lost=lost)
 
 
 def _from_text(path: Path, data: bytes) -> np.ndarray:
