@@ -75,8 +75,8 @@ def read_stl(path: Path) -> Opened:
     ours = MARK in head
     points = torch.from_numpy(corners.reshape(-1, 3).copy()) * (1e-3 if ours else 1.0)
     mesh = Mesh(points, torch.arange(len(points)).reshape(-1, 3))
-    axes: tuple[Axis, ...] = ("y", "z")
-    said = [axis for axis in axes if ours and f"+{axis.upper()} up".encode() in head]
+    ups: dict[bytes, Axis] = {b"+Y up": "y", b"+Z up": "z"}
+    said = [axis for words, axis in ups.items() if ours and words in head]
     finite = bool(torch.isfinite(points).all())  # what is not is named where files are opened
     return Opened(welded(mesh) if finite else mesh, frame_of(said[0]) if said else None, lost=lost)
 
