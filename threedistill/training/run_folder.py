@@ -73,7 +73,9 @@ class RunFolder:
 
     @property
     def record_path(self) -> Path:
-        return self.base / "run.json"
+        """The run's record, also in the middle of a change of runs."""
+        changing = [self.path / name / "run.json" for name in (_TAKING, _ARRIVING)] if not self.is_new else []
+        return next((file for file in changing if file.exists()), self.base / "run.json")
 
     @property
     def metrics(self) -> Path:
