@@ -7,16 +7,20 @@ after the thread variables are set. Exit status: 0 done, 1 the work failed, 2 th
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
+import json
 import os
 import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from threedistill import __version__
+from threedistill.console import steady
 from threedistill.errors import ThreedistillError, UsageError, nearest
 from threedistill.plugins import naming
 from threedistill.threads import settle_threads
@@ -59,17 +63,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; every failure ends as one line on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
     cut = words.index("--") if "--" in words else len(words)
-    show_traceback = "--traceback" in words[:cut]
+    flags = words[:cut]
     words = [w for i, w in enumerate(words) if i >= cut or w != "--traceback"]
+    with steady(quiet="--quiet" in flags):
+        try:
+            return _guarded(words, _Answer("--json" in flags, "--traceback" in flags))
+        except KeyboardInterrupt:  # another signal while the first one was answered
+            return 130
+
+
+def _guarded(words: Sequence[str], answer: _Answer) -> int:
     try:
         return _dispatch(words)
     except ThreedistillError as error:
-        return _fail(_one_line(error), error.exit_code, show_traceback)
+        return answer.fail(error, _one_line(error), error.exit_code)
     except KeyboardInterrupt as error:
         folder = _run_folder_of(error)
         hint = f"; continue with: threedistill resume {folder}" if folder else ""
         hint = getattr(error, "hint", hint)
-        return _fail(f"interrupted{hint}", 130, show_traceback, prefix="threedistill: ")
+        return answer.fail(error, f"interrupted{hint}", 130, prefix="threedistill: ")
     except BrokenPipeError:
         # The reader of our output has gone (| head): not an error, and nothing more can be printed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -77,11 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         known = _resource_failure(error)
         if known:
-            return _fail(known, 1, show_traceback)
-        if show_traceback:
-            traceback.print_exc()
-        where = "" if show_traceback else f"; the traceback is in {_write_traceback(error)}"
-        return _fail(f"unexpected {type(error).__name__}: {_one_line(error)}{where}", 1, False)
+            return answer.fail(error, known, 1)
+        where = "" if answer.traceback else f"; {_kept_traceback(error)}"
+        return answer.fail(error, f"unexpected {type(error).__name__}: {_one_line(error)}{where}", 1)
 
 
 def _dispatch(words: Sequence[str]) -> int:
@@ -100,6 +110,10 @@ def _dispatch(words: Sequence[str]) -> int:
         if any(c.isspace() for c in verb):
             fix = 'to make an asset: threedistill generate "PROMPT"'
         raise UsageError(f"there is no verb {verb!r}; {fix}")
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UsageError("the current folder is not there any more; change to another one") from None
     settle_threads()
     # Libraries' advice about optional parts is not our user's business; their errors still come through.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -146,16 +160,42 @@ def _names(text: str) -> list[str]:
     return [name.strip(" '\"") for name in text.split(",") if name.strip(" '\"")]
 
 
-def _fail(message: str, status: int, show_traceback: bool, prefix: str = "threedistill: error: ") -> int:
-    if show_traceback:
-        traceback.print_exc()
-    sys.stdout.flush()
-    print(f"{prefix}{message}", file=sys.stderr)
-    return status
+@dataclass(frozen=True)
+class _Answer:
+    """How a failure is told: always as one line on stderr, and as what else was asked for.
+
+    Attributes:
+        json: also as one JSON object on stdout, where a success would have put its own.
+        traceback: also with its traceback on stderr.
+    """
+
+    json: bool
+    traceback: bool
+
+    def fail(
+        self, error: BaseException, message: str, status: int, prefix: str = "threedistill: error: "
+    ) -> int:
+        if self.traceback:
+            traceback.print_exception(error)
+        if self.json:
+            folder = _run_folder_of(error)
+            facts = {"error": message, "status": status, "run_dir": None if folder is None else str(folder)}
+            with contextlib.suppress(OSError):
+                print(json.dumps(facts, ensure_ascii=False))
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        print(f"{prefix}{message}", file=sys.stderr)
+        return status
+
+
+#: A message may repeat what was given; of more than this the middle is left out.
+_LONGEST = 1200
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
+    half = _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]} [...] {text[-half:]}"
 
 
 def _run_folder_of(error: BaseException) -> Path | None:
@@ -165,34 +205,37 @@ def _run_folder_of(error: BaseException) -> Path | None:
 
 
 def _resource_failure(error: Exception) -> str | None:
-    """One line for memory and disk that ran out; None for anything else."""
+    """One line for what the machine ran out of; None for anything else."""
     text = str(error)
+    advice = getattr(error, "advice", "--preset draft, or close other programs")
+    use = f"; use {advice}" if advice else ""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" while writing {error.filename}" if error.filename else ""
         return f"no space left on the disk{where}; free some and continue with threedistill resume"
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return "no more files can be opened; close other programs, or raise the limit (ulimit -n 1024)"
+    if isinstance(error, FileNotFoundError) and "usable temporary directory" in text:
+        return "no folder can be written, not even a temporary one; set TMPDIR to one that can"
     if type(error).__name__ == "OutOfMemoryError":
-        return "the GPU's memory ran out; use --preset draft, or --device cpu"
+        return f"the GPU's memory ran out{use}"
     if isinstance(error, MemoryError) or "can't allocate memory" in text:
-        return "memory ran out; use --preset draft, or close other programs"
+        return f"memory ran out{use}"
     return None
 
 
-def _write_traceback(error: Exception) -> Path:
-    """Keep the traceback in the run folder, or in the temporary folder where there is none."""
+def _kept_traceback(error: Exception) -> str:
+    """Keep the traceback in the run folder, or in the temporary folder where there is none; where it is, in words."""
     lines = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     folder = _run_folder_of(error)
-    for place in (folder, Path(tempfile.gettempdir())):
-        if place is None or not place.is_dir():
-            continue
-        try:
-            file = place / (
-                "traceback.txt" if place == folder else f"threedistill-traceback-{os.getpid()}.txt"
-            )
-            file.write_text(lines, encoding="utf-8")
-            return file
-        except OSError:
-            continue
-    return Path("(nowhere: no folder could be written; use --traceback)")
+    with contextlib.suppress(OSError):
+        if folder is not None and folder.is_dir():
+            (folder / "traceback.txt").write_text(lines, encoding="utf-8")
+            return f"the traceback is in {folder / 'traceback.txt'}"
+    with contextlib.suppress(OSError):
+        file = Path(tempfile.gettempdir(), f"threedistill-traceback-{os.getpid()}.txt")
+        file.write_text(lines, encoding="utf-8")
+        return f"the traceback is in {file}"
+    return "no folder could be written to keep the traceback; --traceback shows it"
 
 
 if __name__ == "__main__":

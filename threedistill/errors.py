@@ -18,6 +18,10 @@ class UsageError(ThreedistillError):
     exit_code = 2
 
 
+class ThreedistillWarning(UserWarning):
+    """Something a user should know that does not stop the work."""
+
+
 def nearest(word: str, candidates: Iterable[str], count: int = 3) -> list[str]:
     """The candidates closest in spelling to ``word``, best first, for "did you mean" lines."""
     return difflib.get_close_matches(word, list(candidates), n=count, cutoff=0.5)

@@ -14,6 +14,8 @@ import sys
 import warnings
 from pathlib import Path
 
+from threedistill.errors import ThreedistillWarning
+
 
 def usable_cores() -> int:
     """Physical cores that this process may use: its affinity, siblings counted once, cgroup quota kept."""
@@ -39,6 +41,7 @@ def settle_threads() -> None:
         warnings.warn(
             f"torch was imported first and runs {torch.get_num_threads()} threads on {cores} cores; "
             f"import threedistill before torch, or call torch.set_num_threads({cores})",
+            ThreedistillWarning,
             stacklevel=3,
         )
 

@@ -135,7 +135,7 @@ def test_a_finished_stage_is_not_repeated(
 def test_resume_takes_everything_from_the_folder_and_refuses_another_prompt(whole: Path) -> None:
     with pytest.raises(UsageError, match="was started with the prompt 'a red ball'"):
         generate("a blue ball", out=whole, resume=True, quiet=True)
-    with pytest.raises(UsageError, match=r"--resume .* --overwrite"):
+    with pytest.raises(UsageError, match=r"other settings: preset=standard .* --overwrite"):
         generate("a red ball", out=whole, prior="oracle", quiet=True)
     with pytest.raises(UsageError, match="not a run folder"):
         resume(whole / "asset")

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch  # before the library: its symbols then bind to torch's own OpenMP runtime
 from torch import Tensor
 
-from threedistill.errors import ThreedistillError, UsageError
+from threedistill.errors import ThreedistillError, ThreedistillWarning, UsageError
 
 ABI_VERSION = 1
 _SUFFIX = {torch.float32: "_f32", torch.float64: "_f64"}
@@ -49,7 +49,8 @@ def library() -> ctypes.CDLL | None:
         except (OSError, AttributeError) as error:
             reason = f"{path.name} cannot be loaded ({error})"
     if _mode() != "reference":
-        warnings.warn(f"threedistill: {reason}; the slower torch path is used ({how})", stacklevel=2)
+        text = f"threedistill: {reason}; the slower torch path is used ({how})"
+        warnings.warn(text, ThreedistillWarning, stacklevel=2)
     return None
 
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from threedistill.errors import ThreedistillWarning
 from threedistill.ops.composite import composite
 from threedistill.ops.hash_encode import HashLayout, hash_encode
 from threedistill.ops.march import Samples, march
@@ -198,6 +199,7 @@ class HashGrid(nn.Module):
                     warnings.warn(
                         f"threedistill: max_samples={self.max_samples} makes the field's samples {step / wanted:.1f} "
                         "times as long as they should be; raise representation.model.max_samples, or use fewer views",
+                        ThreedistillWarning,
                         stacklevel=2,
                     )
                 return samples, points
