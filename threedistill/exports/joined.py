@@ -100,11 +100,11 @@ def joined(parts: Sequence[Part], most_pixels: int | None = None) -> Joined:
     else:
         mesh = atlas(groups, unlit, most_pixels, lost)
     if not unlit and any(group.material.unlit for group in groups):
-        lost.append("that some of its materials are unlit (they give off their colour instead)")
+        lost.append("unlit materials beside lit ones (they give off their colour instead)")
     sides = {group.material.double_sided for group in groups}
     mesh.double_sided = True in sides
     if len(sides) > 1:
-        lost.append("that some of its materials are seen from one side only")
+        lost.append("single sides of some materials (all show both)")
     return Joined(mesh, unlit, list(dict.fromkeys(lost)))
 
 
