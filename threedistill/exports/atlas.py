@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from threedistill.errors import ThreedistillError
 from threedistill.exports.bake import fill_gutter, painted
 from threedistill.exports.joined import Group, coverage, encoded, shown, stacked
-from threedistill.exports.materials import Texels, texels, values_at
+from threedistill.exports.materials import Material, Texels, texels, values_at
 from threedistill.exports.unwrap import unwrap
 from threedistill.render.shading import linear_to_srgb
 from threedistill.types import Mesh
@@ -119,6 +120,9 @@ def atlas(groups: list[Group], unlit: bool, most_pixels: int, lost: list[str]) -
 def _cell(group: Group, scale: float) -> _Cell:
     """The rectangle that a group needs, its own vertices split where that makes it smaller."""
     lookups = list(group.material.lookups.values())
+    if float((group.vertices.amax(0) - group.vertices.amin(0)).max()) <= 0:  # a point: nobody sees it
+        group = replace(group, material=Material(color=group.material.color), colors=None)
+        lookups = []
     if not lookups and group.colors is None:
         side = _FIELD + 2 * GUTTER
         middle = torch.full((len(group.vertices), 2), side / 2)
@@ -203,15 +207,22 @@ def _look(cell: _Cell, lost: list[str]) -> tuple[Texels, Tensor | None]:
     if cell.paint:
         if group.material.normal is not None:
             lost.append("the normal map of a part whose pictures have different coordinates")
-        where = painted(Mesh(group.vertices, group.faces, uv=cell.uv, normals=group.normals), cell.width)
+        layout = Mesh(group.vertices, group.faces, uv=cell.uv, normals=group.normals)
+        try:
+            where = painted(layout, cell.width)
+            corner, weights, covered = where.corner, where.weights, where.covered
+        except ThreedistillError:  # thinner than a texel everywhere: one face's colour is all there is to see
+            corner, weights = group.faces[:1], torch.full((1, 3, 1), 1 / 3)
+            covered = torch.zeros(cell.height, cell.width, dtype=torch.bool)
+            covered[cell.height // 2, cell.width // 2] = True
 
         def interpolated(values: Tensor) -> Tensor:
-            return (values[where.corner] * where.weights.to(values)).sum(1)
+            return (values[corner] * weights.to(values)).sum(1)
 
         values = values_at(replace(group.material, normal=None), lambda k: interpolated(group.uvs[k]))
         colors = None if group.colors is None else interpolated(group.colors)
-        found = texels(group.material, values, colors, len(where.corner))
-        return _spread(found, where.covered.reshape(-1)), where.covered
+        found = texels(group.material, values, colors, len(corner))
+        return _spread(found, covered.reshape(-1)), covered
     parts = [
         texels(group.material, _values(cell, rows), None, len(rows))
         for rows in torch.arange(count).split(_CHUNK)

@@ -65,6 +65,12 @@ def read_gltf(path: Path) -> Joined:
         raise ThreedistillError(f"cannot read {path}: it holds no triangles{held}")
     lost += [f"{count} primitives of {reason}" if count > 1 else f"a primitive of {reason}"
              for reason, count in left_out.items()]  # fmt: skip
+    for part in parts:
+        bad = int((~torch.isfinite(part.vertices)).any(1).sum())
+        if bad:
+            raise ThreedistillError(
+                f"cannot use {path}: {bad} of {len(part.vertices)} vertices are not finite numbers"
+            )
     result = joined(parts)
     check(result.mesh, f"cannot use {path}")
     extras = gltf.document.asset.extras

@@ -23,6 +23,8 @@ __all__ = ["Unwrapped", "unwrap"]
 
 #: Charts are kept near this many faces: the time to grow one rises faster than its size.
 _CHART_FACES = 2000
+#: Longest side over the second: xatlas packs charts as bitmaps, and those of a wire are nearly all empty (8 s at 1000).
+_LONGEST_CHART = 100
 
 
 class Unwrapped(NamedTuple):
@@ -53,8 +55,9 @@ def unwrap(
         mesh: any triangles; normals and colours are carried to the split vertices.
         size: texels along a side of the texture the layout is meant for.
         gutter: empty texels between any two charts.
-        max_faces, max_charts: beyond either, the box projection is used; the charts counted are the connected
-            pieces whose faces share their dominant axis, which bounds what xatlas would find on ragged surfaces.
+        max_faces, max_charts: beyond either, and for what is long and thin as a wire, the box projection is used; the
+            charts counted are the connected pieces whose faces share their dominant axis, which bounds what xatlas
+            would find on ragged surfaces.
 
     Raises:
         ThreedistillError: empty mesh, or vertices that are not finite.
@@ -63,7 +66,9 @@ def unwrap(
     if mesh.uv is not None and _usable(mesh):
         return Unwrapped(bare(mesh), "own", 0, torch.arange(len(mesh.vertices)))
     piece = _pieces(mesh.faces, _face_directions(mesh))
-    if len(mesh.faces) <= max_faces and int(piece.max()) + 1 <= max_charts:
+    extent = (mesh.vertices.amax(0) - mesh.vertices.amin(0)).double().sort().values
+    wire = float(extent[2]) > _LONGEST_CHART * float(extent[1])
+    if len(mesh.faces) <= max_faces and int(piece.max()) + 1 <= max_charts and not wire:
         found = _xatlas(mesh, size, gutter)
         if found is not None:
             return found
