@@ -1,0 +1,294 @@
+"""What the world looks like before it is coloured: G-buffers of random scenes, and pictures coloured from them.
+
+A shard holds scenes from several cameras each. For every one of the 2 x 2 samples of a pixel it keeps which colour group
+is seen and how strongly it is lit; per scene it keeps several colourings, so one rendering gives many pictures. A
+colouring is not invented: it is the palette that the world itself gives the same scene in other colours (the same
+random numbers, so the same proportions). With the irradiance ``e`` of a sample, the albedo ``a`` of its group and the
+light ``g`` that a glossy finish reflects,
+
+    colour = srgb(e linear(a) + g),
+
+averaged over the samples and weighted by coverage, which is what :func:`threedistill.render.mesh.render_mesh` draws.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from threedistill.atomic import write_text
+from threedistill.errors import ThreedistillError
+from threedistill.ops.rasterize import rasterize
+from threedistill.render.mesh import face_normals
+from threedistill.render.shading import CLAY, shade, srgb_to_linear
+from threedistill.toybox.dataset import random_cameras
+from threedistill.toybox.grammar import COLORS, KINDS, Scene, is_held_out, random_scene
+from threedistill.toybox.world import build
+from threedistill.types import Cameras, Mesh
+
+SUPERSAMPLE = 2
+#: The colour group of the background.
+NOTHING = 255
+
+
+@dataclass(frozen=True)
+class BufferSettings:
+    """What a cache of G-buffers holds.
+
+    Attributes:
+        shards: how many there are in all; they are drawn in order, while a training run already uses the first.
+        scenes: per shard.
+        views: cameras per scene.
+        palettes: colourings per scene.
+        size: pixels.
+        seed: of everything.
+        tier_two: share of scenes with patterns, accessories or two objects.
+        colourless: share of the plain colourings whose caption names no colour.
+    """
+
+    shards: int = 32
+    scenes: int = 384
+    views: int = 5
+    palettes: int = 12
+    size: int = 128
+    seed: int = 1
+    tier_two: float = 0.5
+    colourless: float = 0.15
+
+
+@dataclass(frozen=True)
+class Colouring:
+    """One colouring of a scene: what a caption may say of it, and the sRGB of its groups (G, 3)."""
+
+    scene: Scene
+    colors: tuple[str, ...]
+    palette: np.ndarray
+
+
+def recoloured(scene: Scene, rng: random.Random, colourless: float) -> tuple[Scene, Scene]:
+    """The scene in other colours, as it is built and as it is told (which may leave the colour open).
+
+    Every colour is drawn anew, those of one scene differ, and combinations that are held out are drawn again.
+    """
+    while True:
+        names = rng.sample(list(COLORS), 6)
+        objects = []
+        for spec in scene.objects:
+            objects.append(
+                replace(
+                    spec,
+                    color=names.pop(),
+                    pattern_color=names.pop() if spec.pattern else None,
+                    accessory=(spec.accessory[0], names.pop()) if spec.accessory else None,
+                )
+            )
+        open_ = scene.tier == 1 and rng.random() < colourless
+        if open_:
+            objects = [replace(objects[0], color=rng.choice(KINDS[objects[0].kind]))]
+        found = Scene(tuple(objects), scene.relation)
+        told = Scene((replace(objects[0], color=None),)) if open_ else found
+        if not is_held_out(told):
+            return found, told
+
+
+def face_colours(mesh: Mesh) -> np.ndarray:
+    """(F, 3) sRGB of the faces.
+
+    Raises:
+        ThreedistillError: a face is not of one colour.
+    """
+    assert mesh.colors is not None
+    corners = mesh.colors[mesh.faces]
+    if not torch.equal(corners.amin(1), corners.amax(1)):
+        raise ThreedistillError("G-buffers need faces of one colour each, and the world painted one in two")
+    return corners[:, 0].numpy()
+
+
+def group_faces(colours: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Faces that have the same colour in every colouring: (F,) their group, and (colourings, G, 3) the palettes."""
+    stacked = np.stack(colours, 1)
+    palettes, group = np.unique(stacked.reshape(len(stacked), -1), axis=0, return_inverse=True)
+    if len(palettes) >= NOTHING:
+        raise ThreedistillError(f"a scene has {len(palettes)} colour groups; G-buffers hold {NOTHING - 1}")
+    return group.reshape(-1).astype(np.uint8), palettes.reshape(-1, len(colours), 3).transpose(1, 0, 2)
+
+
+@dataclass
+class Buffers:
+    """G-buffers of B pictures of S x S samples and P x P pixels.
+
+    Attributes:
+        group: (B, S, S) uint8 colour group, :data:`NOTHING` where nothing is.
+        light: (B, S, S) uint8, ``255 sqrt(irradiance)``.
+        gloss: (B, S, S) uint8, ``255 sqrt(reflected light)``, or None where nothing is glossy.
+        normal: (B, P, P, 4) uint8 premultiplied picture of the world normals, and coverage.
+    """
+
+    group: np.ndarray
+    light: np.ndarray
+    gloss: np.ndarray | None
+    normal: np.ndarray
+
+
+@torch.no_grad()
+def draw_buffers(mesh: Mesh, group: np.ndarray, cameras: Cameras) -> Buffers:
+    """Rasterise once; shading is linear in the albedo, so lit black and lit white say everything about it.
+
+    Arguments:
+        mesh: with vertex normals or flat.
+        group: (F,) colour group of each face.
+        cameras: ``B`` of P x P pixels.
+    """
+    views, size = len(cameras), cameras.height * SUPERSAMPLE
+    big = cameras.resized(size, size)
+    homogeneous = F.pad(mesh.vertices, (0, 1), value=1.0)
+    clip = torch.einsum("bij,vj->bvi", big.world_to_clip().to(homogeneous), homogeneous)
+    fragments = rasterize(clip.contiguous(), mesh.faces, size, size)
+    flat = fragments.triangle.reshape(-1)
+    index = (flat >= 0).nonzero(as_tuple=True)[0]
+    triangle = flat[index].long()
+    weights = fragments.barycentric.reshape(-1, 3)[index]
+    corner = mesh.faces[triangle].long()
+
+    def interpolate(values: Tensor) -> Tensor:
+        return (values[corner] * weights[..., None]).sum(1)
+
+    to_camera = F.normalize(cameras.c2w[index // (size * size), :3, 3] - interpolate(mesh.vertices), dim=-1)
+    if mesh.normals is not None:
+        normal = F.normalize(interpolate(mesh.normals), dim=-1)
+    else:
+        normal = face_normals(mesh)[triangle]
+        normal = torch.where((normal * to_camera).sum(-1, keepdim=True) < 0, -normal, normal)
+    ends = [
+        srgb_to_linear(shade(torch.full_like(normal, end), normal, to_camera, "lambertian"))[:, 0]
+        for end in (0.0, 1.0)
+    ]
+
+    def picture(values: Tensor) -> np.ndarray:
+        out = torch.zeros(len(flat))
+        out[index] = 255 * values.clamp(0, 1).sqrt() + 0.5
+        return out.to(torch.uint8).view(views, size, size).numpy()
+
+    groups = torch.full((len(flat),), NOTHING, dtype=torch.uint8)
+    groups[index] = torch.from_numpy(group)[triangle]
+    packed = torch.zeros(len(flat), 4)
+    packed[index] = F.pad((normal + 1) / 2, (0, 1), value=1.0)
+    packed = F.avg_pool2d(packed.view(views, size, size, 4).permute(0, 3, 1, 2), SUPERSAMPLE)
+    normals = (packed.permute(0, 2, 3, 1) * 255 + 0.5).to(torch.uint8).numpy()
+    gloss = picture(ends[0]) if float(ends[0].abs().max() if len(index) else 0) > 0 else None
+    return Buffers(
+        groups.view(views, size, size).numpy(), picture(ends[1] - ends[0]), gloss, np.ascontiguousarray(normals)
+    )
+
+
+#: ``(code / 255)^2`` of every code of light and gloss.
+_LEVELS = ((np.arange(256) / 255.0) ** 2).astype(np.float32)
+
+
+def _srgb(linear: np.ndarray) -> np.ndarray:
+    """Linear light to sRGB, as :func:`threedistill.render.shading.linear_to_srgb`."""
+    linear = np.clip(linear, 0, 1)
+    return np.where(
+        linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055
+    )
+
+
+def _linear(srgb: np.ndarray) -> np.ndarray:
+    return np.where(srgb <= 0.04045, srgb / 12.92, ((np.maximum(srgb, 0.04045) + 0.055) / 1.055) ** 2.4)
+
+
+_SRGB = _srgb(np.arange(65536) / 65535.0).astype(np.float32)
+
+
+def colour(
+    group: np.ndarray, light: np.ndarray, gloss: np.ndarray | None, palette: np.ndarray, pixels: int
+) -> np.ndarray:
+    """A (pixels, pixels, 4) premultiplied float32 picture from one picture's (S, S) buffers.
+
+    Arguments:
+        group, light, gloss: see :class:`Buffers`.
+        palette: (G, 3) sRGB of the groups.
+        pixels: divides S.
+    """
+    albedo = _linear(palette.astype(np.float32))
+    count = len(albedo)
+    rows = np.zeros((count + 1, 256, 4), np.float32)  # the last row is the background
+    rows[:count, :, 3] = 1
+    place = np.minimum(group, count)
+    if gloss is None:
+        rows[:count, :, :3] = _srgb(albedo[:, None] * _LEVELS[:, None])
+        samples = rows.reshape(-1, 4)[place.astype(np.int32) * 256 + light]
+    else:
+        rows[:count, :, :3] = albedo[:, None] * _LEVELS[:, None]
+        samples = rows.reshape(-1, 4)[place.astype(np.int32) * 256 + light]
+        linear = samples[..., :3] + (_LEVELS[gloss] * samples[..., 3])[..., None]
+        samples[..., :3] = _SRGB[(np.clip(linear, 0, 1) * 65535 + 0.5).astype(np.int32)]
+    ratio = len(group) // pixels
+    total = samples[::ratio, ::ratio].copy()
+    for k in range(1, ratio * ratio):
+        total += samples[k // ratio :: ratio, k % ratio :: ratio]
+    return total / ratio**2
+
+
+def clay_palette(groups: int) -> np.ndarray:
+    """(G, 3): everything in the grey of textureless renders."""
+    return np.full((groups, 3), CLAY, np.float32)
+
+
+def draw_shard(folder: Path, settings: BufferSettings, shard: int) -> None:
+    """Draw one shard (skipped when it is there); what lies there unfinished is drawn again."""
+    done = folder / f"shard-{shard:03d}.json"
+    if done.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    count, samples = settings.scenes * settings.views, settings.size * SUPERSAMPLE
+    shape = (count, samples, samples)
+    parts = {name: folder / f"{name}-{shard:03d}.npy" for name in ("group", "light", "gloss", "normal")}
+    open_ = lambda name, shape: np.lib.format.open_memmap(parts[name], "w+", np.uint8, shape)  # noqa: E731
+    group, light = open_("group", shape), open_("light", shape)
+    normal = open_("normal", (count, settings.size, settings.size, 4))
+    glossy: list[np.ndarray] = []
+    gloss_row = np.full(count, -1, np.int32)
+    cameras = np.zeros((count, 4), np.float32)
+    records: list[list[dict]] = []
+    palettes = np.zeros((settings.scenes, settings.palettes, NOTHING, 3), np.float16)
+    most = 0
+    for number in range(settings.scenes):
+        rng = random.Random(f"toybox-buffers/{settings.seed}/{shard}/{number}")
+        meshes, told = scene_in_colours(rng, settings)
+        groups, colours = group_faces([face_colours(m) for m in meshes])
+        views = random_cameras(rng, settings.views, settings.size)
+        found = draw_buffers(meshes[0], groups, views)
+        rows = slice(number * settings.views, (number + 1) * settings.views)
+        group[rows], light[rows], normal[rows] = found.group, found.light, found.normal
+        if found.gloss is not None:
+            gloss_row[rows] = np.arange(len(views)) + settings.views * len(glossy)
+            glossy.append(found.gloss)
+        cameras[rows] = torch.stack([views.azimuth, views.elevation, views.distance, views.fov_y], -1).numpy()
+        palettes[number, :, : colours.shape[1]] = colours
+        most = max(most, colours.shape[1])
+        records.append([asdict(s) | {"colors": m.extras["colors"]} for s, m in zip(told, meshes)])
+    for array in (group, light, normal):
+        array.flush()
+    np.save(parts["gloss"], np.concatenate(glossy) if glossy else np.zeros((0, 1, 1), np.uint8))
+    np.savez(
+        folder / f"facts-{shard:03d}.npz",
+        cameras=cameras, palettes=palettes[:, :, :most], gloss_row=gloss_row,
+    )  # fmt: skip
+    write_text(done, json.dumps(records))
+
+
+def scene_in_colours(rng: random.Random, settings: BufferSettings) -> tuple[list[Mesh], list[Scene]]:
+    """One random scene's meshes in every colouring, equal but for their colours, and what is told of each."""
+    scene = random_scene(rng, settings.tier_two, 0.0)
+    seed = rng.random()
+    pairs = [recoloured(scene, rng, settings.colourless) for _ in range(settings.palettes)]
+    meshes = [build(found, random.Random(seed)) for found, _ in pairs]
+    return meshes, [told for _, told in pairs]

@@ -1,0 +1,265 @@
+"""The 128-pixel embedded prior as a pipeline in diffusers' own layout.
+
+Components (``model_index.json``): ``transformer`` (:class:`threedistill.toybox.trunk.ToyboxTransformer`), ``sketch``
+(:class:`threedistill.toybox.sketch.PaletteSketch`), ``view_encoder`` (reference views as tokens), ``text_encoder`` and
+``tokenizer`` as in :mod:`threedistill.toybox.model`, ``scheduler`` (DDIM over the shifted cosine path, x0-prediction).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, DiffusionPipeline
+from jaxtyping import Float
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+
+from threedistill.toybox.conditioning import (
+    BACKGROUND_SIZE,
+    CAMERA_SIZE,
+    background_vectors,
+    camera_vectors,
+)
+from threedistill.toybox.model import MAX_WORDS, build_tokenizer
+from threedistill.toybox.networks import harmonics
+from threedistill.toybox.sketch import PaletteSketch
+from threedistill.toybox.trunk import STEPS, ToyboxTransformer, ViewEncoder, shifted_cosine
+from threedistill.types import Cameras
+
+#: Pixels a cell of the folded picture has per side.
+FOLD = 4
+#: The modules of a pipeline, in the order of its components.
+MODULES = ("transformer", "sketch", "view_encoder", "text_encoder")
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+    """The size of the network.
+
+    Attributes:
+        size: pixels of the pictures.
+        fine, width, outer, middle_width, depth: of the transformer.
+        sketch_width, sketch_channels, masks: of the sketch.
+        text_width, text_layers: of the text encoder.
+        view_layers: of the encoder of reference views.
+    """
+
+    size: int = 128
+    fine: int = 64
+    width: int = 192
+    outer: int = 1
+    middle_width: int = 384
+    depth: int = 3
+    sketch_width: int = 1024
+    sketch_channels: int = 96
+    masks: int = 16
+    text_width: int = 128
+    text_layers: int = 3
+    view_layers: int = 2
+
+
+def build_scheduler(size: int) -> DDIMScheduler:
+    """DDIM over 1000 steps of the squared-cosine path, shifted so that times mean what they mean at 64 pixels."""
+    kept = torch.sigmoid(shifted_cosine(64 / size))
+    betas = 1 - kept / torch.cat([torch.ones(1, dtype=torch.float64), kept[:-1]])
+    return DDIMScheduler(
+        num_train_timesteps=STEPS, trained_betas=betas.tolist(), prediction_type="sample", clip_sample=False,
+        set_alpha_to_one=True, timestep_spacing="trailing",
+    )  # fmt: skip
+
+
+class TransformerToyboxPipeline(DiffusionPipeline):
+    """Words, camera, background, reference views and normals to a picture of the Toybox world.
+
+    Arguments (all components, see the module): transformer, sketch, view_encoder, text_encoder, tokenizer, scheduler.
+    """
+
+    def __init__(
+        self,
+        transformer: ToyboxTransformer,
+        sketch: PaletteSketch,
+        view_encoder: ViewEncoder,
+        text_encoder: CLIPTextModel,
+        tokenizer: PreTrainedTokenizerFast,
+        scheduler: DDIMScheduler,
+    ):
+        super().__init__()
+        self.register_modules(
+            transformer=transformer,
+            sketch=sketch,
+            view_encoder=view_encoder,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            scheduler=scheduler,
+        )
+
+    @property
+    def size(self) -> int:
+        """Pixels of the pictures."""
+        return int(self.transformer.config["size"])
+
+    @classmethod
+    def create(cls, settings: TeacherSettings | None = None) -> TransformerToyboxPipeline:
+        """A pipeline with fresh weights (from torch's global generator)."""
+        s = settings or TeacherSettings()
+        tokenizer = build_tokenizer()
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer), hidden_size=s.text_width, intermediate_size=2 * s.text_width,
+                num_hidden_layers=s.text_layers, num_attention_heads=4, max_position_embeddings=MAX_WORDS,
+                hidden_act="gelu", pad_token_id=0, bos_token_id=1, eos_token_id=2, projection_dim=s.text_width,
+            )
+        )  # fmt: skip
+        # Frozen random features: words far apart. Trained along, they collapse before the network has learnt to use
+        # them (see the model card); the sketch's own transformer reads them.
+        with torch.no_grad():
+            for name, parameter in text_encoder.named_parameters():
+                if name.endswith("token_embedding.weight"):
+                    parameter.normal_(0, 0.6)
+                elif name.endswith("position_embedding.weight"):
+                    parameter.normal_(0, 0.2)
+        transformer = ToyboxTransformer(
+            size=s.size, fine=s.fine, width=s.width, outer=s.outer, middle_width=s.middle_width, depth=s.depth,
+            class_size=s.sketch_width + CAMERA_SIZE + BACKGROUND_SIZE, context=s.text_width, shift=64 / s.size,
+        )  # fmt: skip
+        sketch = PaletteSketch(s.text_width, s.sketch_width, s.sketch_channels, s.masks)
+        views = ViewEncoder(s.size, s.text_width, s.view_layers)
+        return cls(transformer, sketch, views, text_encoder, tokenizer, build_scheduler(s.size))
+
+    @classmethod
+    def load_components(cls, root: Path, dtype: torch.dtype) -> TransformerToyboxPipeline:
+        """Load by component from a complete folder, offline, without remote code."""
+
+        def part(kind, name):
+            return kind.from_pretrained(root / name, torch_dtype=dtype, local_files_only=True)
+
+        pipeline = cls(
+            part(ToyboxTransformer, "transformer").to(memory_format=torch.channels_last),
+            part(PaletteSketch, "sketch").to(memory_format=torch.channels_last),
+            part(ViewEncoder, "view_encoder").to(memory_format=torch.channels_last),
+            CLIPTextModel.from_pretrained(root / "text_encoder", dtype=dtype, local_files_only=True),
+            PreTrainedTokenizerFast.from_pretrained(root / "tokenizer", local_files_only=True),
+            DDIMScheduler.from_pretrained(root / "scheduler", local_files_only=True),
+        )
+        for name in MODULES:
+            getattr(pipeline, name).eval().requires_grad_(False)
+        return pipeline
+
+    def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
+        """Write the pipeline as safetensors of ``dtype``, none above 15 MB; this object is left as it was."""
+        modules = [getattr(self, name) for name in MODULES]
+        before = [next(m.parameters()).dtype for m in modules]
+        states = [{k: v.detach().clone() for k, v in m.state_dict().items()} for m in modules]
+        try:
+            for module in modules:
+                module.to(dtype)
+            self.save_pretrained(folder, safe_serialization=True, max_shard_size="15MB")
+        finally:
+            for module, kind, state in zip(modules, before, states):
+                module.to(kind)
+                module.load_state_dict(state)
+
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "B L D"]:
+        """Hidden states of the frozen text encoder, one row per text; "" is the null text."""
+        ids = self.tokenizer(
+            list(texts), padding="max_length", max_length=MAX_WORDS, truncation=True, return_tensors="pt"
+        ).input_ids
+        return self.text_encoder(input_ids=ids.to(self.text_encoder.device)).last_hidden_state
+
+    def read(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """What is kept of each text: its ``tokens`` (B, L, D) as the sketch reads them, and what they say, ``told``."""
+        tokens = self.sketch.tokens(self.encode_text(texts))
+        return {"tokens": tokens, "told": self.sketch.told(tokens)}
+
+    def condition(
+        self,
+        tokens: Float[Tensor, "B L D"],
+        told: Float[Tensor, "B W"],
+        camera: Float[Tensor, "B 14"],
+        background: Float[Tensor, "B 4"],
+    ) -> dict[str, Tensor]:
+        """The transformer's keyword arguments from :meth:`read`'s two and camera / background vectors (zeros = untold)."""
+        camera, background = camera.to(told), background.to(told)
+        picture, code = self.sketch(told, camera)
+        return conditioning(tokens, picture, code, camera, background)
+
+    def show(
+        self, pictures: Float[Tensor, "B R 3 H W"], cameras: Float[Tensor, "B R 14"]
+    ) -> Float[Tensor, "B M D"]:
+        """The tokens of reference views in [-1, 1] with their camera vectors (zeros = untold): ``views=``."""
+        seen = harmonics(cameras.flatten(0, 1)).unflatten(0, cameras.shape[:2])
+        return self.view_encoder(pictures, seen)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        cameras: Cameras | None = None,
+        background: Float[Tensor, "B 3"] | None = None,
+        negative_prompt: str = "",
+        guidance_scale: float = 3.0,
+        num_inference_steps: int = 25,
+        generator: torch.Generator | None = None,
+        latents: Float[Tensor, "B 48 h w"] | None = None,
+        views: Float[Tensor, "B R 3 H W"] | None = None,
+        view_cameras: Float[Tensor, "B R 14"] | None = None,
+        control: Float[Tensor, "B 4 H W"] | None = None,
+    ) -> Float[Tensor, "B H W 3"]:
+        """Sample pictures with DDIM and classifier-free guidance (the null keeps everything but the words).
+
+        Arguments:
+            prompt: one text per picture.
+            cameras: ``B`` cameras, or None to leave the view open.
+            background: (B, 3) sRGB, or None to leave it open.
+            negative_prompt: what the unconditional branch is told.
+            guidance_scale: ``s`` in ``uncond + s (cond - uncond)``.
+            num_inference_steps: DDIM steps.
+            generator: for the initial noise (CPU).
+            latents: the initial noise itself.
+            views, view_cameras: reference views in [-1, 1], and their camera vectors (None = untold).
+            control: normals and coverage, premultiplied, in [0, 1].
+
+        Returns:
+            sRGB in [0, 1].
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        count = len(prompts)
+        device, dtype = self.transformer.device, self.transformer.dtype
+        words = self.read([negative_prompt] * count + prompts)
+        camera = camera_vectors(cameras, count).to(device, dtype).repeat(2, 1)
+        ground = background_vectors(background, count).to(device, dtype).repeat(2, 1)
+        inputs = self.condition(words["tokens"], words["told"], camera, ground)
+        if views is not None:
+            told = torch.zeros(*views.shape[:2], CAMERA_SIZE) if view_cameras is None else view_cameras
+            inputs["views"] = self.show(views.to(device, dtype), told.to(device, dtype)).repeat(2, 1, 1)
+        if control is not None:
+            inputs["control"] = F.pixel_unshuffle(control.to(device, dtype), FOLD).repeat(2, 1, 1, 1)
+        shape = (count, 3 * FOLD**2, self.size // FOLD, self.size // FOLD)
+        x = latents if latents is not None else torch.randn(shape, generator=generator)
+        x = x.to(device, dtype)
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        for t in self.scheduler.timesteps:
+            both = self.transformer(torch.cat([x, x]), t, **inputs).sample
+            uncond, cond = both.chunk(2)
+            x = self.scheduler.step(uncond + guidance_scale * (cond - uncond), t, x).prev_sample
+        return (F.pixel_shuffle(x, FOLD).permute(0, 2, 3, 1).float() / 2 + 0.5).clamp(0, 1)
+
+
+def conditioning(
+    tokens: Tensor,
+    picture: Float[Tensor, "B 4 h w"],
+    code: Float[Tensor, "B W"],
+    camera: Float[Tensor, "B 14"],
+    background: Float[Tensor, "B 4"],
+) -> dict[str, Tensor]:
+    """The transformer's keyword arguments: the sketch over the told background (untold: black), in [-1, 1], and the
+    code, at unit scale, with camera and background."""
+    alpha = picture[:, 3:]
+    rgb = picture[:, :3] + (1 - alpha) * background[:, :3, None, None].to(picture)
+    shown = F.pixel_unshuffle(2 * torch.cat([rgb, alpha], 1) - 1, 2)
+    told = torch.cat([F.layer_norm(code, code.shape[-1:]), camera.to(code), background.to(code)], 1)
+    return {"encoder_hidden_states": tokens, "class_labels": told, "sketch": shown}
