@@ -24,7 +24,8 @@ from threedistill.errors import UsageError
 from threedistill.toybox.conditioning import camera_vector
 from threedistill.toybox.dataset import FRONT_BIAS, VIEWS, DrawSettings, backgrounds, degrade, scene_from
 from threedistill.toybox.gbuffers import BufferSettings, clay_palette, colour, draw_shard
-from threedistill.toybox.grammar import DEGRADED_WORDS, caption
+from threedistill.toybox.grammar import caption
+from threedistill.toybox.lexicon import DEGRADED_WORDS
 
 #: Shares of the pictures that are grey clay and normal maps.
 CLAY, NORMAL = 0.03, 0.03

@@ -1,10 +1,8 @@
 """What the world looks like before it is coloured: G-buffers of random scenes, and pictures coloured from them.
 
-A shard holds scenes from several cameras each. For every one of the 2 x 2 samples of a pixel it keeps which colour group
-is seen and how strongly it is lit; per scene it keeps several colourings, so one rendering gives many pictures. A
-colouring is not invented: it is the palette that the world itself gives the same scene in other colours (the same
-random numbers, so the same proportions). With the irradiance ``e`` of a sample, the albedo ``a`` of its group and the
-light ``g`` that a glossy finish reflects,
+A shard holds scenes from several cameras each. For every one of the 2 x 2 samples of a pixel it keeps which slot of the
+world's paint is seen and how strongly it is lit; per scene it keeps many palettes, so one rendering gives many pictures.
+With the irradiance ``e`` of a sample, the albedo ``a`` of its slot and the light ``g`` that a glossy finish reflects,
 
     colour = srgb(e linear(a) + g),
 
@@ -24,17 +22,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from threedistill.atomic import write_text
-from threedistill.errors import ThreedistillError
 from threedistill.ops.rasterize import rasterize
 from threedistill.render.mesh import face_normals
 from threedistill.render.shading import CLAY, shade, srgb_to_linear
 from threedistill.toybox.dataset import random_cameras
-from threedistill.toybox.grammar import COLORS, KINDS, Scene, is_held_out, random_scene
-from threedistill.toybox.world import build
+from threedistill.toybox.grammar import Scene
+from threedistill.toybox.lexicon import COLORS
+from threedistill.toybox.scenes import is_held_out, random_scene
+from threedistill.toybox.world import build_parts, palette
 from threedistill.types import Cameras, Mesh
 
 SUPERSAMPLE = 2
-#: The colour group of the background.
+#: sRGB of an albedo at which light is linear: far below where colours are cut off.
+_PROBE = 0.25
+#: The paint slot of the background.
 NOTHING = 255
 
 
@@ -46,17 +47,17 @@ class BufferSettings:
         shards: how many there are in all; they are drawn in order, while a training run already uses the first.
         scenes: per shard.
         views: cameras per scene.
-        palettes: colourings per scene.
+        palettes: palettes per scene.
         size: pixels.
         seed: of everything.
         tier_two: share of scenes with patterns, accessories or two objects.
-        colourless: share of the plain colourings whose caption names no colour.
+        colourless: share of the palettes of plain scenes whose caption names no colour.
     """
 
     shards: int = 32
     scenes: int = 384
     views: int = 5
-    palettes: int = 12
+    palettes: int = 24
     size: int = 128
     seed: int = 1
     tier_two: float = 0.5
@@ -72,52 +73,32 @@ class Colouring:
     palette: np.ndarray
 
 
-def recoloured(scene: Scene, rng: random.Random, colourless: float) -> tuple[Scene, Scene]:
-    """The scene in other colours, as it is built and as it is told (which may leave the colour open).
+def recoloured(scene: Scene, rng: random.Random, colourless: float) -> Scene:
+    """The scene in other colours: those of one scene differ, and combinations that are held out are drawn again.
 
-    Every colour is drawn anew, those of one scene differ, and combinations that are held out are drawn again.
+    Arguments:
+        scene: what it is of; stripes, spots, accessories and coloured parts stay what they are.
+        rng: drives the colours.
+        colourless: share of the plain scenes that leave their colour open.
     """
     while True:
-        names = rng.sample(list(COLORS), 6)
+        names = rng.sample(list(COLORS), 8)
         objects = []
-        for spec in scene.objects:
+        for spec in scene.objects[: 1 if scene.twins else 2]:
             objects.append(
                 replace(
                     spec,
                     color=names.pop(),
                     pattern_color=names.pop() if spec.pattern else None,
                     accessory=(spec.accessory[0], names.pop()) if spec.accessory else None,
+                    parts=tuple((part, names.pop()) for part, _ in spec.parts),
                 )
             )
-        open_ = scene.tier == 1 and rng.random() < colourless
-        if open_:
-            objects = [replace(objects[0], color=rng.choice(KINDS[objects[0].kind]))]
-        found = Scene(tuple(objects), scene.relation)
-        told = Scene((replace(objects[0], color=None),)) if open_ else found
-        if not is_held_out(told):
-            return found, told
-
-
-def face_colours(mesh: Mesh) -> np.ndarray:
-    """(F, 3) sRGB of the faces.
-
-    Raises:
-        ThreedistillError: a face is not of one colour.
-    """
-    assert mesh.colors is not None
-    corners = mesh.colors[mesh.faces]
-    if not torch.equal(corners.amin(1), corners.amax(1)):
-        raise ThreedistillError("G-buffers need faces of one colour each, and the world painted one in two")
-    return corners[:, 0].numpy()
-
-
-def group_faces(colours: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Faces that have the same colour in every colouring: (F,) their group, and (colourings, G, 3) the palettes."""
-    stacked = np.stack(colours, 1)
-    palettes, group = np.unique(stacked.reshape(len(stacked), -1), axis=0, return_inverse=True)
-    if len(palettes) >= NOTHING:
-        raise ThreedistillError(f"a scene has {len(palettes)} colour groups; G-buffers hold {NOTHING - 1}")
-    return group.reshape(-1).astype(np.uint8), palettes.reshape(-1, len(colours), 3).transpose(1, 0, 2)
+        if scene.tier == 1 and rng.random() < colourless:
+            objects = [replace(objects[0], color=None)]
+        found = Scene(tuple(objects * 2 if scene.twins else objects), scene.relation)
+        if not is_held_out(found):
+            return found
 
 
 @dataclass
@@ -125,7 +106,7 @@ class Buffers:
     """G-buffers of B pictures of S x S samples and P x P pixels.
 
     Attributes:
-        group: (B, S, S) uint8 colour group, :data:`NOTHING` where nothing is.
+        group: (B, S, S) uint8 paint slot, :data:`NOTHING` where nothing is.
         light: (B, S, S) uint8, ``255 sqrt(irradiance)``.
         gloss: (B, S, S) uint8, ``255 sqrt(reflected light)``, or None where nothing is glossy.
         normal: (B, P, P, 4) uint8 premultiplied picture of the world normals, and coverage.
@@ -138,12 +119,12 @@ class Buffers:
 
 
 @torch.no_grad()
-def draw_buffers(mesh: Mesh, group: np.ndarray, cameras: Cameras) -> Buffers:
-    """Rasterise once; shading is linear in the albedo, so lit black and lit white say everything about it.
+def draw_buffers(mesh: Mesh, group: Tensor, cameras: Cameras) -> Buffers:
+    """Rasterise once; shading is linear in the albedo, so two albedos say everything about it.
 
     Arguments:
         mesh: with vertex normals or flat.
-        group: (F,) colour group of each face.
+        group: (F,) paint slot of each face.
         cameras: ``B`` of P x P pixels.
     """
     views, size = len(cameras), cameras.height * SUPERSAMPLE
@@ -166,10 +147,17 @@ def draw_buffers(mesh: Mesh, group: np.ndarray, cameras: Cameras) -> Buffers:
     else:
         normal = face_normals(mesh)[triangle]
         normal = torch.where((normal * to_camera).sum(-1, keepdim=True) < 0, -normal, normal)
-    ends = [
-        srgb_to_linear(shade(torch.full_like(normal, end), normal, to_camera, "lambertian"))[:, 0]
-        for end in (0.0, 1.0)
-    ]
+    material = None if mesh.vertex_material is None else interpolate(mesh.vertex_material)
+    if mesh.metallic_roughness is not None:  # of the world's things: one for all of it
+        material = mesh.metallic_roughness[0, 0].expand(len(index), 2)
+
+    def lit(albedo: float) -> Tensor:
+        color = shade(torch.full_like(normal, albedo), normal, to_camera, "lambertian", material=material)
+        return srgb_to_linear(color)[:, 0]
+
+    # Nearly black, not white: what is brighter than 1 is cut off, and a highlight on white would be.
+    reflected = lit(0.0)
+    irradiance = (lit(_PROBE) - reflected) / srgb_to_linear(torch.tensor(_PROBE))
 
     def picture(values: Tensor) -> np.ndarray:
         out = torch.zeros(len(flat))
@@ -177,14 +165,14 @@ def draw_buffers(mesh: Mesh, group: np.ndarray, cameras: Cameras) -> Buffers:
         return out.to(torch.uint8).view(views, size, size).numpy()
 
     groups = torch.full((len(flat),), NOTHING, dtype=torch.uint8)
-    groups[index] = torch.from_numpy(group)[triangle]
+    groups[index] = group[triangle]
     packed = torch.zeros(len(flat), 4)
     packed[index] = F.pad((normal + 1) / 2, (0, 1), value=1.0)
     packed = F.avg_pool2d(packed.view(views, size, size, 4).permute(0, 3, 1, 2), SUPERSAMPLE)
     normals = (packed.permute(0, 2, 3, 1) * 255 + 0.5).to(torch.uint8).numpy()
-    gloss = picture(ends[0]) if float(ends[0].abs().max() if len(index) else 0) > 0 else None
+    gloss = picture(reflected) if bool((reflected > 1e-6).any()) else None
     return Buffers(
-        groups.view(views, size, size).numpy(), picture(ends[1] - ends[0]), gloss, np.ascontiguousarray(normals)
+        groups.view(views, size, size).numpy(), picture(irradiance), gloss, np.ascontiguousarray(normals)
     )
 
 
@@ -208,16 +196,16 @@ _SRGB = _srgb(np.arange(65536) / 65535.0).astype(np.float32)
 
 
 def colour(
-    group: np.ndarray, light: np.ndarray, gloss: np.ndarray | None, palette: np.ndarray, pixels: int
+    group: np.ndarray, light: np.ndarray, gloss: np.ndarray | None, colors: np.ndarray, pixels: int
 ) -> np.ndarray:
     """A (pixels, pixels, 4) premultiplied float32 picture from one picture's (S, S) buffers.
 
     Arguments:
         group, light, gloss: see :class:`Buffers`.
-        palette: (G, 3) sRGB of the groups.
+        colors: (S, 3) sRGB of the slots.
         pixels: divides S.
     """
-    albedo = _linear(palette.astype(np.float32))
+    albedo = _linear(colors.astype(np.float32))
     count = len(albedo)
     rows = np.zeros((count + 1, 256, 4), np.float32)  # the last row is the background
     rows[:count, :, 3] = 1
@@ -237,9 +225,9 @@ def colour(
     return total / ratio**2
 
 
-def clay_palette(groups: int) -> np.ndarray:
-    """(G, 3): everything in the grey of textureless renders."""
-    return np.full((groups, 3), CLAY, np.float32)
+def clay_palette(slots: int) -> np.ndarray:
+    """(S, 3): everything in the grey of textureless renders."""
+    return np.full((slots, 3), CLAY, np.float32)
 
 
 def draw_shard(folder: Path, settings: BufferSettings, shard: int) -> None:
@@ -262,19 +250,21 @@ def draw_shard(folder: Path, settings: BufferSettings, shard: int) -> None:
     most = 0
     for number in range(settings.scenes):
         rng = random.Random(f"toybox-buffers/{settings.seed}/{shard}/{number}")
-        meshes, told = scene_in_colours(rng, settings)
-        groups, colours = group_faces([face_colours(m) for m in meshes])
+        scene = random_scene(rng, settings.tier_two, 0.0)
+        built = build_parts(scene, rng)
+        told = [recoloured(scene, rng, settings.colourless) for _ in range(settings.palettes)]
+        colours = [palette(built.slots, scene, rng) for scene in told]
         views = random_cameras(rng, settings.views, settings.size)
-        found = draw_buffers(meshes[0], groups, views)
+        found = draw_buffers(built.mesh, built.face_slot, views)
         rows = slice(number * settings.views, (number + 1) * settings.views)
         group[rows], light[rows], normal[rows] = found.group, found.light, found.normal
         if found.gloss is not None:
             gloss_row[rows] = np.arange(len(views)) + settings.views * len(glossy)
             glossy.append(found.gloss)
         cameras[rows] = torch.stack([views.azimuth, views.elevation, views.distance, views.fov_y], -1).numpy()
-        palettes[number, :, : colours.shape[1]] = colours
-        most = max(most, colours.shape[1])
-        records.append([asdict(s) | {"colors": m.extras["colors"]} for s, m in zip(told, meshes)])
+        palettes[number, :, : len(built.slots)] = np.stack([c for c, _ in colours])
+        most = max(most, len(built.slots))
+        records.append([asdict(scene) | {"colors": names} for scene, (_, names) in zip(told, colours)])
     for array in (group, light, normal):
         array.flush()
     np.save(parts["gloss"], np.concatenate(glossy) if glossy else np.zeros((0, 1, 1), np.uint8))
@@ -283,12 +273,3 @@ def draw_shard(folder: Path, settings: BufferSettings, shard: int) -> None:
         cameras=cameras, palettes=palettes[:, :, :most], gloss_row=gloss_row,
     )  # fmt: skip
     write_text(done, json.dumps(records))
-
-
-def scene_in_colours(rng: random.Random, settings: BufferSettings) -> tuple[list[Mesh], list[Scene]]:
-    """One random scene's meshes in every colouring, equal but for their colours, and what is told of each."""
-    scene = random_scene(rng, settings.tier_two, 0.0)
-    seed = rng.random()
-    pairs = [recoloured(scene, rng, settings.colourless) for _ in range(settings.palettes)]
-    meshes = [build(found, random.Random(seed)) for found, _ in pairs]
-    return meshes, [told for _, told in pairs]

@@ -66,8 +66,8 @@ class ModelSettings:
     camera_tokens: int = 2
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The word-level tokenizer of the Toybox grammar: lower case, punctuation dropped, :data:`MAX_WORDS` tokens."""
+def build_tokenizer(length: int = MAX_WORDS) -> PreTrainedTokenizerFast:
+    """The word-level tokenizer of the Toybox grammar: lower case, punctuation dropped, ``length`` tokens."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
     special = ["<pad>", "<start>", "<end>", "<unknown>"]
@@ -82,7 +82,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<start>", eos_token="<end>", unk_token="<unknown>", pad_token="<pad>",
-        model_max_length=MAX_WORDS, padding_side="right",
+        model_max_length=length, padding_side="right",
     )  # fmt: skip
 
 

@@ -24,12 +24,14 @@ from threedistill.toybox.conditioning import (
     background_vectors,
     camera_vectors,
 )
-from threedistill.toybox.model import MAX_WORDS, build_tokenizer
+from threedistill.toybox.model import build_tokenizer
 from threedistill.toybox.networks import harmonics
 from threedistill.toybox.sketch import PaletteSketch
 from threedistill.toybox.trunk import STEPS, ToyboxTransformer, ViewEncoder, shifted_cosine
 from threedistill.types import Cameras
 
+#: Tokens of a caption with its start and end; the world's longest have 19.
+MAX_WORDS = 24
 #: Pixels a cell of the folded picture has per side.
 FOLD = 4
 #: The modules of a pipeline, in the order of its components.
@@ -106,7 +108,7 @@ class TransformerToyboxPipeline(DiffusionPipeline):
     def create(cls, settings: TeacherSettings | None = None) -> TransformerToyboxPipeline:
         """A pipeline with fresh weights (from torch's global generator)."""
         s = settings or TeacherSettings()
-        tokenizer = build_tokenizer()
+        tokenizer = build_tokenizer(MAX_WORDS)
         text_encoder = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=len(tokenizer), hidden_size=s.text_width, intermediate_size=2 * s.text_width,
