@@ -123,7 +123,8 @@ def test_folding_keeps_pixels_where_it_says():
 
 
 def test_the_embedded_prior_folds_alike():
-    from threedistill.toybox.conditioning import FOLDED_SHAPE, fold
+    from threedistill.toybox.conditioning import fold
+    from threedistill.toybox.networks import FOLDED_SHAPE
 
     image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2)) * 2 - 1
     space = FoldedPixelSpace(64, 4)

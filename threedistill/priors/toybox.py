@@ -68,7 +68,7 @@ def named_cameras(
 
 
 class ToyboxPrior:
-    """The embedded prior: 64-pixel pictures folded to 48 x 16 x 16, x0-prediction, squared-cosine path.
+    """The embedded prior: small pictures folded by 4 x 4 pixels (size and networks are the weights'), x0-prediction.
 
     It is told the camera (through class embedding and extra text tokens) and the background colour.
 
@@ -97,7 +97,6 @@ class ToyboxPrior:
         background: bool = True,
         channels_last: bool = True,
     ) -> None:
-        from threedistill.toybox.conditioning import FOLD, IMAGE_SIZE
         from threedistill.toybox.model import ToyboxPipeline
 
         if camera not in ("own", "none", "words", None):
@@ -118,35 +117,25 @@ class ToyboxPrior:
         self.wants = frozenset(name for name, wanted in told.items() if wanted)
         #: What its weights have words for; the world may have more.
         self.words = frozenset(self.pipeline.tokenizer.get_vocab())
-        self.space = FoldedPixelSpace(IMAGE_SIZE, FOLD)
+        self.space = FoldedPixelSpace(self.pipeline.size, self.pipeline.fold)
         self.kind: PredictionKind
         self.path, self.kind = scheduler_path(self.pipeline.scheduler.config)
         self.texts = EmbeddingCache(self._encode, "toybox")
         self.device = torch.device("cpu")
         if channels_last:
-            self.pipeline.unet.to(memory_format=torch.channels_last)
+            self.network.to(memory_format=torch.channels_last)
 
     def to(self, device: torch.device | str) -> ToyboxPrior:
         """Moves the networks to ``device``."""
         self.device = torch.device(device)
-        pipe = self.pipeline
-        for network in (pipe.unet, pipe.text_encoder, pipe.camera_tokens, pipe.sketch):
+        for network in self.pipeline.networks:
             network.to(self.device)
         return self
 
     @torch.no_grad()
     def _encode(self, wordings: Sequence[Wording]) -> list[Embedding]:
-        from threedistill.toybox.conditioning import camera_vectors
-
-        found, sketch = [], self.pipeline.sketch
         # One by one: what else a step asks must not reach a wording's last bits, or resumed runs would differ.
-        for asked in wordings:
-            row = self.pipeline.encode_text([wording(asked.text, self.words)])
-            told = sketch.told(row)
-            # Without a camera the sketch is always the same picture, and drawing it is not free.
-            drawn = sketch(row, camera_vectors(None, 1).to(row), told)
-            found.append({"text": row[0], "told": told[0], "drawn": drawn[0]})
-        return found
+        return [self.pipeline.keep(wording(asked.text, self.words)) for asked in wordings]
 
     @torch.no_grad()
     def conditioning(self, conditions: Conditions) -> Conditioning:
@@ -163,29 +152,27 @@ class ToyboxPrior:
             seen = named_cameras(texts, cameras, self.words)
         else:
             seen = camera_vectors(cameras, rows)
-        wanted = ("text", "told") if seen.any(1).all() else ("text", "told", "drawn")
+        wanted = self.pipeline.needs(bool(seen.any(1).all()))
         words = stack([{k: kept[k] for k in wanted} for kept in self.texts(told.wordings)], self.device)
         behind = background_vectors(told.background, rows).to(self.device)
-        return self.pipeline.condition(
-            words["text"], seen.to(self.device), behind, words["told"], words.get("drawn")
-        )
+        return self.pipeline.condition_kept(words, seen.to(self.device), behind)
 
     @property
     def network(self) -> Any:
-        """The UNet."""
-        return self.pipeline.unet
+        """The UNet or the transformer."""
+        return self.pipeline.network
 
     @torch.no_grad()
     def predict(
         self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
     ) -> Prediction:
-        """The UNet's answer, in float32."""
+        """The network's answer, in float32."""
         return self.ask(self.network, x_t, level, conditioning)
 
     def ask(
         self, network: Any, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
     ) -> Prediction:
-        """The answer of ``network``, which takes and gives what the UNet does; gradients flow."""
+        """The answer of ``network``, which takes and gives what the prior's own does; gradients flow."""
         index = level.index.to(device=self.device, dtype=torch.float32)
         value = network(x_t.float(), index, **conditioning, return_dict=False)[0]
         return Prediction(value.to(x_t.dtype), self.kind, x_t, level)

@@ -96,6 +96,11 @@ class ColouredWorld:
             )
         self._shards: list[_Shard] = []
 
+    @property
+    def whole(self) -> bool:
+        """Whether every shard is drawn."""
+        return all((self.folder / f"shard-{k:03d}.json").exists() for k in range(self.settings.shards))
+
     def draw(self) -> None:
         """Draw all that is missing."""
         for shard in range(self.settings.shards):
@@ -137,9 +142,7 @@ class ColouredWorld:
         colours = clay_palette(len(colours)) if palette is None else colours.astype(np.float32)
         place = shard.gloss_row[k]
         gloss = shard.gloss[place][::step, ::step] if place >= 0 and palette is not None else None
-        return colour(
-            shard.group[k][::step, ::step], shard.light[k][::step, ::step], gloss, colours, pixels
-        )
+        return colour(shard.group[k][::step, ::step], shard.light[k][::step, ::step], gloss, colours, pixels)
 
     def normals(self, row: int) -> np.ndarray:
         """(P, P, 4) premultiplied normals and coverage in [0, 1]."""
@@ -209,9 +212,7 @@ class ColouredWorld:
         pictures = np.stack(rgba)
         # A generator for every example, so that a share of the rows is drawn as the whole batch is.
         generators = [np.random.default_rng([seed, step, 1, int(row)]) for row in wanted]
-        ground = np.concatenate(
-            [backgrounds(p[None], g, draw.white) for p, g in zip(pictures, generators)]
-        )
+        ground = np.concatenate([backgrounds(p[None], g, draw.white) for p, g in zip(pictures, generators)])
         rgb = pictures[..., :3] + (1 - pictures[..., 3:]) * ground[:, None, None]
         for k, (flaw, g) in enumerate(zip(flaws, generators)):
             if flaw:

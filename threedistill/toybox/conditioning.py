@@ -21,9 +21,8 @@ from threedistill.types import Cameras
 
 CAMERA_SIZE = 14
 BACKGROUND_SIZE = 4
+#: Pixels a cell of a folded picture has per side, whatever the picture's size.
 FOLD = 4
-IMAGE_SIZE = 64
-FOLDED_SHAPE = (3 * FOLD * FOLD, IMAGE_SIZE // FOLD, IMAGE_SIZE // FOLD)
 
 
 def camera_vector(
@@ -50,11 +49,11 @@ def background_vectors(background: Float[Tensor, "B 3"] | None, count: int) -> F
     return F.pad(background.expand(count, 3), (0, 1), value=1.0)
 
 
-def fold(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 48 h w"]:
+def fold(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 16*C h w"]:
     """4 x 4 pixels into channels (space to depth); exactly invertible."""
     return F.pixel_unshuffle(images, FOLD)
 
 
-def unfold(folded: Float[Tensor, "B 48 h w"]) -> Float[Tensor, "B 3 H W"]:
+def unfold(folded: Float[Tensor, "B 16*C h w"]) -> Float[Tensor, "B C H W"]:
     """The inverse of :func:`fold`."""
     return F.pixel_shuffle(folded, FOLD)

@@ -1,8 +1,9 @@
 """What the world looks like before it is coloured: G-buffers of random scenes, and pictures coloured from them.
 
-A shard holds scenes from several cameras each. For every one of the 2 x 2 samples of a pixel it keeps which slot of the
-world's paint is seen and how strongly it is lit; per scene it keeps many palettes, so one rendering gives many pictures.
-With the irradiance ``e`` of a sample, the albedo ``a`` of its slot and the light ``g`` that a glossy finish reflects,
+A shard holds scenes from several cameras each. For every one of the 2 x 2 samples of a pixel it keeps which slot of
+the world's paint is seen and how strongly it is lit; per scene it keeps many palettes, so one rendering gives many
+pictures. With the irradiance ``e`` of a sample, the albedo ``a`` of its slot and the light ``g`` that a glossy finish
+reflects,
 
     colour = srgb(e linear(a) + g),
 
@@ -21,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from threedistill.atomic import write_text
+from threedistill.atomic import replacing, write_text
 from threedistill.ops.rasterize import rasterize
 from threedistill.render.mesh import face_normals
 from threedistill.render.shading import CLAY, shade, srgb_to_linear
@@ -62,15 +63,6 @@ class BufferSettings:
     seed: int = 1
     tier_two: float = 0.5
     colourless: float = 0.15
-
-
-@dataclass(frozen=True)
-class Colouring:
-    """One colouring of a scene: what a caption may say of it, and the sRGB of its groups (G, 3)."""
-
-    scene: Scene
-    colors: tuple[str, ...]
-    palette: np.ndarray
 
 
 def recoloured(scene: Scene, rng: random.Random, colourless: float) -> Scene:
@@ -231,17 +223,17 @@ def clay_palette(slots: int) -> np.ndarray:
 
 
 def draw_shard(folder: Path, settings: BufferSettings, shard: int) -> None:
-    """Draw one shard (skipped when it is there); what lies there unfinished is drawn again."""
+    """Draw one shard (skipped when it is there): the buffers of its pictures, and their facts.
+
+    Everything is written under other names first, so a shard is whole or not there, whoever else draws it.
+    """
     done = folder / f"shard-{shard:03d}.json"
     if done.exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
     count, samples = settings.scenes * settings.views, settings.size * SUPERSAMPLE
-    shape = (count, samples, samples)
-    parts = {name: folder / f"{name}-{shard:03d}.npy" for name in ("group", "light", "gloss", "normal")}
-    open_ = lambda name, shape: np.lib.format.open_memmap(parts[name], "w+", np.uint8, shape)  # noqa: E731
-    group, light = open_("group", shape), open_("light", shape)
-    normal = open_("normal", (count, settings.size, settings.size, 4))
+    group, light = (np.full((count, samples, samples), fill, np.uint8) for fill in (NOTHING, 0))
+    normal = np.zeros((count, settings.size, settings.size, 4), np.uint8)
     glossy: list[np.ndarray] = []
     gloss_row = np.full(count, -1, np.int32)
     cameras = np.zeros((count, 4), np.float32)
@@ -265,11 +257,11 @@ def draw_shard(folder: Path, settings: BufferSettings, shard: int) -> None:
         palettes[number, :, : len(built.slots)] = np.stack([c for c, _ in colours])
         most = max(most, len(built.slots))
         records.append([asdict(scene) | {"colors": names} for scene, (_, names) in zip(told, colours)])
-    for array in (group, light, normal):
-        array.flush()
-    np.save(parts["gloss"], np.concatenate(glossy) if glossy else np.zeros((0, 1, 1), np.uint8))
-    np.savez(
-        folder / f"facts-{shard:03d}.npz",
-        cameras=cameras, palettes=palettes[:, :, :most], gloss_row=gloss_row,
-    )  # fmt: skip
+    gloss = np.concatenate(glossy) if glossy else np.zeros((0, samples, samples), np.uint8)
+    arrays = {"group": group, "light": light, "gloss": gloss, "normal": normal}
+    for name, array in arrays.items():
+        with replacing(folder / f"{name}-{shard:03d}.npy") as path, path.open("wb") as file:
+            np.save(file, array)
+    with replacing(folder / f"facts-{shard:03d}.npz") as path, path.open("wb") as file:
+        np.savez(file, cameras=cameras, palettes=palettes[:, :, :most], gloss_row=gloss_row)
     write_text(done, json.dumps(records))

@@ -11,7 +11,8 @@ attention. Imports diffusers and transformers; light helpers live in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,7 @@ from threedistill.resources import assets_dir
 from threedistill.toybox.conditioning import (
     BACKGROUND_SIZE,
     CAMERA_SIZE,
-    FOLDED_SHAPE,
-    IMAGE_SIZE,
+    FOLD,
     background_vectors,
     camera_vectors,
     unfold,
@@ -37,6 +37,8 @@ from threedistill.toybox.conditioning import (
 from threedistill.toybox.grammar import words
 from threedistill.toybox.networks import (
     FOLDED_RGBA,
+    FOLDED_SHAPE,
+    IMAGE_SIZE,
     CameraTokens,
     Sketch,
     ToyboxUNet,
@@ -183,8 +185,11 @@ class ToyboxPipeline(DiffusionPipeline):
         return cls(unet, text_encoder, tokenizer, build_scheduler(), camera, Sketch(s.text_width))
 
     @classmethod
-    def load(cls, folder: str | Path | None = None, dtype: torch.dtype = torch.float32) -> ToyboxPipeline:
+    def load(cls, folder: str | Path | None = None, dtype: torch.dtype = torch.float32) -> Any:
         """Load by component, offline, without remote code; weights are stored as fp16 and computed in ``dtype``.
+
+        The folder says which networks it holds: these, or those of
+        :class:`threedistill.toybox.teacher.TransformerToyboxPipeline`, which is asked in the same ways.
 
         Arguments:
             folder: a saved pipeline; None is the one that travels with the package.
@@ -198,6 +203,10 @@ class ToyboxPipeline(DiffusionPipeline):
             raise ThreedistillError(
                 f"no Toybox prior in {root}: train one with `threedistill toybox train --out {root}`, or reinstall"
             )
+        if json.loads((root / "model_index.json").read_text()).get("_class_name") != cls.__name__:
+            from threedistill.toybox.teacher import TransformerToyboxPipeline
+
+            return TransformerToyboxPipeline.load_components(root, dtype)
         unet = ToyboxUNet.from_pretrained(root / "unet", torch_dtype=dtype, local_files_only=True)
         text_encoder = CLIPTextModel.from_pretrained(
             root / "text_encoder", dtype=dtype, local_files_only=True
@@ -227,6 +236,45 @@ class ToyboxPipeline(DiffusionPipeline):
             for module, kind, state in zip(modules, before, states):
                 module.to(kind)
                 module.load_state_dict(state)
+
+    @property
+    def size(self) -> int:
+        """Pixels of the pictures."""
+        return IMAGE_SIZE
+
+    @property
+    def fold(self) -> int:
+        """Pixels per side that become channels."""
+        return FOLD
+
+    @property
+    def network(self) -> ToyboxUNet:
+        """What denoises."""
+        return self.unet
+
+    @property
+    def networks(self) -> tuple[torch.nn.Module, ...]:
+        """Everything with weights."""
+        return self.unet, self.text_encoder, self.camera_tokens, self.sketch
+
+    def keep(self, text: str) -> dict[str, Tensor]:
+        """What can be kept of a text, whatever it is asked with: rows without a batch axis."""
+        row = self.encode_text([text])
+        told = self.sketch.told(row)
+        # Without a camera the sketch is always the same picture, and drawing it is not free.
+        drawn = self.sketch(row, camera_vectors(None, 1).to(row), told)
+        return {"text": row[0], "told": told[0], "drawn": drawn[0]}
+
+    @staticmethod
+    def needs(every_camera: bool) -> tuple[str, ...]:
+        """What of :meth:`keep` is used where every row, or not every row, has a camera."""
+        return ("text", "told") if every_camera else ("text", "told", "drawn")
+
+    def condition_kept(
+        self, kept: Mapping[str, Tensor], camera: Float[Tensor, "B 14"], background: Float[Tensor, "B 4"]
+    ) -> dict[str, Tensor]:
+        """:meth:`condition` from what was kept, with a batch axis."""
+        return self.condition(kept["text"], camera, background, kept["told"], kept.get("drawn"))
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "B L D"]:
         """Hidden states of the text encoder, one row per text; "" is the null text."""

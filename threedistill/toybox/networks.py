@@ -18,6 +18,9 @@ from torch import Tensor, nn
 
 from threedistill.toybox.conditioning import CAMERA_SIZE, FOLD, fold, unfold
 
+#: Pixels of this prior's pictures, and the shape of a folded one.
+IMAGE_SIZE = 64
+FOLDED_SHAPE = (3 * FOLD * FOLD, IMAGE_SIZE // FOLD, IMAGE_SIZE // FOLD)
 #: Channels of a folded premultiplied RGBA picture.
 FOLDED_RGBA = 4 * FOLD * FOLD
 #: Numbers of :func:`harmonics`.

@@ -23,17 +23,24 @@ class PaletteSketch(ModelMixin, ConfigMixin):
     Arguments:
         text_width: of the text's hidden states.
         width: of the hidden layers; also of the code.
-        channels: of the 8 x 8 map.
+        channels: of the map, an eighth of the size.
         masks: masks of every pixel.
         readers: layers of the transformer.
+        size: pixels of the picture.
     """
 
     @register_to_config
     def __init__(
-        self, text_width: int = 128, width: int = 1024, channels: int = 96, masks: int = 16, readers: int = 2
+        self,
+        text_width: int = 128,
+        width: int = 1024,
+        channels: int = 96,
+        masks: int = 16,
+        readers: int = 2,
+        size: int = 64,
     ):
         super().__init__()
-        self.channels, self.masks = channels, masks
+        self.channels, self.masks, self.side = channels, masks, size // 8
         self.read = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 text_width, 4, 2 * text_width, 0.0, "gelu", batch_first=True, norm_first=True
@@ -45,7 +52,7 @@ class PaletteSketch(ModelMixin, ConfigMixin):
         self.product = nn.Linear(width, width)
         self.hidden = nn.Linear(width, width)
         self.palette = nn.Linear(width, 4 * masks)
-        self.draw = nn.Linear(width, channels * 64)
+        self.draw = nn.Linear(width, channels * self.side**2)
         self.refine = nn.Conv2d(channels, 4 * channels, 3, padding=1)
         self.middle = nn.Conv2d(channels, channels, 3, padding=1)
         self.last = nn.Conv2d(channels, 16 * masks, 1)
@@ -62,13 +69,13 @@ class PaletteSketch(ModelMixin, ConfigMixin):
 
     def forward(
         self, told: Float[Tensor, "B W"], camera: Float[Tensor, "B I"]
-    ) -> tuple[Float[Tensor, "B 4 64 64"], Float[Tensor, "B W"]]:
+    ) -> tuple[Float[Tensor, "B 4 h w"], Float[Tensor, "B W"]]:
         """The picture, and the code of words and camera that it is drawn from."""
         seen = self.camera(harmonics(camera))
         x = F.silu(told + seen + told * seen)
         x = x + F.silu(self.product(x))
         code = x + F.silu(self.hidden(x))
-        y = F.silu(self.draw(code)).unflatten(-1, (self.channels, 8, 8))
+        y = F.silu(self.draw(code)).unflatten(-1, (self.channels, self.side, self.side))
         y = F.silu(F.pixel_shuffle(self.refine(_last(y)), 2))
         y = y + F.silu(self.middle(y))
         masks = F.pixel_shuffle(self.last(y), 4)

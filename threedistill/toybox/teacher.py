@@ -7,9 +7,10 @@ Components (``model_index.json``): ``transformer`` (:class:`threedistill.toybox.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +22,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 from threedistill.toybox.conditioning import (
     BACKGROUND_SIZE,
     CAMERA_SIZE,
+    FOLD,
     background_vectors,
     camera_vectors,
+    fold,
+    unfold,
 )
 from threedistill.toybox.model import build_tokenizer
 from threedistill.toybox.networks import harmonics
@@ -32,8 +36,6 @@ from threedistill.types import Cameras
 
 #: Tokens of a caption with its start and end; the world's longest have 19.
 MAX_WORDS = 24
-#: Pixels a cell of the folded picture has per side.
-FOLD = 4
 #: The modules of a pipeline, in the order of its components.
 MODULES = ("transformer", "sketch", "view_encoder", "text_encoder")
 
@@ -104,6 +106,21 @@ class TransformerToyboxPipeline(DiffusionPipeline):
         """Pixels of the pictures."""
         return int(self.transformer.config["size"])
 
+    @property
+    def fold(self) -> int:
+        """Pixels per side that become channels."""
+        return FOLD
+
+    @property
+    def network(self) -> ToyboxTransformer:
+        """What denoises."""
+        return self.transformer
+
+    @property
+    def networks(self) -> tuple[torch.nn.Module, ...]:
+        """Everything with weights."""
+        return tuple(getattr(self, name) for name in MODULES)
+
     @classmethod
     def create(cls, settings: TeacherSettings | None = None) -> TransformerToyboxPipeline:
         """A pipeline with fresh weights (from torch's global generator)."""
@@ -128,7 +145,7 @@ class TransformerToyboxPipeline(DiffusionPipeline):
             size=s.size, fine=s.fine, width=s.width, outer=s.outer, middle_width=s.middle_width, depth=s.depth,
             class_size=s.sketch_width + CAMERA_SIZE + BACKGROUND_SIZE, context=s.text_width, shift=64 / s.size,
         )  # fmt: skip
-        sketch = PaletteSketch(s.text_width, s.sketch_width, s.sketch_channels, s.masks)
+        sketch = PaletteSketch(s.text_width, s.sketch_width, s.sketch_channels, s.masks, size=s.size // 2)
         views = ViewEncoder(s.size, s.text_width, s.view_layers)
         return cls(transformer, sketch, views, text_encoder, tokenizer, build_scheduler(s.size))
 
@@ -136,16 +153,18 @@ class TransformerToyboxPipeline(DiffusionPipeline):
     def load_components(cls, root: Path, dtype: torch.dtype) -> TransformerToyboxPipeline:
         """Load by component from a complete folder, offline, without remote code."""
 
-        def part(kind, name):
-            return kind.from_pretrained(root / name, torch_dtype=dtype, local_files_only=True)
+        def part(kind: Any, name: str) -> Any:
+            found = kind.from_pretrained(root / name, torch_dtype=dtype, local_files_only=True)
+            return torch.nn.Module.to(found, memory_format=torch.channels_last)
 
+        scheduler: Any = DDIMScheduler.from_pretrained(root / "scheduler", local_files_only=True)
         pipeline = cls(
-            part(ToyboxTransformer, "transformer").to(memory_format=torch.channels_last),
-            part(PaletteSketch, "sketch").to(memory_format=torch.channels_last),
-            part(ViewEncoder, "view_encoder").to(memory_format=torch.channels_last),
+            part(ToyboxTransformer, "transformer"),
+            part(PaletteSketch, "sketch"),
+            part(ViewEncoder, "view_encoder"),
             CLIPTextModel.from_pretrained(root / "text_encoder", dtype=dtype, local_files_only=True),
             PreTrainedTokenizerFast.from_pretrained(root / "tokenizer", local_files_only=True),
-            DDIMScheduler.from_pretrained(root / "scheduler", local_files_only=True),
+            scheduler,
         )
         for name in MODULES:
             getattr(pipeline, name).eval().requires_grad_(False)
@@ -158,11 +177,11 @@ class TransformerToyboxPipeline(DiffusionPipeline):
         states = [{k: v.detach().clone() for k, v in m.state_dict().items()} for m in modules]
         try:
             for module in modules:
-                module.to(dtype)
+                torch.nn.Module.to(module, dtype)  # diffusers' own warns of what it does not keep in float32
             self.save_pretrained(folder, safe_serialization=True, max_shard_size="15MB")
         finally:
             for module, kind, state in zip(modules, before, states):
-                module.to(kind)
+                torch.nn.Module.to(module, kind)
                 module.load_state_dict(state)
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "B L D"]:
@@ -177,6 +196,34 @@ class TransformerToyboxPipeline(DiffusionPipeline):
         tokens = self.sketch.tokens(self.encode_text(texts))
         return {"tokens": tokens, "told": self.sketch.told(tokens)}
 
+    def keep(self, text: str) -> dict[str, Tensor]:
+        """What can be kept of a text, whatever it is asked with: rows without a batch axis."""
+        found = self.read([text])
+        # Without a camera the sketch is always the same picture, and drawing it is not free.
+        picture, code = self.sketch(found["told"], camera_vectors(None, 1).to(found["told"]))
+        return {k: v[0] for k, v in (found | {"picture": picture, "code": code}).items()}
+
+    @staticmethod
+    def needs(every_camera: bool) -> tuple[str, ...]:
+        """What of :meth:`keep` is used where every row, or not every row, has a camera."""
+        return ("tokens", "told") if every_camera else ("tokens", "told", "picture", "code")
+
+    def condition_kept(
+        self, kept: Mapping[str, Tensor], camera: Float[Tensor, "B 14"], background: Float[Tensor, "B 4"]
+    ) -> dict[str, Tensor]:
+        """:meth:`condition` from what was kept, with a batch axis."""
+        camera, background = camera.to(kept["told"]), background.to(kept["told"])
+        seen = camera.any(1)
+        if "picture" not in kept:
+            picture, code = self.sketch(kept["told"], camera)
+        else:
+            picture, code = kept["picture"], kept["code"]
+            if seen.any():
+                own, own_code = self.sketch(kept["told"], camera)
+                picture = torch.where(seen[:, None, None, None], own, picture)
+                code = torch.where(seen[:, None], own_code, code)
+        return conditioning(kept["tokens"], picture, code, camera, background)
+
     def condition(
         self,
         tokens: Float[Tensor, "B L D"],
@@ -184,7 +231,7 @@ class TransformerToyboxPipeline(DiffusionPipeline):
         camera: Float[Tensor, "B 14"],
         background: Float[Tensor, "B 4"],
     ) -> dict[str, Tensor]:
-        """The transformer's keyword arguments from :meth:`read`'s two and camera / background vectors (zeros = untold)."""
+        """The transformer's keyword arguments from what :meth:`read` gives and camera / background vectors."""
         camera, background = camera.to(told), background.to(told)
         picture, code = self.sketch(told, camera)
         return conditioning(tokens, picture, code, camera, background)
@@ -239,7 +286,7 @@ class TransformerToyboxPipeline(DiffusionPipeline):
             told = torch.zeros(*views.shape[:2], CAMERA_SIZE) if view_cameras is None else view_cameras
             inputs["views"] = self.show(views.to(device, dtype), told.to(device, dtype)).repeat(2, 1, 1)
         if control is not None:
-            inputs["control"] = F.pixel_unshuffle(control.to(device, dtype), FOLD).repeat(2, 1, 1, 1)
+            inputs["control"] = fold(control.to(device, dtype)).repeat(2, 1, 1, 1)
         shape = (count, 3 * FOLD**2, self.size // FOLD, self.size // FOLD)
         x = latents if latents is not None else torch.randn(shape, generator=generator)
         x = x.to(device, dtype)
@@ -248,7 +295,7 @@ class TransformerToyboxPipeline(DiffusionPipeline):
             both = self.transformer(torch.cat([x, x]), t, **inputs).sample
             uncond, cond = both.chunk(2)
             x = self.scheduler.step(uncond + guidance_scale * (cond - uncond), t, x).prev_sample
-        return (F.pixel_shuffle(x, FOLD).permute(0, 2, 3, 1).float() / 2 + 0.5).clamp(0, 1)
+        return (unfold(x).permute(0, 2, 3, 1).float() / 2 + 0.5).clamp(0, 1)
 
 
 def conditioning(

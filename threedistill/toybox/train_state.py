@@ -27,7 +27,7 @@ def save_state(
     for name, p in weights.items():
         tensors[f"weights/{name}"], tensors[f"average/{name}"] = p.detach(), average[name]
         state = optimizer.state.get(p, {})
-        tensors |= {f"{key}/{name}": state[key] for key in MOMENTS if key in state}
+        tensors |= {f"{key}/{name}": state[key] for key in (*MOMENTS, "step") if key in state}
     part = path.with_name(path.name + ".part")
     save_file(
         {k: v.cpu().contiguous() for k, v in tensors.items()},
@@ -63,5 +63,7 @@ def load_state(
             if f"exp_avg/{name}" in keys:
                 # In the parameter's own memory layout: fused AdamW walks the memory, not the indices.
                 moments = {k: torch.empty_like(p).copy_(file.get_tensor(f"{k}/{name}")) for k in MOMENTS}
-                optimizer.state[p] = {"step": torch.tensor(float(step)), **moments}
+                # Weights that not every step asks for have taken fewer steps than the run.
+                own = file.get_tensor(f"step/{name}") if f"step/{name}" in keys else torch.tensor(float(step))
+                optimizer.state[p] = {"step": own, **moments}
     return step

@@ -6,421 +6,69 @@ Every step trains the sketch by ``|sketch(words, camera) - rgba|^2`` (after a he
 
     w(t) |x0_net(x_t, t, everything told) - x0|^2,   w = min(1 / sigma^2, 5)
 
-the error in v, bounded near t = 0 (min-SNR weighting; Hang et al. 2023, arXiv 2303.09556), around the *averaged* sketch,
-which is what it will be shown. In a share of the steps reference views or the control picture come with all examples.
-The rate is constant after a warm-up and falls linearly to zero over the last part, so a run may be made longer as long
-as the fall has not begun. Every step's randomness is a function of (seed, step). Matrices are multiplied in bfloat16;
-weights, their average and the optimizer's moments are float32.
+the error in v, bounded near t = 0 (min-SNR weighting; Hang et al. 2023, arXiv 2303.09556), around the *averaged*
+sketch, which is what it will be shown. In a share of the steps reference views or the control picture come with all
+examples. The rate is constant after a warm-up and falls linearly to zero over the last part, so a run may be made
+longer as long as the fall has not begun. Every step's randomness is a function of (seed, step). Matrices are
+multiplied in bfloat16; weights, their average and the optimizer's moments are float32.
 """
 
 from __future__ import annotations
 
-import copy
 import csv
+import itertools
 import json
 import math
 import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.func import functional_call
 
 from threedistill.errors import UsageError
-from threedistill.toybox.coloured_world import ColouredWorld, Examples
-from threedistill.toybox.dataset import DrawSettings
+from threedistill.toybox.coloured_world import ColouredWorld
 from threedistill.toybox.gbuffers import BufferSettings
-from threedistill.toybox.model import camera
-from threedistill.toybox.networks import harmonics
-from threedistill.toybox.teacher import (
-    FOLD,
-    MODULES,
-    TeacherSettings,
-    TransformerToyboxPipeline,
-    conditioning,
-)
-from threedistill.toybox.train_prior import CHECKPOINT, SHEET_PROMPTS, spread
-from threedistill.toybox.train_state import load_state, read_facts, save_state
+from threedistill.toybox.teacher import TeacherSettings, TransformerToyboxPipeline
+from threedistill.toybox.teacher_trainer import TIMES, TeacherTraining, Trainer, take_weights
+from threedistill.toybox.train_prior import CHECKPOINT
+from threedistill.toybox.train_state import read_facts
 
-MAX_WEIGHT = 5.0
-#: Where unseen scenes are tested.
-TIMES = (0.05, 0.2, 0.5, 0.7, 0.9, 0.97, 0.999)
-#: Bounds of the bands that the log tells apart.
+#: Bounds of the bands of times that the log tells apart.
 BANDS = (0.0, 0.1, 0.35, 0.65, 0.9, 1.0)
 
 
-@dataclass(frozen=True)
-class TeacherTraining:
-    """A training run.
-
-    Attributes:
-        out, cache: folders.
-        images: how many pictures the transformer is shown in all.
-        batch: pictures per step.
-        lr, warmup: of the transformer's AdamW, and the steps over which it rises.
-        fall: share of the steps, at the end, over which the rate falls to zero.
-        head_start: steps of the sketch alone before.
-        sketch_batch, sketch_lr: of the sketch.
-        weight_decay, ema: of both; the average's decay is ramped.
-        time_bands: (share, from, to): how the times of a batch are spread.
-        references, control: shares of the steps with reference views (1 to 4) and with the control picture.
-        first_shards, shard_every: shards of the cache at the start, and steps after which there is one more.
-        precision: of matrix products.
-        seed: of everything.
-        log_every, save_every, test_every, sheet_every: steps.
-        processes: share the rows of every batch (one thread each).
-    """
-
-    out: str
-    cache: str
-    images: int = 2_000_000
-    batch: int = 32
-    lr: float = 1e-3
-    warmup: int = 500
-    fall: float = 0.2
-    head_start: int = 1000
-    sketch_batch: int = 96
-    sketch_lr: float = 1e-3
-    weight_decay: float = 0.01
-    ema: float = 0.9995
-    time_bands: tuple[tuple[float, float, float], ...] = (
-        (0.10, 0.99, 1.0),
-        (0.25, 0.93, 0.99),
-        (0.65, 0.0, 0.93),
-    )
-    references: float = 0.2
-    control: float = 0.1
-    first_shards: int = 2
-    shard_every: int = 100
-    precision: str = "bfloat16"
-    seed: int = 0
-    log_every: int = 50
-    save_every: int = 500
-    test_every: int = 1000
-    sheet_every: int = 2000
-    processes: int = 1
-    device: str = "cpu"
-    model: TeacherSettings = field(default_factory=TeacherSettings)
-    world: BufferSettings = field(default_factory=BufferSettings)
-    draw: DrawSettings = field(default_factory=DrawSettings)
-
-    def __post_init__(self) -> None:
-        if self.processes < 1 or self.batch % self.processes or self.sketch_batch % self.processes:
-            raise ValueError(
-                f"batch={self.batch} and sketch_batch={self.sketch_batch} cannot be shared equally by "
-                f"processes={self.processes}"
-            )
-
-    @property
-    def steps(self) -> int:
-        return self.head_start + math.ceil(self.images / self.batch)
-
-    def falling(self, step: int) -> float:
-        """1, then linearly down to 0 over the last ``fall`` of the steps."""
-        return min(1.0, (self.steps - step) / max(1.0, self.fall * self.steps))
-
-    def rates(self, step: int) -> tuple[float, float]:
-        """The learning rates of transformer and sketch."""
-        own = step - self.head_start
-        down = self.falling(step)
-        return (
-            self.lr * min(1.0, (own + 1) / self.warmup) * down if own >= 0 else 0.0,
-            self.sketch_lr * min(1.0, (step + 1) / 100) * down,
-        )
-
-    def shards(self, step: int) -> int:
-        return min(self.world.shards, self.first_shards + step // self.shard_every)
-
-    def shown(self, step: int) -> tuple[int, bool]:
-        """How many reference views a step's examples come with, and whether with control pictures."""
-        rng = np.random.default_rng([self.seed, step, 2])
-        u, count = rng.random(), int(rng.integers(1, self.world.views))
-        return (count if u < self.references else 0), u >= 1 - self.control
-
-
-class Trainer:
-    """The state of a run and its step; :func:`train` loops over it.
+def train(settings: TeacherTraining, start_from: str | Path | None = None) -> Path:
+    """Run (or resume) a training run to its end.
 
     Arguments:
         settings: of the run.
-        world: the pictures.
-        rank: which of ``settings.processes`` equal shares of every batch is this process's.
-    """
-
-    def __init__(self, settings: TeacherTraining, world: ColouredWorld, rank: int = 0):
-        self.settings, self.world, self.rank = settings, world, rank
-        self.dtype = getattr(torch, settings.precision)
-        torch.manual_seed(settings.seed)
-        self.pipeline = TransformerToyboxPipeline.create(settings.model)
-        self.modules = nn.ModuleDict({name: getattr(self.pipeline, name) for name in MODULES}).to(
-            settings.device
-        )
-        for name in ("transformer", "sketch", "view_encoder"):
-            self.modules[name].to(memory_format=torch.channels_last)
-        self.pipeline.text_encoder.requires_grad_(False)
-        self.named = dict(self.modules.named_parameters())
-        self.average = {k: p.detach().clone() for k, p in self.named.items()}
-        # The sketch as the transformer is shown it: its parameters *are* the average.
-        self.shown_sketch = copy.deepcopy(self.pipeline.sketch).requires_grad_(False)
-        for k, p in self.shown_sketch.named_parameters():
-            p.data = self.average[f"sketch.{k}"]
-        of_sketch = [p for k, p in self.named.items() if k.startswith("sketch.")]
-        rest = [
-            p for k, p in self.named.items() if k.startswith(("transformer.", "view_encoder.")) and p.requires_grad
-        ]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": rest}, {"params": of_sketch}], betas=(0.9, 0.99), weight_decay=settings.weight_decay,
-            fused=True,
-        )  # fmt: skip
-        self.step = 0
-
-    def ask(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """A component's answer, computed in the run's precision; gradients reach the float32 weights."""
-        module = self.modules[name]
-        return functional_call(
-            module, {k: p.to(self.dtype) for k, p in module.named_parameters()}, args, kwargs
-        )
-
-    def sketch_loss(self, step: int) -> Tensor:
-        """``|sketch - rgba|^2`` of this process's rows."""
-        s = self.settings
-        batch = self.world.batch(
-            s.sketch_batch, s.draw, s.seed + 1, step, s.shards(step), pixels=s.model.size // 2,
-            rows=slice(self.rank, None, s.processes),
-        )  # fmt: skip
-        with torch.no_grad():
-            text = self.pipeline.encode_text(batch.captions)
-        # The two parts of the sketch in one functional call each would cast the weights twice.
-        module = self.pipeline.sketch
-        weights = {k: p.to(self.dtype) for k, p in module.named_parameters()}
-        picture = functional_call(
-            _Whole(module), {f"sketch.{k}": w for k, w in weights.items()},
-            (text.to(self.dtype), batch.cameras.to(s.device, self.dtype)),
-        )  # fmt: skip
-        return F.mse_loss(picture.float(), batch.rgba.to(s.device))
-
-    def told(self, batch: Examples) -> dict[str, Tensor]:
-        """What the transformer is told of a batch."""
-        with torch.no_grad():
-            tokens = self.shown_sketch.tokens(self.pipeline.encode_text(batch.captions))
-            picture, code = self.shown_sketch(self.shown_sketch.told(tokens), batch.cameras.to(tokens))
-            inputs = conditioning(tokens, picture, code, batch.cameras, batch.background)
-        if batch.references is not None and batch.reference_cameras is not None:
-            cameras = harmonics(batch.reference_cameras.flatten(0, 1)).unflatten(
-                0, batch.reference_cameras.shape[:2]
-            )
-            inputs["views"] = self.ask("view_encoder", batch.references, cameras)
-        if batch.control is not None:
-            inputs["control"] = F.pixel_unshuffle(batch.control, FOLD)
-        return {k: v.to(self.settings.device) for k, v in inputs.items()}
-
-    def loss(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The mean loss of this process's rows of a step, their errors in x0, and their times."""
-        s = self.settings
-        rows = slice(self.rank, None, s.processes)
-        references, control = s.shown(step)
-        batch = self.world.batch(
-            s.batch, s.draw, s.seed, step, s.shards(step), references=references, control=control, rows=rows
-        )
-        generator = torch.Generator().manual_seed((s.seed << 32) + step)
-        u = (torch.arange(s.batch) + torch.rand(s.batch, generator=generator)) / s.batch  # stratified
-        u = u[torch.randperm(s.batch, generator=generator)]
-        t = (spread(u, s.time_bands) * 1000).clamp(0, 999)[rows]
-        cells = s.model.size // FOLD
-        noise = torch.randn((s.batch, 3 * FOLD**2, cells, cells), generator=generator)[rows]
-        return (*self.denoise(batch, t, noise), t)
-
-    def denoise(self, batch: Examples, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The weighted mean loss and the errors in x0 at times ``t`` (steps of the path)."""
-        x0 = F.pixel_unshuffle(batch.images, FOLD)
-        table: Tensor = self.pipeline.transformer.log_snr
-        low = t.floor().long().clamp(max=len(table) - 2)
-        log_snr = torch.lerp(table[low].cpu(), table[low + 1].cpu(), t - low).view(-1, 1, 1, 1)
-        x_t = torch.sigmoid(log_snr).sqrt() * x0 + torch.sigmoid(-log_snr).sqrt() * noise
-        device = self.settings.device
-        found = self.ask("transformer", x_t.to(device), t.to(device), **self.told(batch)).sample
-        each = (found.float() - x0.to(device)).square().mean((1, 2, 3))
-        weight = (1 / torch.sigmoid(-log_snr)).clamp(max=MAX_WEIGHT).view(-1).to(device)
-        return (each * weight).mean(), each.detach().cpu()
-
-    def advance(self) -> dict[str, Any]:
-        """One optimizer step; returns what the log needs."""
-        s = self.settings
-        for group, rate in zip(self.optimizer.param_groups, s.rates(self.step)):
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        sketch = self.sketch_loss(self.step)
-        sketch.backward()
-        facts: dict[str, Any] = {"sketch": float(sketch.detach())}
-        if self.step >= s.head_start:
-            loss, each, t = self.loss(self.step)
-            loss.backward()
-            facts |= {"loss": float(loss.detach()), "each": each, "t": t / 1000}
-        if s.processes > 1:
-            self._average_gradients()
-        for group, name in zip(self.optimizer.param_groups, ("norm", "sketch_norm")):
-            facts[name] = float(nn.utils.clip_grad_norm_(group["params"], 1.0))
-        self.optimizer.step()
-        decay = min(s.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.average.values()), [p.detach() for p in self.named.values()], 1 - decay
-            )
-        self.step += 1
-        return facts
-
-    def _average_gradients(self) -> None:
-        """The mean of all processes' gradients, in every process."""
-        import torch.distributed as dist
-
-        gradients = [p.grad for p in self.named.values() if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in gradients])
-        dist.all_reduce(flat)
-        for gradient, part in zip(
-            gradients, flat.div_(self.settings.processes).split([g.numel() for g in gradients])
-        ):
-            gradient.copy_(part.view_as(gradient))
-
-    def swap_average(self) -> None:
-        """Exchange the weights and their average (call again to undo)."""
-        with torch.no_grad():
-            for k, p in self.named.items():
-                held = p.detach().clone()
-                p.copy_(self.average[k])
-                self.average[k].copy_(held)
-
-    @torch.no_grad()
-    def test(self, world: ColouredWorld, count: int = 64) -> list[float]:
-        """Errors in x0 of the averaged weights on unseen scenes at :data:`TIMES`, everything told; last, the sketch's."""
-        self.swap_average()
-        try:
-            draw = DrawSettings(
-                camera_told=1, background_told=1, text_null=0, view_words=0, degraded=0, white=0.5
-            )
-            batch = world.batch(count, draw, 99, 0, 1)
-            noise = torch.randn(
-                (count, 3 * FOLD**2, *(x // FOLD for x in batch.images.shape[-2:])),
-                generator=torch.Generator().manual_seed(5),
-            )
-            # Swapped: what is shown is the average, which is now in the weights.
-            shown, self.shown_sketch = self.shown_sketch, self.pipeline.sketch
-            try:
-                found = []
-                for time_ in TIMES:
-                    each = self.denoise(batch, torch.full((count,), time_ * 1000), noise)[1]
-                    found.append(float(each.mean()))
-                tokens = self.shown_sketch.tokens(self.pipeline.encode_text(batch.captions))
-                picture, _ = self.shown_sketch(self.shown_sketch.told(tokens), batch.cameras)
-                half = F.avg_pool2d(batch.rgba, 2)
-                found.append(float(F.mse_loss(picture, half)))
-            finally:
-                self.shown_sketch = shown
-        finally:
-            self.swap_average()
-        return found
-
-    def save(self, folder: Path) -> None:
-        """Write weights, average, optimizer moments and the step; the last good checkpoint stays until then."""
-        facts = {"settings": json.dumps(asdict(self.settings))}
-        save_state(folder / CHECKPOINT, self.named, self.average, self.optimizer, self.step, facts)
-
-    def restore(self, folder: Path) -> bool:
-        """Continue from :meth:`save`'s file if it is there."""
-        path = folder / CHECKPOINT
-        if not path.exists():
-            return False
-        facts = read_facts(path)
-        must_match(json.loads(facts["settings"]), self.settings, int(facts["step"]), path)
-        self.step = load_state(path, self.named, self.average, self.optimizer)
-        return True
-
-    def export(self, folder: Path) -> None:
-        """Write the averaged weights as a fp16 pipeline."""
-        self.swap_average()
-        try:
-            self.pipeline.save(folder)
-        finally:
-            self.swap_average()
-
-    def sheet(self, path: Path) -> None:
-        """A picture of samples: a row per prompt, its columns asked for at azimuths 0, 90, 180 and 270 degrees."""
-        from PIL import Image
-
-        self.swap_average()
-        try:
-            turns = [0.0, 90.0, 180.0, 270.0]
-            prompts = [p for p in SHEET_PROMPTS for _ in turns]
-            images = self.pipeline(
-                prompts, camera(turns * len(SHEET_PROMPTS)), torch.ones(len(prompts), 3), num_inference_steps=16,
-                generator=torch.Generator().manual_seed(1),
-            )  # fmt: skip
-        finally:
-            self.swap_average()
-        half, size = len(SHEET_PROMPTS) // 2, images.shape[1]
-        grid = images.cpu().view(2, half, 4, size, size, 3).permute(1, 3, 0, 2, 4, 5)
-        grid = grid.reshape(half * size, 2 * 4 * size, 3)
-        Image.fromarray((grid.numpy() * 255 + 0.5).astype(np.uint8)).save(path)
-
-
-class _Whole(nn.Module):
-    """The sketch from hidden states to picture as one module."""
-
-    def __init__(self, sketch: nn.Module):
-        super().__init__()
-        self.sketch: Any = sketch
-
-    def forward(self, text: Tensor, cameras: Tensor) -> Tensor:
-        return self.sketch(self.sketch.told(self.sketch.tokens(text)), cameras)[0]
-
-
-def must_match(stored: Mapping[str, Any], settings: TeacherTraining, step: int, path: Path) -> None:
-    """Refuse to continue a run under settings that would change what it computes.
-
-    How long it lasts may change until the rate begins to fall.
-
-    Raises:
-        UsageError: naming what differs.
-    """
-    free = {"out", "cache", "device", "processes", "log_every", "save_every", "test_every", "sheet_every"}
-    mine = json.loads(json.dumps(asdict(settings)))
-    before = settings.head_start + math.ceil(stored["images"] / settings.batch)
-    if min(settings.steps, before) * (1 - settings.fall) > step:
-        free.add("images")
-    changed = [k for k in mine if k not in free and stored.get(k) != mine[k]]
-    if changed:
-        was = ", ".join(f"{k}={stored.get(k)}" for k in changed)
-        raise UsageError(
-            f"{path} was made with {was}: continue with the same settings, or train into another folder"
-        )
-
-
-def train(settings: TeacherTraining) -> Path:
-    """Run (or resume) a training run to its end.
+        start_from: folder of another run, or of a saved pipeline, whose weights a fresh run begins with.
 
     Returns:
         the folder of the exported pipeline, ``out/prior``.
     """
     Path(settings.out).mkdir(parents=True, exist_ok=True)
-    ColouredWorld(settings.cache, settings.world)  # refuses another cache's folder before anything is spent
-    context = multiprocessing.get_context("spawn")
-    drawing = context.Process(target=_draw, args=(settings.cache, settings.world), daemon=True)
-    drawing.start()
+    world = ColouredWorld(
+        settings.cache, settings.world
+    )  # refuses another cache's folder before work is spent
+    drawing = None
+    if not world.whole:
+        context = multiprocessing.get_context("spawn")
+        drawing = context.Process(target=_draw, args=(settings.cache, settings.world), daemon=True)
+        drawing.start()
     try:
         if settings.processes == 1:
-            return _train(0, settings)
+            return _train(0, settings, start_from)
         with tempfile.TemporaryDirectory() as meeting:
-            torch.multiprocessing.spawn(_join, (settings, f"{meeting}/store"), settings.processes)
+            torch.multiprocessing.spawn(_join, (settings, start_from, f"{meeting}/store"), settings.processes)
         return Path(settings.out) / "prior"
     finally:
-        drawing.terminate()
+        if drawing is not None:
+            drawing.terminate()
 
 
 def _draw(cache: str, world: BufferSettings) -> None:
@@ -430,38 +78,41 @@ def _draw(cache: str, world: BufferSettings) -> None:
     ColouredWorld(cache, world).draw()
 
 
-def _join(rank: int, settings: TeacherTraining, meeting: str) -> None:
+def _join(rank: int, settings: TeacherTraining, start_from: str | Path | None, meeting: str) -> None:
     """One of several processes of a run."""
     import torch.distributed as dist
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=settings.processes)
-    _train(rank, settings)
+    _train(rank, settings, start_from)
     dist.barrier()
     dist.destroy_process_group()
 
 
-def _train(rank: int, settings: TeacherTraining) -> Path:
+def _train(rank: int, settings: TeacherTraining, start_from: str | Path | None) -> Path:
     out = Path(settings.out)
     world = ColouredWorld(settings.cache, settings.world, patience=600.0)
     trainer = Trainer(settings, world, rank)
-    trainer.restore(out)
+    if not trainer.restore(out) and start_from is not None:
+        trainer.start_from(Path(start_from))
     if rank:
         while trainer.step < settings.steps:
             trainer.advance()
         return out / "prior"
-    unseen = BufferSettings(**{**asdict(settings.world), "seed": settings.world.seed + 1000, "shards": 1, "scenes": 64})
+    unseen = replace(settings.world, seed=settings.world.seed + 1000, shards=1, scenes=64)
     test_world = ColouredWorld(f"{settings.cache}/unseen", unseen)
     (out / "settings.json").write_text(json.dumps(asdict(settings), indent=1))
     count = sum(p.numel() for p in trainer.named.values())
     print(f"{count / 1e6:.2f} M parameters, {settings.steps} steps, from step {trainer.step}", flush=True)
-    bands = [f"x0_{a:g}-{b:g}" for a, b in zip(BANDS, BANDS[1:])]
+    bands = [f"x0_{a:g}-{b:g}" for a, b in itertools.pairwise(BANDS)]
     log = _Log(
         out / "log.csv",
         ["step", "images", "loss", *bands, "sketch", "norm", "sketch_norm", "lr", "images_per_s", "seconds"],
         trainer.step,
     )
-    tests = _Log(out / "test.csv", ["step", "images", *[f"x0_at_{t:g}" for t in TIMES], "sketch"], trainer.step)
+    tests = _Log(
+        out / "test.csv", ["step", "images", *[f"x0_at_{t:g}" for t in TIMES], "sketch"], trainer.step
+    )
     start, mark, marked = time.time(), time.time(), trainer.step
     held: list[dict[str, Any]] = []
     while trainer.step < settings.steps:
@@ -476,7 +127,7 @@ def _train(rank: int, settings: TeacherTraining) -> Path:
             errors: list[float] = [math.nan] * len(bands)
             if shown:
                 each, t = (torch.cat([h[k] for h in shown]) for k in ("each", "t"))
-                errors = [float(each[(t >= a) & (t < b)].mean()) for a, b in zip(BANDS, BANDS[1:])]
+                errors = [float(each[(t >= a) & (t < b)].mean()) for a, b in itertools.pairwise(BANDS)]
             mean = {k: sum(h[k] for h in held) / len(held) for k in ("sketch", "norm", "sketch_norm")}
             rate = (step - marked) / (time.time() - mark)
             rate *= settings.batch if shown else settings.sketch_batch
@@ -525,18 +176,11 @@ def export_checkpoint(run: str | Path, out: str | Path) -> int:
     Raises:
         UsageError: there is no checkpoint of such a run.
     """
-    from safetensors import safe_open
-
     path = Path(run) / CHECKPOINT
     if not path.exists():
         raise UsageError(f"{run} holds no training run ({CHECKPOINT})")
     facts = read_facts(path)
     pipeline = TransformerToyboxPipeline.create(TeacherSettings(**json.loads(facts["settings"])["model"]))
-    with safe_open(path, "pt") as file:
-        for name in MODULES:
-            module = getattr(pipeline, name)
-            module.load_state_dict(
-                {k: file.get_tensor(f"average/{name}.{k}") for k, _ in module.named_parameters()}, strict=False
-            )
+    take_weights(pipeline, Path(run))
     pipeline.save(out)
     return int(facts["step"])

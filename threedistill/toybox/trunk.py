@@ -6,12 +6,12 @@ The first term is a road for the noisy picture itself, open where its noise is s
 k is the weight of the better of two estimates with error variances s^2 and (sigma / alpha)^2. The second is a road for
 the sketch (the conditional mean), open where nothing but noise is left: g = r^2 / (r^2 + (alpha / sigma)^2).
 
-The picture (4 x 4 pixels a cell) is read by convolutions at 32 x 32, blocks at 16 x 16 let every place see every other,
-wide blocks at 8 x 8 hold what is known of the world and read the words, and convolutions at 32 x 32, which are shown the
-noisy picture's features again, draw the answer, so that no patch has a border.
+The picture (4 x 4 pixels a cell) is read by convolutions at 32 x 32, blocks at 16 x 16 let every place see every
+other, wide blocks at 8 x 8 hold what is known of the world and read the words, and convolutions at 32 x 32, which are
+shown the noisy picture's features again, draw the answer, so that no patch has a border.
 
-Words, camera and background act on every block by scale, shift and gate; words (and reference views, where there are any)
-also by cross-attention. Reference views and the control picture enter by roads that are closed (zero) in a fresh
+Words, camera and background act on every block by scale, shift and gate; words (and reference views, where there are
+any) also by cross-attention. Reference views and the control picture enter by roads that are closed (zero) in a fresh
 network and cost nothing where they are not used.
 """
 
@@ -96,8 +96,8 @@ class Block(nn.Module):
         nn.init.zeros_(self.modulation.bias)
         for cross in (self.words, self.views):
             if cross is not None:
-                nn.init.zeros_(cross.to_out[0].weight)
-                nn.init.zeros_(cross.to_out[0].bias)
+                for parameter in cross.to_out.parameters():
+                    nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, told: Tensor, words: Tensor, views: Tensor | None) -> Tensor:
         size = x.shape[-1:]
@@ -206,7 +206,9 @@ class ToyboxTransformer(ModelMixin, ConfigMixin):
         dtype = self.conv_in.weight.dtype
         time = torch.as_tensor(timestep, device=sample.device).float().expand(len(sample))
         noisy, clean, mean = self.roads(time)
-        told = self.time_embedding(self.time_proj(time).to(dtype)) + self.class_embedding(class_labels.to(dtype))
+        told = self.time_embedding(self.time_proj(time).to(dtype)) + self.class_embedding(
+            class_labels.to(dtype)
+        )
         told = F.silu(told)
         words = encoder_hidden_states.to(dtype)
         views = None if views is None else views.to(dtype)
