@@ -10,10 +10,12 @@ from safetensors.torch import load_file
 
 pytest.importorskip("diffusers")
 
+from threedistill.conditions import Conditions, ReferenceImage
 from threedistill.errors import UsageError
 from threedistill.priors.noise_path import DiscretePath
 from threedistill.priors.toybox import ToyboxPrior
 from threedistill.toybox.coloured_world import ColouredWorld
+from threedistill.toybox.conditioning import camera_vectors
 from threedistill.toybox.gbuffers import BufferSettings
 from threedistill.toybox.grammar import caption
 from threedistill.toybox.model import ToyboxPipeline, camera
@@ -184,8 +186,8 @@ def test_saved_and_loaded_it_is_the_same_and_a_prior(tmp_path):
     x = torch.randn(2, *prior.space.shape)
     level = prior.path.at_fraction(torch.tensor([0.3, 0.7]))
     texts, cameras = ["a red duck", "a blue car"], camera([0.0, 90.0])
-    told = prior.conditioning(texts, cameras, torch.ones(2, 3))
-    untold = prior.conditioning(texts, None, torch.ones(2, 3))
+    told = prior.conditioning(Conditions(texts, cameras, torch.ones(2, 3)))
+    untold = prior.conditioning(Conditions(texts, None, torch.ones(2, 3)))
     direct = found.condition(**found.read(texts), camera=torch.zeros(2, 14), background=torch.ones(2, 4))
     for name, value in direct.items():
         torch.testing.assert_close(untold[name], value, rtol=1e-4, atol=1e-5)
@@ -194,6 +196,40 @@ def test_saved_and_loaded_it_is_the_same_and_a_prior(tmp_path):
         expected = found.transformer(x, level.index.float(), **untold).sample
     torch.testing.assert_close(blind, expected, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(seen, blind)
+
+
+def test_a_prior_is_shown_reference_views_and_normals(tmp_path):
+    awake(pipeline()).save(tmp_path, dtype=torch.float32)
+    prior = ToyboxPrior(folder=str(tmp_path), normals=True)
+    assert {"image", "normal"} <= prior.wants and "normal" not in ToyboxPrior(folder=str(tmp_path)).wants
+    rgba = torch.rand(96, 96, 4)
+    images = (ReferenceImage(rgba, camera([30.0])), ReferenceImage(rgba.flip(1)))
+    facts = Conditions(["a red duck"] * 2, camera([0.0, 90.0]), torch.ones(2, 3), images)
+    told = prior.conditioning(facts)
+    white = torch.nn.functional.interpolate(
+        (rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:]).permute(2, 0, 1)[None], (64, 64), mode="bilinear",
+        antialias=True,
+    )  # fmt: skip
+    pictures = torch.cat([2 * white - 1, 2 * white.flip(3) - 1])[None]
+    cameras = torch.stack([camera_vectors(camera([30.0]), 1)[0], torch.zeros(14)])[None]
+    expected = prior.pipeline.show(pictures, cameras)
+    assert told["views"].shape == (2, 2 * 16, 32)
+    torch.testing.assert_close(told["views"], expected.expand(2, -1, -1), rtol=1e-4, atol=1e-4)
+    assert "views" not in prior.conditioning(facts.without("image"))
+
+    normal = torch.zeros(2, 64, 64, 3)
+    normal[:, 16:48, 16:48, 2] = 1
+    seen = prior.conditioning(replace(facts, normal=normal, opacity=normal[..., 2:]))
+    control = torch.nn.functional.pixel_shuffle(seen["control"], 4)
+    torch.testing.assert_close(control[0, :, 20, 20], torch.tensor([0.5, 0.5, 1.0, 1.0]))
+    assert not control[0, :, 3, 3].any()
+    x, level = torch.randn(2, 48, 16, 16), prior.path.at_fraction(torch.tensor([0.5, 0.5]))
+    answers = [
+        prior.predict(x, level, c).value for c in (told, seen, prior.conditioning(facts.without("image")))
+    ]
+    assert not torch.allclose(answers[0], answers[1]) and not torch.allclose(answers[0], answers[2])
+    with pytest.raises(UsageError, match="cannot be shown normals"):
+        ToyboxPrior(normals=True)
 
 
 def test_captions_fit_the_tokenizer():

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threedistill.conditions import Conditions, Wording
+from threedistill.conditions import Conditions, ReferenceImage, Wording
 from threedistill.errors import UsageError
 from threedistill.priors.embedding_cache import Embedding, EmbeddingCache, stack
 from threedistill.priors.families import scheduler_path
 from threedistill.priors.loading import quiet
-from threedistill.priors.space import FoldedPixelSpace
+from threedistill.priors.space import FoldedPixelSpace, resize, to_signed
 from threedistill.resources import assets_dir, weights_hash
 from threedistill.types import Cameras, Condition, Conditioning, NoiseLevel, Prediction, PredictionKind
 
@@ -70,7 +70,8 @@ def named_cameras(
 class ToyboxPrior:
     """The embedded prior: small pictures folded by 4 x 4 pixels (size and networks are the weights'), x0-prediction.
 
-    It is told the camera (through class embedding and extra text tokens) and the background colour.
+    It is told the camera and the background colour; weights that can be shown pictures also take reference views and,
+    where ``normals`` asks for it, the normals that a view shows (the embedded analogue of a ControlNet).
 
     Arguments:
         folder: of a saved pipeline; None = the weights that ship.
@@ -79,9 +80,11 @@ class ToyboxPrior:
             elevation, and nothing otherwise.
         background: whether it is told the background colour.
         channels_last: memory layout of the convolutions (faster on a CPU).
+        normals: whether it is shown the normals of every view.
 
     Raises:
         ThreedistillError: the weights are missing or incomplete.
+        UsageError: the weights cannot be shown normals.
     """
 
     name = "toybox"
@@ -96,6 +99,7 @@ class ToyboxPrior:
         camera: Literal["own", "none", "words"] | None = "own",
         background: bool = True,
         channels_last: bool = True,
+        normals: bool = False,
     ) -> None:
         from threedistill.toybox.model import ToyboxPipeline
 
@@ -113,13 +117,18 @@ class ToyboxPrior:
             "text": True,
             "camera": self.camera != "none",
             "background": background,
+            "image": "image" in self.pipeline.shows,
+            "normal": normals,
         }
+        if normals and "normal" not in self.pipeline.shows:
+            raise UsageError("prior.normals=true: these weights cannot be shown normals; set it to false")
         self.wants = frozenset(name for name, wanted in told.items() if wanted)
         #: What its weights have words for; the world may have more.
         self.words = frozenset(self.pipeline.tokenizer.get_vocab())
         self.space = FoldedPixelSpace(self.pipeline.size, self.pipeline.fold)
         self.kind: PredictionKind
         self.path, self.kind = scheduler_path(self.pipeline.scheduler.config)
+        self._views: tuple[tuple[str, ...], Tensor] | None = None
         self.texts = EmbeddingCache(self._encode, "toybox")
         self.device = torch.device("cpu")
         if channels_last:
@@ -130,6 +139,7 @@ class ToyboxPrior:
         self.device = torch.device(device)
         for network in self.pipeline.networks:
             network.to(self.device)
+        self._views = None
         return self
 
     @torch.no_grad()
@@ -139,7 +149,7 @@ class ToyboxPrior:
 
     @torch.no_grad()
     def conditioning(self, conditions: Conditions) -> Conditioning:
-        """``encoder_hidden_states`` (words, then camera tokens), ``class_labels`` (camera, background) and ``sketch``.
+        """``encoder_hidden_states``, ``class_labels`` and ``sketch``, and what is shown: ``views``, ``control``.
 
         Raises:
             UsageError: a word outside the Toybox vocabulary.
@@ -155,7 +165,32 @@ class ToyboxPrior:
         wanted = self.pipeline.needs(bool(seen.any(1).all()))
         words = stack([{k: kept[k] for k in wanted} for kept in self.texts(told.wordings)], self.device)
         behind = background_vectors(told.background, rows).to(self.device)
-        return self.pipeline.condition_kept(words, seen.to(self.device), behind)
+        inputs = self.pipeline.condition_kept(words, seen.to(self.device), behind)
+        if told.images:
+            inputs["views"] = self._shown(told.images).expand(rows, -1, -1)
+        if told.normal is not None:
+            inputs["control"] = self._control(told.normal, told.opacity)
+        return inputs
+
+    def _shown(self, images: tuple[ReferenceImage, ...]) -> Float[Tensor, "1 M D"]:
+        """The tokens of reference views, kept as long as they are the same."""
+        from threedistill.toybox.conditioning import camera_vectors
+
+        key = tuple(image.fingerprint for image in images)
+        if self._views is None or self._views[0] != key:
+            pictures = torch.cat([to_signed(image.over()[None], self.pipeline.size) for image in images])
+            cameras = torch.cat([camera_vectors(image.camera, 1) for image in images])
+            tokens = self.pipeline.show(pictures[None].to(self.device), cameras[None].to(self.device))
+            self._views = key, tokens
+        return self._views[1]
+
+    def _control(self, normal: Float[Tensor, "B H W 3"], opacity: Tensor | None) -> Float[Tensor, "B C h w"]:
+        """Normals and coverage as the network is shown them; without opacity, what has a normal is covered."""
+        from threedistill.toybox.conditioning import fold
+
+        covered = normal.any(-1, keepdim=True).to(normal) if opacity is None else opacity
+        shown = torch.cat([(normal + 1) / 2 * covered, covered], -1).permute(0, 3, 1, 2)
+        return fold(resize(shown, self.pipeline.size).to(self.device))
 
     @property
     def network(self) -> Any:

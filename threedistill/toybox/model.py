@@ -248,6 +248,11 @@ class ToyboxPipeline(DiffusionPipeline):
         return FOLD
 
     @property
+    def shows(self) -> tuple[str, ...]:
+        """Which pictures it can be shown beside the words."""
+        return ()
+
+    @property
     def network(self) -> ToyboxUNet:
         """What denoises."""
         return self.unet

@@ -112,6 +112,11 @@ class TransformerToyboxPipeline(DiffusionPipeline):
         return FOLD
 
     @property
+    def shows(self) -> tuple[str, ...]:
+        """Which pictures it can be shown beside the words."""
+        return ("image", "normal")
+
+    @property
     def network(self) -> ToyboxTransformer:
         """What denoises."""
         return self.transformer
@@ -155,7 +160,7 @@ class TransformerToyboxPipeline(DiffusionPipeline):
 
         def part(kind: Any, name: str) -> Any:
             found = kind.from_pretrained(root / name, torch_dtype=dtype, local_files_only=True)
-            return torch.nn.Module.to(found, memory_format=torch.channels_last)
+            return found.to(memory_format=torch.channels_last)
 
         scheduler: Any = DDIMScheduler.from_pretrained(root / "scheduler", local_files_only=True)
         pipeline = cls(
