@@ -16,7 +16,7 @@ PRIORS = groups()["prior"]
 @pytest.mark.parametrize("guidance", groups()["guidance"])
 @pytest.mark.parametrize("prior", PRIORS)
 def test_every_prior_with_every_rule(prior, guidance):
-    student = guidance in ("vsd", "esd") and prior in ("oracle", "gaussian")
+    student = guidance in ("vsd", "esd") and prior in ("oracle", "gaussian", "world")
     overrides = ["student=gaussian"] if student else []
     config = compose(prompt="a red mushroom", prior=prior, guidance=guidance, overrides=overrides)
     recommended = config["prior"]["recommended"][guidance]
@@ -35,7 +35,7 @@ def test_every_prior_with_every_rule(prior, guidance):
     assert rule.cfg == ClassifierFree(scale=scale, x0_clip=recommended["x0_clip"])
 
 
-@pytest.mark.parametrize("prior", ["oracle", "gaussian"])
+@pytest.mark.parametrize("prior", ["oracle", "gaussian", "world"])
 def test_priors_without_weights_build(prior):
     built = build(compose(prompt="a red mushroom", prior=prior)["prior"]["model"], "prior.model")
     assert built.space.shape == (3, 64, 64) and built.name == prior

@@ -26,6 +26,7 @@ examples:
   threedistill bench guidance --tier 1
   threedistill bench guidance --prompts 2 --seeds 1 --budget 30
   threedistill bench guidance --only scale,noise --out bench/scale
+  threedistill bench guidance --prior world --only janus --prompts 4 --seeds 2 prior.model.variations=16
 
 Finished runs are never repeated: the same command goes on where it stopped, a larger one adds to it. Tables that are
 not complete say so. guidance.md, plots/ and results.csv land in the folder; the last line on stdout is guidance.md.
@@ -34,7 +35,7 @@ not complete say so. guidance.md, plots/ and results.csv land in the folder; the
 
 def parser() -> Parser:
     """The options of ``bench``."""
-    from threedistill.sweeps.guidance_bench import PART_NAMES
+    from threedistill.sweeps.guidance_bench import PART_NAMES, PRIORS
 
     p = Parser("bench", "guidance [options] [key=value ...]", "Compare rules on ground truth.", _EPILOG)
     p.add_argument(
@@ -43,7 +44,11 @@ def parser() -> Parser:
     p.add_argument(
         "--only", type=many_of("--only", PART_NAMES), metavar="P,P", help=f"parts: {', '.join(PART_NAMES)}"
     )
-    p.add_argument("--out", metavar="DIR", help="the benchmark's folder (default bench/guidance)")
+    p.add_argument(
+        "--prior", type=one_of("--prior", PRIORS), default="toybox", metavar="P",
+        help="who teaches: toybox, or world, its exact answer (slow)",
+    )  # fmt: skip
+    p.add_argument("--out", metavar="DIR", help="the benchmark's folder (default bench/guidance[-world])")
     p.add_argument("--prompts", type=whole_number("--prompts", 1, 8), metavar="N", help="at most N prompts")
     p.add_argument("--seeds", type=whole_number("--seeds", 1, 100), metavar="N", help="at most N seeds")
     p.add_argument(
@@ -82,12 +87,13 @@ def run(argv: Sequence[str]) -> int:
     extra = [word for word in data[1:] if "=" in word]
     if len(extra) != len(data) - 1:
         raise UsageError(f"bench guidance: not a setting: {next(w for w in data[1:] if '=' not in w)!r}")
-    parts = chosen(options.tier, options.only or (), options.prompts, options.seeds, extra)
+    parts = chosen(options.tier, options.only or (), options.prompts, options.seeds, extra, options.prior)
     launcher = options.launcher or "basic"
     check_launcher(launcher)
-    root = Path(options.out or "bench/guidance")
+    suffix = "" if options.prior == "toybox" else f"-{options.prior}"
+    root = Path(options.out or f"bench/guidance{suffix}")
     noisy = "noise" in options.only if options.only else options.tier in (None, 2)
-    noise = NoiseRequest(min(options.prompts or 4, 4), tuple(extra)) if noisy else None
+    noise = NoiseRequest(min(options.prompts or 4, 4), tuple(extra), options.prior) if noisy else None
     with contextlib.redirect_stdout(sys.stderr):
         runs = [cell for part in parts for cell in part.runs()]
         checked = check_runs(runs, skip_impossible=True) if runs else None
@@ -169,10 +175,12 @@ class NoiseRequest:
     Attributes:
         prompts: how many of the benchmark's prompts.
         extra: ``key=value`` lines added to every setting.
+        prior: who teaches.
     """
 
     prompts: int
     extra: tuple[str, ...] = ()
+    prior: str = "toybox"
 
 
 def noise_shares(root: Path, request: NoiseRequest, only_read: bool) -> list[NoiseShare]:
@@ -182,14 +190,17 @@ def noise_shares(root: Path, request: NoiseRequest, only_read: bool) -> list[Noi
     from threedistill.evaluation.statistics import Estimate
     from threedistill.resources import assets_dir, weights_hash
     from threedistill.sweeps.gradient_noise import NoiseShare, measure
-    from threedistill.sweeps.guidance_bench import PROMPTS, RULES
+    from threedistill.sweeps.guidance_bench import PROMPTS, RULES, taught
     from threedistill.sweeps.job import read_json
 
     wanted = [s for s in RULES if s.name in ("SDS", "CSM", "CSD", "ISM", "SDI", "C-SDS")]
-    wanted = [replace(s, overrides=(*s.overrides, *request.extra)) for s in wanted]
-    version = f"sha256 {weights_hash(assets_dir() / 'toybox' / 'prior')}"
+    wanted = [taught(replace(s, overrides=(*s.overrides, *request.extra)), request.prior) for s in wanted]
     # What the rules are set to counts: new defaults make old shares stale.
-    rules = {s.name: compose(prompt=PROMPTS[0], overrides=s.overrides)["guidance"] for s in wanted}
+    configs = {s.name: compose(prompt=PROMPTS[0], overrides=s.overrides) for s in wanted}
+    rules = {name: config["guidance"] for name, config in configs.items()}
+    version = f"sha256 {weights_hash(assets_dir() / 'toybox' / 'prior')}"
+    if request.prior != "toybox":
+        version = next(iter(configs.values()))["prior"]["model"]
     key = {"prompts": list(PROMPTS[: request.prompts]), "rules": rules, "prior": version}
     kept = read_json(root / "noise.json")
     if kept.get("key") != key:

@@ -28,6 +28,8 @@ PROMPTS = (
 )
 PROMPTS_TIER_TWO = 4
 SEEDS, SEEDS_TIER_TWO = 5, 2
+#: Who can teach: the embedded prior, or the exact answer of its world.
+PRIORS = ("toybox", "world")
 #: CFG scales of the saturation table; 7.5 is ProlificDreamer's.
 SCALES = (2.0, 7.5, 20.0, 50.0)
 
@@ -153,9 +155,18 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
 }  # fmt: skip
 
 
+def taught(setting: Setting, prior: str) -> Setting:
+    """The setting with another teacher; a student that grows on a network cannot grow on one that has none."""
+    if prior == "toybox":
+        return setting
+    student = ("student=gaussian",) if {"guidance=vsd", "guidance=esd"} & set(setting.overrides) else ()
+    lines = (*setting.overrides, f"prior={prior}", *student)
+    return replace(setting, overrides=tuple(sorted(lines, key=lambda line: "." in line.split("=")[0])))
+
+
 def chosen(
     tier: int | None = None, only: Sequence[str] = (), prompts: int | None = None, seeds: int | None = None,
-    extra: Sequence[str] = (),
+    extra: Sequence[str] = (), prior: str = "toybox",
 ) -> tuple[Part, ...]:  # fmt: skip
     """The parts to run, cut to size.
 
@@ -164,6 +175,7 @@ def chosen(
         only: names of parts; empty = all.
         prompts, seeds: upper limits on each part's numbers.
         extra: ``key=value`` lines added to every setting.
+        prior: who teaches: one of :data:`PRIORS`.
 
     Raises:
         UsageError: nothing is left, or an extra line that would undo what a part compares.
@@ -174,6 +186,7 @@ def chosen(
             "guidance",
             "cfg",
             "preset",
+            "prior",
             "seed",
             "cfg.scale",
             "prior.camera",
@@ -184,7 +197,9 @@ def chosen(
     found = [
         replace(
             part,
-            settings=tuple(replace(s, overrides=(*s.overrides, *extra)) for s in part.settings),
+            settings=tuple(
+                taught(replace(s, overrides=(*s.overrides, *extra)), prior) for s in part.settings
+            ),
             prompts=min(part.prompts, prompts or part.prompts),
             seeds=min(part.seeds, seeds or part.seeds),
         )
