@@ -49,7 +49,7 @@ def validate() -> Callable[[Path], dict]:
 @pytest.fixture(scope="session")
 def splat_transform() -> Callable[..., None]:
     """Runs PlayCanvas' converter, an independent reader of every splat format."""
-    modules = node_modules("@playcanvas/splat-transform", "2.7.1")
+    modules = node_modules("@playcanvas/splat-transform", "3.7.0")
 
     def run(*words: str | Path) -> None:
         program = modules / "@playcanvas" / "splat-transform" / "bin" / "cli.mjs"

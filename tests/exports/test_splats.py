@@ -221,53 +221,6 @@ def test_moved_clouds_are_enlarged_alike() -> None:
     assert torch.allclose(covariances(found), covariances(splats) * 9, rtol=1e-5)
 
 
-@pytest.mark.parametrize("suffix", ["ply", "splat", "spz", "sog"])
-@pytest.mark.parametrize("degree", [0, 3])
-def test_playcanvas_reads_our_files(
-    suffix: str, degree: int, splat_transform: Callable, tmp_path: Path
-) -> None:
-    """Rewritten by an independent tool, the cloud is the one we wrote."""
-    splats = cloud(degree=degree)
-    splats.sh[:, 0] = splats.sh[:, 0].clamp(-1.7, 1.7)
-    write_splats(splats, tmp_path / f"a.{suffix}")
-    splat_transform(tmp_path / f"a.{suffix}", tmp_path / "theirs.ply")
-    found = read_splats(tmp_path / "theirs.ply")
-    if suffix == "spz":  # Niantic's library brings y down by half a turn about x, the other tools about z
-        found = rotated(found, torch.diag(torch.tensor([-1.0, 1.0, -1.0])))
-    found = matched(found, splats)
-    position, scale, angle, opacity, dc, higher = LOSSES[suffix]
-    if (
-        suffix == "splat"
-    ):  # they decode rotations as 2 u / 255 - 1, half a byte off antimatter15's (u - 128) / 128
-        angle = 0.03
-    assert worst(found.means, splats.means) <= position + 1e-6
-    assert worst(found.log_scales, splats.log_scales) <= scale + 1e-5
-    assert rotation_error(found, splats) <= angle
-    assert worst(found.opacity_logits.sigmoid(), splats.opacity_logits.sigmoid()) <= opacity + 1e-5
-    assert worst(found.sh[:, 0], splats.sh[:, 0]) <= dc + 1e-5
-    if degree and higher is not None:
-        assert found.sh_degree == 3 and worst(found.sh[:, 1:], splats.sh[:, 1:]) <= higher + 1e-5
-
-
-@pytest.mark.parametrize("suffix", ["ply", "sog", "spz", "glb"])
-def test_we_read_what_playcanvas_writes(suffix: str, splat_transform: Callable, tmp_path: Path) -> None:
-    """From our PLY; glTF's frame is defined, so an upright object proves that y down was meant."""
-    splats = cloud(1100, degree=1)
-    splats.sh[:, 0] = splats.sh[:, 0].clamp(-1.7, 1.7)
-    write_splats(splats, tmp_path / "a.ply")
-    options = ["-g", "cpu", "--max-workers", "0", "-i", "1"] if suffix == "sog" else []
-    options += ["--spz-version", "3"] if suffix == "spz" else []
-    splat_transform(*options, tmp_path / "a.ply", tmp_path / f"theirs.{suffix}")
-    found = read_splats(tmp_path / f"theirs.{suffix}")
-    if suffix == "spz":  # see above
-        found = rotated(found, torch.diag(torch.tensor([-1.0, 1.0, -1.0])))
-    found = matched(found, splats)
-    assert worst(found.means, splats.means) < 5e-4
-    assert rotation_error(found, splats) < 0.04
-    assert (found.log_scales - splats.log_scales).abs().mean() < 0.05
-    assert (found.sh[:, 0] - splats.sh[:, 0]).abs().mean() < 0.02
-
-
 def test_gltf_splats_as_the_validator_sees_them(validate: Callable[[Path], dict], tmp_path: Path) -> None:
     """The validator does not know the extension (nor its attributes' names); it finds nothing else."""
     write_splats(cloud(degree=3), tmp_path / "a.glb")
@@ -316,7 +269,7 @@ def test_damaged_files_are_refused_in_one_line(suffix: str, damage: str, tmp_pat
         write_splats(cloud(20), path)
         whole = path.read_bytes()
         if damage == "lying":
-            other = {"ply": "glb", "splat": "ply", "spz": "sog", "sog": "spz", "glb": "splat"}[suffix]
+            other = {"ply": "glb", "splat": "sog", "spz": "sog", "sog": "spz", "glb": "splat"}[suffix]
             write_splats(cloud(20), tmp_path / f"b.{other}")
             whole = (tmp_path / f"b.{other}").read_bytes()
         path.write_bytes(
@@ -342,15 +295,17 @@ def header_changed(path: Path, old: str, new: str) -> None:
     ("old", "new", "text"),
     [
         ("property float opacity", "property float alpha_", "it lacks opacity"),
-        ("property float scale_2", "property float scale_9", "it lacks scale_2"),
-        ("property float nx", "property float feature_0", "unknown fields feature_0; a splat ply has x y z"),
+        ("property float scale_1", "property float scale_9", "it lacks scale_1"),
+        ("property float nx", "property list uchar int nx", "its field 'nx' is a list where numbers belong"),
+        ("property float nx", "property string nx", "its field 'nx' is no number"),
+        ("element vertex 20", "element vertex many", "its header has a line 'element vertex many'"),
         ("property float f_rest_8\n", "", "8 f_rest fields are no whole degree"),
         ("property float f_rest_3", "property float f_rest_77", "9 f_rest fields are no whole degree"),
         ("property float rot_0", "property float x", "appears twice"),
         ("element vertex 20", "element vertex 2000000", "it is cut off, its header promises 2000000 splats"),
         ("element vertex 20", "element vertex 0", "it holds no splats"),
         ("binary_little_endian", "binary_middle_endian", "none of binary_little_endian"),
-        ("element vertex", "element chunk 1\nproperty float min_x\nelement vertex", "compressed ply"),
+        ("property float f_dc_0", "property float packed_position", "has a chunk and a vertex element"),
         ("end_header", "end_of_it", "its header has no end"),
     ],
 )
@@ -398,20 +353,12 @@ def test_absurd_requests_are_refused_and_leave_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_numbers_that_are_not_finite_are_refused_on_reading(tmp_path: Path) -> None:
-    write_splats(cloud(10, degree=0), tmp_path / "a.ply")
-    data = (tmp_path / "a.ply").read_bytes()
-    (tmp_path / "a.ply").write_bytes(data[:-4] + struct.pack("<f", float("nan")))
-    with pytest.raises(ThreedistillError, match="1 of 10 splats have quaternions that are not finite"):
-        read_splats(tmp_path / "a.ply")
-
-
 @pytest.mark.parametrize(
     ("position", "value", "text"),
     [
         (4, b"\x09", "version 9 is not known"),
-        (12, b"\x05", "degree 5 are not supported"),
-        (8, b"\0\0\0\0", "claims 0"),
+        (12, b"\x05", "claims harmonics of degree 5"),
+        (8, b"\0\0\0\0", "it holds no splats"),
     ],
 )
 def test_spz_headers_are_checked(position: int, value: bytes, text: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Unpacking within the limits: JSON, gzip, Zstandard, zip members and pictures, each sized before it is opened."""
+"""Unpacking within the limits: JSON, gzip and Zstandard, zip members, pictures; each is sized before it is opened."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from threedistill.exports.limits import check, check_pixels, check_unpacked, cur
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["gunzip", "open_picture", "parse_json", "unzip"]
+__all__ = ["gunzip", "open_picture", "parse_json", "unzip", "unzstd"]
 
 _TOKENS = re.compile(rb'\\.|["\[\]{},]', re.DOTALL)
 _PICTURES = ("PNG", "JPEG", "WEBP")
@@ -96,6 +96,27 @@ def gunzip(path: Path | str, data: bytes, size: int | None = None) -> bytes:
     except zlib.error as error:
         raise ThreedistillError(f"cannot read {path}: its gzip stream is damaged ({error})") from error
     return b"".join(parts)
+
+
+def unzstd(path: Path | str, data: bytes, size: int) -> bytes:
+    """A Zstandard frame that must hold ``size`` bytes.
+
+    Raises:
+        ThreedistillError: a damaged frame, or one of another size.
+    """
+    import zstandard
+
+    try:
+        # A stream takes what is asked for; a single call would take what the frame's own header claims.
+        decoder = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+        found = decoder.stream_reader(data, read_size=max(len(data), 1)).read(size)
+    except zstandard.ZstdError as error:
+        raise ThreedistillError(f"cannot read {path}: its Zstandard stream is damaged ({error})") from error
+    if len(found) != size:
+        raise ThreedistillError(
+            f"cannot read {path}: it is cut off, a stream ends after {len(found)} of {size} bytes"
+        )
+    return found
 
 
 def unzip(path: Path | str, bundle: zipfile.ZipFile, names: Iterable[str], packed: int) -> dict[str, bytes]:

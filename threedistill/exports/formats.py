@@ -113,12 +113,16 @@ _ROWS = (
     Format(
         "3dgs", ".ply", "splats.ply", "splats", "Gaussian splats as the 3DGS tools write them", frame="-y",
         read=_ours("splats:read_ply_file"), write=_ours("splats:write_ply_file"), sniff=_ours("splat_ply:is_splat_ply"),
-        begins=(b"ply",),
+        also=(".splat",), begins=(b"ply",),  # some programs call the same file .splat
     ),
     Format(
         "splat", ".splat", "splats.splat", "splats", "Gaussian splats, 32 bytes each, no view dependence", frame="-y",
         read=_ours("splats:read_splat_file"), write=_ours("splats:write_splat_file"),
         loses=("view dependence", "facts"),
+    ),
+    Format(
+        "ksplat", ".ksplat", "splats.ksplat", "splats", "Gaussian splats of GaussianSplats3D (mkkellogg)", frame="-y",
+        read=_ours("splats:read_ksplat_file"), loses=("facts",),
     ),
     Format(
         "spz", ".spz", "splats.spz", "splats", "Gaussian splats, compressed (Niantic)", fixed=True, loses=("facts",),
@@ -132,6 +136,12 @@ _ROWS = (
         "gltf-splat", ".glb", "splats.glb", "splats", "Gaussian splats in glTF, KHR_gaussian_splatting", fixed=True,
         read=_ours("splats:read_gltf_file"), write=_ours("splats:write_gltf_file"), also=(".gltf",),
         sniff=_ours("gltf_splats:is_gltf_splats"), begins=(b"glTF", b"{"),
+    ),
+    Format(
+        "usd-splat", ".usdz", "splats.usdz", "splats", 
+        "Gaussian splats in USD, ParticleField3DGaussianSplat (extra usd)",
+        read=_ours("splat_usd:read_usd_splats"), write=_ours("splats:write_usd_file"), also=(".usd", ".usda", ".usdc"),
+        sniff=_ours("splat_usd:is_usd_splats"), begins=(b"PK\x03\x04", b"PXR-USDC", b"#usda"),
     ),
     Format(
         "mp4", ".mp4", "turntable.mp4", "film", "turntable, H.264 (extra video)", write=_ours("video:write_film"),

@@ -13,7 +13,7 @@ from threedistill.errors import UsageError
 from threedistill.exports.formats import Format
 from threedistill.types import Mesh
 
-__all__ = ["AXES", "Axis", "Frame", "frame_in_file", "frame_of", "frame_to_write", "turned"]
+__all__ = ["AXES", "Axis", "Frame", "frame_in_file", "frame_of", "frame_to_write", "named_frame", "turned"]
 
 Axis = Literal["x", "-x", "y", "-y", "z", "-z"]
 AXES: tuple[Axis, ...] = get_args(Axis)
@@ -56,6 +56,15 @@ class Frame:
 def frame_of(up: Axis, front: Axis | None = None) -> Frame:
     """The frame with this up axis; without a front, the one that goes with it by custom."""
     return Frame(up, front or _FRONT[up])
+
+
+def named_frame(up: object, front: object = None) -> Frame | None:
+    """The frame that a file names, in whatever its texts hold; None where they are no axes."""
+    if up not in AXES:
+        return None
+    ups: Axis = next(axis for axis in AXES if axis == up)
+    fronts: Axis | None = next((axis for axis in AXES if axis == front and axis[-1] != ups[-1]), None)
+    return frame_of(ups, fronts)
 
 
 def frame_in_file(

@@ -11,17 +11,17 @@ import io
 import json
 import math
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from threedistill.errors import ThreedistillError
 from threedistill.exports.codebooks import codebook, palette
+from threedistill.exports.frames import Frame
 from threedistill.exports.gltf import generator, jsonable
 from threedistill.types import Splats
 
-__all__ = ["read_sog", "sog_bytes"]
+__all__ = ["sog_bytes"]
 
 _ACROSS = 64  # palette entries in a row of the centroid picture
 _LARGEST_SIDE = 16383  # of a WebP picture
@@ -30,8 +30,8 @@ _ROOT2 = math.sqrt(2.0)
 _KEPT = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
 
 
-def sog_bytes(splats: Splats, up: str) -> bytes:
-    """The file for a cloud that is already in the file's frame; ``up`` is noted for our reader."""
+def sog_bytes(splats: Splats, frame: Frame) -> bytes:
+    """The file for a cloud that is already in the file's frame, which is noted for our reader."""
     count = len(splats)
     means = splats.means.double().numpy()
     order = _morton(means)
@@ -54,9 +54,10 @@ def sog_bytes(splats: Splats, up: str) -> bytes:
     low, high = folded.min(0), folded.max(0)
     steps = np.rint((folded - low) / np.maximum(high - low, 1e-30) * 65535).astype(np.int64)
     opaque = np.full((count, 1), 255)
-    meta: dict[str, Any] = {"version": 2, "asset": {"generator": generator(), "up": up}, "count": count}
+    asset: dict[str, object] = {"generator": generator(), "up": frame.up, "front": frame.front}
     if splats.extras:
-        meta["asset"]["extras"] = jsonable(splats.extras)
+        asset["extras"] = jsonable(splats.extras)
+    meta: dict[str, Any] = {"version": 2, "count": count, "asset": asset}
     meta["means"] = {
         "mins": low.tolist(), "maxs": high.tolist(),
         "files": paint("means_l.webp", np.hstack([steps & 255, opaque]))
@@ -131,89 +132,3 @@ def _zipped(files: dict[str, bytes]) -> bytes:
         for name, data in files.items():
             bundle.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), data)
     return buffer.getvalue()
-
-
-def read_sog(path: Path, data: bytes) -> tuple[Splats, str | None]:
-    """The cloud in the file's own frame, and the up axis if the file names it.
-
-    Raises:
-        ThreedistillError: no zip, another version, pictures that are missing or too small.
-    """
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as bundle:
-            meta = json.loads(bundle.read("meta.json"))
-            if meta.get("version") != 2:
-                raise ThreedistillError(
-                    f"cannot read {path}: sog version {meta.get('version', 1)} is not known (2 is)"
-                )
-            return _decoded(meta, bundle, path)
-    except ThreedistillError:
-        raise
-    except Exception as error:  # zip, JSON, WebP and their contents can each be damaged in many ways
-        text = " ".join(str(error).split())[:120] or type(error).__name__
-        raise ThreedistillError(f"cannot read {path}: not a sound sog file ({text})") from error
-
-
-def _decoded(meta: dict[str, Any], bundle: zipfile.ZipFile, path: Path) -> tuple[Splats, str | None]:
-    import torch
-    from PIL import Image
-
-    count = int(meta["count"])
-    if count <= 0:
-        raise ThreedistillError(f"cannot read {path}: it holds no splats")
-
-    def picture(name: str) -> np.ndarray:
-        with Image.open(io.BytesIO(bundle.read(name))) as image:
-            return np.asarray(image.convert("RGBA")).astype(np.int64)
-
-    def pixels(name: str) -> np.ndarray:
-        flat = picture(name).reshape(-1, 4)
-        if len(flat) < count:
-            raise ValueError(f"{name} has {len(flat)} pixels for {count} splats")
-        return flat[:count]
-
-    means = meta["means"]
-    low, high = np.array(means["mins"], float), np.array(means["maxs"], float)
-    steps = pixels(means["files"][0])[:, :3] | (pixels(means["files"][1])[:, :3] << 8)
-    folded = low + (high - low) * steps / 65535
-    position = np.sign(folded) * np.expm1(np.abs(folded))
-    scales = np.array(meta["scales"]["codebook"], float)[pixels(meta["scales"]["files"][0])[:, :3]]
-    sh0 = pixels(meta["sh0"]["files"][0])
-    harmonics = np.array(meta["sh0"]["codebook"], float)[sh0[:, :3]][:, None]
-    if meta.get("shN"):
-        rest = meta["shN"]
-        coefficients = (int(rest["bands"]) + 1) ** 2 - 1
-        if coefficients not in (3, 8, 15):
-            raise ThreedistillError(
-                f"cannot read {path}: harmonics of degree {rest['bands']} are not supported (0 to 3)"
-            )
-        centres = picture(rest["files"][0])[..., :3].reshape(-1, coefficients, 3)
-        label = pixels(rest["files"][1])
-        higher = np.array(rest["codebook"], float)[centres[label[:, 0] | (label[:, 1] << 8)]]
-        harmonics = np.concatenate([harmonics, higher], 1)
-    opacity = (sh0[:, 3] / 255).clip(1e-4, 1 - 1e-4)
-    extras = meta.get("asset", {}).get("extras", {})
-    numbers = [
-        position,
-        scales,
-        _unpacked(pixels(meta["quats"]["files"][0])),
-        np.log(opacity / (1 - opacity)),
-        harmonics,
-    ]
-    means_, log_scales, quaternions, logits, sh = (torch.from_numpy(n.astype(np.float32)) for n in numbers)
-    up = meta.get("asset", {}).get("up")
-    splats = Splats(means_, log_scales, quaternions, logits, sh, extras if isinstance(extras, dict) else {})
-    return splats, up if up in ("-y", "y", "z") else None
-
-
-def _unpacked(pixels: np.ndarray) -> np.ndarray:
-    """Quaternions (w, x, y, z) from their three smallest components."""
-    largest = pixels[:, 3] - 252
-    if ((largest < 0) | (largest > 3)).any():
-        raise ValueError("a rotation does not name its largest component")
-    three = (pixels[:, :3] / 255 * 2 - 1) / _ROOT2
-    q = np.zeros((len(pixels), 4))
-    np.put_along_axis(q, _KEPT[largest], three, 1)
-    rest = np.sqrt((1 - (three**2).sum(1)).clip(0))
-    np.put_along_axis(q, largest[:, None], rest[:, None], 1)
-    return q

@@ -8,12 +8,16 @@ import numpy as np
 import torch
 
 from threedistill.errors import ThreedistillError
+from threedistill.exports.opened import Opened
+from threedistill.exports.splat_blocks import Block, check_count, from_blocks, logit
 from threedistill.render.harmonics import C0
 from threedistill.types import Splats
 
 __all__ = ["read_splat", "splat_bytes"]
 
 _RECORD = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("rotation", "u1", 4)])
+#: Positions further than this, or a share of splats larger than that, are no splats but other bytes.
+_FAR, _NONSENSE = 1e9, 0.1
 
 
 def splat_bytes(splats: Splats) -> bytes:
@@ -36,8 +40,11 @@ def splat_bytes(splats: Splats) -> bytes:
     return records.tobytes()
 
 
-def read_splat(path: Path, data: bytes) -> Splats:
-    """The cloud, harmonics of degree 0, in the file's own frame.
+def read_splat(path: Path, data: bytes) -> Opened:
+    """The cloud, harmonics of degree 0, in the file's own axes.
+
+    In a variant the scales are logarithms, as INRIA's parameters are: most are negative, which no length can be. (A
+    PLY that is called .splat is known by its first bytes.)
 
     Raises:
         ThreedistillError: a length that is no multiple of 32 bytes, or contents that cannot be splats.
@@ -47,17 +54,30 @@ def read_splat(path: Path, data: bytes) -> Splats:
             f"cannot read {path}: not a sound splat file ({len(data)} bytes are no whole number of 32-byte splats)"
         )
     records = np.frombuffer(data, dtype=_RECORD)
-    mean, scale = (torch.from_numpy(records[k].astype(np.float32)) for k in ("mean", "scale"))
-    rgba = torch.from_numpy(records["rgba"].astype(np.float32)) / 255
-    rotation = torch.from_numpy(records["rotation"].astype(np.float32)) / 128 - 1
-    if (
-        not bool((scale >= 0).all())
-        or float(mean.abs().max()) > 1e9
-        or not bool(rotation.norm(dim=1).min() > 0.5)
-    ):
+    check_count(path, len(records), 0, len(data))
+    logarithms = float((records["scale"] < 0).any(1).mean()) > 0.5
+    with np.errstate(invalid="ignore"):
+        odd = ~(np.abs(records["mean"]) <= _FAR).all(1)
+        if logarithms:
+            odd |= ~(np.abs(records["scale"]) < 50).all(1)
+        else:
+            odd |= ~((records["scale"] >= 0) & (records["scale"] <= _FAR)).all(1)
+    if odd.mean() > _NONSENSE:
         raise ThreedistillError(f"cannot read {path}: not a sound splat file (its numbers cannot be splats)")
-    opacity = rgba[:, 3].clamp(1e-4, 1 - 1e-4)
-    return Splats(
-        means=mean, log_scales=scale.clamp(min=1e-12).log(), quaternions=rotation,
-        opacity_logits=torch.logit(opacity), sh=((rgba[:, :3] - 0.5) / C0)[:, None],
-    )  # fmt: skip
+
+    def decode(rows: slice) -> Block:
+        part = records[rows]
+        scale = part["scale"] if logarithms else _log(part["scale"])
+        return Block(
+            part["mean"], scale, part["rotation"] / np.float32(128) - 1, logit(part["rgba"][:, 3] / 255),
+            ((part["rgba"][:, :3] / 255 - 0.5) / C0)[:, None],
+        )  # fmt: skip
+
+    notes = ["its scales are logarithms, as INRIA's parameters are"] if logarithms else []
+    return Opened(from_blocks(len(records), 0, decode), notes=notes)
+
+
+def _log(scale: np.ndarray) -> np.ndarray:
+    """Logarithms of lengths; zero is -inf, a negative one no number."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.log(scale)

@@ -19,6 +19,8 @@ from threedistill.types import Splats
 
 __all__ = ["check_splats", "from_file_frame", "into_file_frame", "moved", "rotated", "with_degree"]
 
+_BLOCK = 1 << 16
+
 
 def check_splats(splats: Splats, what: str) -> None:
     """Raise ThreedistillError unless there are splats, of sound shapes, degree and numbers."""
@@ -81,13 +83,19 @@ def into_file_frame(splats: Splats, frame: Frame) -> Splats:
 
 
 def from_file_frame(splats: Splats, frame: Frame) -> Splats:
-    """The inverse of :func:`into_file_frame`."""
+    """The inverse of :func:`into_file_frame`, in place and block by block: a large cloud never exists twice."""
     if frame == Frame():
         return splats
     rotation = frame.to_ours()
     # The conjugate, not the quaternion of the inverse: half a turn and back is then q again and not -q.
     conjugate = _quaternion(rotation.T) * torch.tensor([1.0, -1, -1, -1], dtype=torch.float64)
-    return _turned(splats, rotation, conjugate)
+    names = ("means", "log_scales", "quaternions", "opacity_logits", "sh")
+    for start in range(0, len(splats), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        part = _turned(Splats(*(getattr(splats, name)[rows] for name in names)), rotation, conjugate)
+        for name in ("means", "quaternions", "sh"):
+            getattr(splats, name)[rows] = getattr(part, name)
+    return splats
 
 
 def _quaternion(rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "4"]:

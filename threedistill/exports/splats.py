@@ -5,19 +5,23 @@ Readers and writers here see the file's own axes; turning is done where files ar
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 from threedistill.atomic import write_bytes
 from threedistill.exports.formats import writable
-from threedistill.exports.frames import Axis, Frame, frame_of
+from threedistill.exports.frames import Axis, Frame
 from threedistill.exports.gltf_splats import gltf_splat_bytes, read_gltf_splats
+from threedistill.exports.ksplat import read_ksplat
 from threedistill.exports.opened import Opened
 from threedistill.exports.read import open_file
 from threedistill.exports.settings import FileSettings
-from threedistill.exports.sog import read_sog, sog_bytes
+from threedistill.exports.sog import sog_bytes
+from threedistill.exports.sog_read import read_sog
+from threedistill.exports.splat_blocks import sound
 from threedistill.exports.splat_bytes import read_splat, splat_bytes
 from threedistill.exports.splat_ply import ply_bytes, read_ply
+from threedistill.exports.splat_usd import usd_splat_bytes
 from threedistill.exports.spz import read_spz, spz_bytes
 from threedistill.exports.write import write_file
 from threedistill.types import Splats
@@ -26,7 +30,7 @@ __all__ = ["read_splats", "write_splats"]
 
 
 def write_splats(splats: Splats, path: Path | str, settings: FileSettings | None = None) -> None:
-    """Write one file in the format its suffix names (.ply .splat .spz .sog .glb), whole or not at all.
+    """Write one file in the format its suffix names (.ply .splat .spz .sog .glb .usdz), whole or not at all.
 
     Arguments:
         splats: the cloud, in our frame, on any device.
@@ -58,42 +62,53 @@ def read_splats(path: Path | str, up: Axis | None = None, front: Axis | None = N
 
 
 def read_ply_file(path: Path) -> Opened:
-    """3DGS PLY; ours say which way is up."""
-    return _opened(*read_ply(path, path.read_bytes()))
+    """3DGS PLY, plain or PlayCanvas' compressed form; ours say which way is up."""
+    opened = read_ply(path, path.read_bytes())
+    if path.suffix.lower() != ".ply":
+        opened.notes.append(f"{path.name} is a PLY file by another name")
+    return _sound(path, opened)
 
 
 def read_sog_file(path: Path) -> Opened:
     """SOG; ours say which way is up."""
-    return _opened(*read_sog(path, path.read_bytes()))
+    return _sound(path, read_sog(path, path.read_bytes()))
 
 
 def read_splat_file(path: Path) -> Opened:
     """antimatter15's ``.splat``."""
-    return Opened(read_splat(path, path.read_bytes()))
+    return _sound(path, read_splat(path, path.read_bytes()))
+
+
+def read_ksplat_file(path: Path) -> Opened:
+    """mkkellogg's ``.ksplat``."""
+    return _sound(path, read_ksplat(path, path.read_bytes()))
 
 
 def read_spz_file(path: Path) -> Opened:
     """SPZ."""
-    return Opened(read_spz(path, path.read_bytes()))
+    return _sound(path, read_spz(path, path.read_bytes()))
 
 
 def read_gltf_file(path: Path) -> Opened:
     """glTF's ``KHR_gaussian_splatting``."""
-    return Opened(read_gltf_splats(path))
+    return _sound(path, Opened(read_gltf_splats(path)))
 
 
-def _opened(splats: Splats, up: str | None) -> Opened:
-    return Opened(splats, frame_of(up) if up in get_args(Axis) else None)  # type: ignore[arg-type]
+def _sound(path: Path, opened: Opened) -> Opened:
+    """Without the splats that cannot be shown, which are named as lost."""
+    assert isinstance(opened.asset, Splats)
+    splats, dropped = sound(path, opened.asset)
+    return replace(opened, asset=splats, lost=[*opened.lost, *dropped])
 
 
 def write_ply_file(splats: Splats, path: Path, settings: FileSettings, frame: Frame) -> None:
     """3DGS PLY with a comment that says which way is up."""
-    write_bytes(path, ply_bytes(splats, frame.up))
+    write_bytes(path, ply_bytes(splats, frame))
 
 
 def write_sog_file(splats: Splats, path: Path, settings: FileSettings, frame: Frame) -> None:
     """SOG, which says in its ``meta.json`` which way is up."""
-    write_bytes(path, sog_bytes(splats, frame.up))
+    write_bytes(path, sog_bytes(splats, frame))
 
 
 def write_splat_file(splats: Splats, path: Path, settings: FileSettings, frame: Frame) -> None:
@@ -109,3 +124,8 @@ def write_spz_file(splats: Splats, path: Path, settings: FileSettings, frame: Fr
 def write_gltf_file(splats: Splats, path: Path, settings: FileSettings, frame: Frame) -> None:
     """glTF's ``KHR_gaussian_splatting``."""
     write_bytes(path, gltf_splat_bytes(splats, path.stem))
+
+
+def write_usd_file(splats: Splats, path: Path, settings: FileSettings, frame: Frame) -> None:
+    """USD's ``ParticleField3DGaussianSplat`` in a USDZ package."""
+    write_bytes(path, usd_splat_bytes(splats, frame, path.stem))

@@ -1,7 +1,7 @@
 """``.spz`` (Niantic): quantised splats, gzip-compressed, about ten times smaller than a PLY.
 
-Written as version 3; versions 2 and 3 are read, and 4 where a Zstandard decoder is installed. The frame is the
-format's own: right, up, back, which is ours. Source: github.com/nianticlabs/spz, README ("File Format").
+Written as version 3; versions 1 to 4 are read. The frame is the format's own: right, up, back, which is ours. Source:
+github.com/nianticlabs/spz, README ("File Format") and ``load-spz.cc``.
 """
 
 from __future__ import annotations
@@ -9,23 +9,26 @@ from __future__ import annotations
 import gzip
 import math
 import struct
-import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from threedistill.errors import ThreedistillError
+from threedistill.exports.bounded import gunzip, unzstd
+from threedistill.exports.opened import Opened
+from threedistill.exports.splat_blocks import Block, check_count, from_blocks, logit
+from threedistill.render.harmonics import MAX_DEGREE
 from threedistill.types import Splats
 
 __all__ = ["read_spz", "spz_bytes"]
 
 _MAGIC = 0x5053474E  # "NGSP"
 _COLOR = 0.15  # the share of a byte's range that a degree-0 coefficient of 1 takes
-_REST = (0, 9, 24, 45)
-_LARGEST_COUNT = 1 << 28
+_VERSIONS = (1, 2, 3, 4)
+_HIGHEST_DEGREE = 4
+_EXTENDED = 2  # a flag: a vendor's extensions follow
 _HALF_ROOT = math.sqrt(0.5)
 
 
@@ -73,109 +76,109 @@ def _packed(quaternions: Tensor) -> bytes:
     return word.numpy().astype("<u4").tobytes()
 
 
-def read_spz(path: Path, data: bytes) -> Splats:
-    """The cloud, in our frame.
+def read_spz(path: Path, data: bytes) -> Opened:
+    """The cloud in the file's axes, which are ours.
 
     Raises:
-        ThreedistillError: another version, harmonics above degree 3, damaged or short files.
+        ThreedistillError: another version, more harmonics than the format has, damaged or short files.
     """
-    if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ThreedistillError(f"cannot read {path}: not a sound spz file ({error})") from error
-    if len(data) < 16 or struct.unpack_from("<I", data)[0] != _MAGIC:
+    zipped = data[:2] == b"\x1f\x8b"
+    head = gunzip(path, data, 16) if zipped else data[:16]
+    if len(head) < 16 or struct.unpack_from("<I", head)[0] != _MAGIC:
         raise ThreedistillError(f"cannot read {path}: not a sound spz file (it does not begin with NGSP)")
-    _, version, count, degree, bits, _, streams = struct.unpack_from("<IIIBBBB", data)
-    if version not in (2, 3, 4):
-        raise ThreedistillError(f"cannot read {path}: spz version {version} is not known (2, 3 and 4 are)")
-    if degree > 3 or bits > 24:
+    _, version, count, degree, bits, flags, streams = struct.unpack_from("<IIIBBBB", head)
+    if version not in _VERSIONS:
+        raise ThreedistillError(f"cannot read {path}: spz version {version} is not known (1 to 4 are)")
+    if degree > _HIGHEST_DEGREE:
         raise ThreedistillError(
-            f"cannot read {path}: harmonics of degree {degree} are not supported (0 to 3 are)"
+            f"cannot read {path}: it claims harmonics of degree {degree} (spz has 0 to 4)"
         )
-    if count == 0 or count > _LARGEST_COUNT:
-        raise ThreedistillError(f"cannot read {path}: it claims {count} splats")
-    sizes = [9, 1, 3, 3, 3 if version == 2 else 4, _REST[degree]]
-    if version == 4:
-        body = _zstd_streams(path, data, streams, [count * size for size in sizes])
-    else:
-        body = data[16:]
-    if len(body) < count * sum(sizes):
-        raise ThreedistillError(f"cannot read {path}: it is cut off, its header promises {count} splats")
-    parts, start = [], 0
-    for size in sizes:
-        part = np.frombuffer(body, np.uint8, count * size, start).reshape(count, size)
-        parts.append(torch.from_numpy(part.astype(np.int64)))
-        start += count * size
+    if bits > 23 and version > 1:
+        raise ThreedistillError(f"cannot read {path}: it claims {bits} bits of fraction in 24-bit positions")
+    check_count(path, count, min(degree, MAX_DEGREE), len(data))
+    higher = (degree + 1) ** 2 - 1
+    sizes = [6 if version == 1 else 9, 1, 3, 3, 3 if version < 3 else 4, 3 * higher]
+    parts = (_streams if version == 4 else _blocks)(path, data, count, sizes, streams)
     position, alpha, color, scale, rotation, rest = parts
-    low, middle, high = position.view(count, 3, 3).unbind(-1)
-    fixed = low | (middle << 8) | (high << 16)
-    fixed = torch.where(fixed >= 1 << 23, fixed - (1 << 24), fixed)
-    dc = (color.double() / 255 - 0.5) / _COLOR
-    higher = (rest.double() - 128) / 128
-    opacity = (alpha[:, 0].double() / 255).clamp(1e-4, 1 - 1e-4)
-    return Splats(
-        means=(fixed.double() / (1 << bits)).float(), log_scales=(scale.double() / 16 - 10).float(),
-        quaternions=_first_three(rotation) if version == 2 else _smallest_three(rotation),
-        opacity_logits=torch.logit(opacity).float(),
-        sh=torch.cat([dc[:, None], higher.view(count, -1, 3)], 1).float(),
-    )  # fmt: skip
+    kept = min(degree, MAX_DEGREE)
 
-
-def _first_three(rotation: Tensor) -> Tensor:
-    """Version 2: x, y and z as bytes; w is not negative."""
-    xyz = rotation.double() / 127.5 - 1
-    w = (1 - xyz.square().sum(1, keepdim=True)).clamp(min=0).sqrt()
-    return torch.cat([w, xyz], 1).float()
-
-
-def _smallest_three(rotation: Tensor) -> Tensor:
-    word = (rotation << torch.tensor([0, 8, 16, 24])).sum(1)
-    largest = word >> 30
-    q = torch.zeros(len(word), 4, dtype=torch.float64)
-    for k in (3, 2, 1, 0):
-        value = (word & 511).double() / 511 * _HALF_ROOT
-        value = torch.where((word >> 9) & 1 == 1, -value, value)
-        stored = largest != k
-        q[:, k] = torch.where(stored, value, 0.0)
-        word = torch.where(stored, word >> 10, word)
-    missing = (1 - q.square().sum(1)).clamp(min=0).sqrt()
-    q = q.scatter(1, largest[:, None], missing[:, None])
-    return q[:, [3, 0, 1, 2]].float()
-
-
-def _zstd_streams(path: Path, data: bytes, streams: int, sizes: list[int]) -> bytes:
-    """Version 4: a table of sizes behind the 32-byte header, then one Zstandard frame per attribute."""
-    decompress = _zstd()
-    if decompress is None:
-        raise ThreedistillError(
-            f"cannot read {path}: spz version 4 needs Zstandard; pip install zstandard, or write version 3"
+    def decode(rows: slice) -> Block:
+        sh = np.empty((rows.stop - rows.start, (kept + 1) ** 2, 3), np.float32)
+        sh[:, 0] = (color[rows] / 255 - 0.5) / _COLOR
+        sh[:, 1:] = (rest[rows].reshape(len(sh), -1, 3)[:, : sh.shape[1] - 1] - 128.0) / 128
+        return Block(
+            _half_positions(position[rows]) if version == 1 else _fixed_positions(position[rows], bits),
+            scale[rows] / 16 - 10.0,
+            (_first_three if version < 3 else _smallest_three)(rotation[rows]),
+            logit(alpha[rows, 0] / 255),
+            sh,
         )
-    sizes = [size for size in sizes if size]
-    try:
-        table = struct.unpack_from("<I", data, 16)[0]
-        entries = [struct.unpack_from("<QQ", data, table + 16 * k) for k in range(streams)]
-        if [size for _, size in entries] != sizes:
-            raise ValueError("its streams have other sizes than its header says")
-        start, parts = table + 16 * streams, []
-        for packed, size in entries:
-            parts.append(decompress(data[start : start + packed], size))
-            start += packed
-    except Exception as error:
-        raise ThreedistillError(f"cannot read {path}: not a sound spz file ({error})") from error
-    return b"".join(parts)
+
+    lost = [f"harmonics of degree {degree}"] if degree > MAX_DEGREE else []
+    if flags & _EXTENDED:
+        lost.append("a vendor's extensions")
+    return Opened(from_blocks(count, kept, decode), lost=lost)
 
 
-def _zstd() -> Any:
-    """A function (bytes, size) -> bytes, or None."""
-    try:
-        from compression import zstd  # pyright: ignore[reportMissingImports]  # Python 3.14
+def _blocks(path: Path, data: bytes, count: int, sizes: list[int], streams: int) -> list[np.ndarray]:
+    """Versions 1 to 3: one stream, the attributes one behind the other."""
+    body = gunzip(path, data, 16 + count * sum(sizes)) if data[:2] == b"\x1f\x8b" else data
+    if len(body) < 16 + count * sum(sizes):
+        raise ThreedistillError(f"cannot read {path}: it is cut off, its header promises {count} splats")
+    starts = np.cumsum([16, *(count * size for size in sizes)])
+    return [
+        np.frombuffer(body, np.uint8, count * size, start).reshape(count, size)
+        for start, size in zip(starts.tolist(), sizes)
+    ]
 
-        return lambda packed, size: zstd.decompress(packed)[:size]
-    except ImportError:
-        pass
-    try:
-        import zstandard  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        return None
-    return lambda packed, size: zstandard.ZstdDecompressor().decompress(packed, max_output_size=size)
+
+def _streams(path: Path, data: bytes, count: int, sizes: list[int], streams: int) -> list[np.ndarray]:
+    """Version 4: a table of sizes somewhere behind the 32-byte header, then one Zstandard frame per attribute."""
+    expected = [count * size for size in sizes if size]
+    table = struct.unpack_from("<I", data, 16)[0] if len(data) >= 32 else 0
+    start = table + 16 * streams
+    if table < 32 or streams != len(expected) or start > len(data):
+        raise ThreedistillError(f"cannot read {path}: not a sound spz file (its table of streams is damaged)")
+    parts = []
+    for k, size in enumerate(expected):
+        packed, unpacked = struct.unpack_from("<QQ", data, table + 16 * k)
+        if unpacked != size or start + packed > len(data):
+            raise ThreedistillError(f"cannot read {path}: not a sound spz file (stream {k} has another size)")
+        stream = unzstd(path, data[start : start + packed], size)
+        parts.append(np.frombuffer(stream, np.uint8).reshape(count, -1))
+        start += packed
+    return parts if sizes[-1] else [*parts, np.empty((count, 0), np.uint8)]
+
+
+def _fixed_positions(part: np.ndarray, bits: int) -> np.ndarray:
+    """24-bit fixed point, little-endian, of which ``bits`` are the fraction."""
+    low, middle, high = np.moveaxis(part.reshape(len(part), 3, 3).astype(np.int32), 2, 0)
+    return (low | (middle << 8) | ((high ^ 128) - 128 << 16)) / float(1 << bits)
+
+
+def _half_positions(part: np.ndarray) -> np.ndarray:
+    """Version 1: half floats."""
+    return np.ascontiguousarray(part).view("<f2").astype(np.float32)
+
+
+def _first_three(part: np.ndarray) -> np.ndarray:
+    """Versions 1 and 2: x, y and z as bytes; w is not negative."""
+    xyz = part / 127.5 - 1
+    w = np.sqrt(np.clip(1 - (xyz**2).sum(1, keepdims=True), 0, None))
+    return np.concatenate([w, xyz], 1)
+
+
+def _smallest_three(part: np.ndarray) -> np.ndarray:
+    """Versions 3 and 4: the index of the largest of (x, y, z, w) in two bits, the others as sign and nine bits."""
+    word = np.ascontiguousarray(part).view("<u4")[:, 0]
+    largest = (word >> 30).astype(np.int64)
+    q = np.zeros((len(word), 4))
+    for k in (3, 2, 1, 0):
+        value = (word & 511) / 511 * _HALF_ROOT
+        value = np.where((word >> 9) & 1 == 1, -value, value)
+        stored = largest != k
+        q[:, k] = np.where(stored, value, 0)
+        word = np.where(stored, word >> 10, word)
+    missing = np.sqrt(np.clip(1 - (q**2).sum(1), 0, None))
+    np.put_along_axis(q, largest[:, None], missing[:, None], 1)
+    return q[:, [3, 0, 1, 2]]

@@ -58,10 +58,10 @@ def usdz_bytes(mesh: Mesh, unlit: bool = True, up: str = "y", name: str = "asset
     for kind, picture in pictures_of(mesh).items():
         files[f"textures/{_FILES[kind]}"] = png_bytes(picture)
     files[f"{root}.usda"] = _layer(mesh, root, unlit, up, {n.rpartition("/")[2] for n in files}).encode()
-    return _package(files)
+    return package(files)
 
 
-def _package(files: dict[str, bytes]) -> bytes:
+def package(files: dict[str, bytes]) -> bytes:
     """A zip whose files are stored and begin at multiples of 64 bytes; the layer comes first."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as package:
