@@ -178,7 +178,8 @@ def _mesh_anew(mesh: Mesh, options: Any, settings: ExportSettings) -> Mesh:
     from threedistill.exports.nearest import MeshField
 
     if options.face_budget is not None or options.texture_size is not None or options.normal_map:
-        mesh = put_back(build_asset(MeshField(mesh), settings, mesh.extras))
+        made = put_back(build_asset(MeshField(mesh), settings, mesh.extras))
+        mesh = replace(made, alpha_cutoff=mesh.alpha_cutoff, double_sided=mesh.double_sided)
     if options.unit_size is not None or options.origin is not None:
         mesh = surface.normalise(mesh, _longest(mesh, options, settings), settings.origin)
     return mesh

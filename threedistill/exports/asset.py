@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -44,6 +44,23 @@ class HasMaterial(Protocol):
         ...
 
 
+@runtime_checkable
+class HasPictures(Protocol):
+    """A surface that knows whatever a :class:`~threedistill.types.Mesh` can: another mesh.
+
+    Attributes:
+        pictures: the mesh's pictures besides the colour that it has, with their numbers of channels.
+        relief: itself, where it has a normal map that is to be seen on the new surface.
+    """
+
+    pictures: dict[str, int]
+    relief: Mesh | None
+
+    def surface_pictures(self, points: Tensor, normals: Tensor) -> Tensor:
+        """(N, channels of all ``pictures``) their values at surface points, side by side."""
+        ...
+
+
 def build_asset(
     representation: Exportable, settings: AssetSettings, extras: Mapping[str, object] | None = None
 ) -> Mesh:  # fmt: skip
@@ -74,24 +91,42 @@ def build_asset(
         mesh, _ = bake(unwrapped.mesh, color, size, gutter)
         charts = f", {unwrapped.charts} charts" if unwrapped.charts else ""
         mesh.extras["texture layout"] = f"{unwrapped.method}{charts}"
-        if isinstance(representation, HasMaterial):
-            known = representation.surface_material
-            texels = painted(mesh, size)
-            if known(texels.points[:1].to(device), texels.normals[:1].to(device)) is not None:
-
-                def material(points: Tensor, normals: Tensor) -> Tensor:
-                    found = known(points.to(device), normals.to(device))
-                    assert found is not None
-                    return found
-
-                mesh.metallic_roughness = bake_values(texels, material, size, 2, gutter)
-        if settings.normal_map:
+        mesh = _with_pictures(mesh, representation, size, gutter, device)
+        relief = representation.relief if isinstance(representation, HasPictures) else None
+        if settings.normal_map or relief is not None:
             from threedistill.exports.normal_map import bake_normals
 
-            mesh = bake_normals(mesh, fine, size, gutter)
+            mesh = bake_normals(mesh, relief or fine, size, gutter)
     middle, scale = surface.frame(mesh, settings.unit_size, settings.origin)
     mesh.extras["frame"] = {"origin": [float(v) for v in middle], "scale": scale}
     return surface.normalise(mesh, settings.unit_size, settings.origin)
+
+
+def _with_pictures(
+    mesh: Mesh, representation: Exportable, size: int, gutter: int, device: torch.device
+) -> Mesh:
+    """The mesh with a picture of everything that the representation knows of its surface besides the colour."""
+
+    def baked(known: Callable[[Tensor, Tensor], Tensor | None], channels: int, most: float) -> Tensor:
+        def answer(points: Tensor, normals: Tensor) -> Tensor:
+            found = known(points.to(device), normals.to(device))
+            assert found is not None
+            return found
+
+        return bake_values(texels, answer, size, channels, gutter, most)
+
+    if isinstance(representation, HasMaterial):
+        texels = painted(mesh, size)
+        known = representation.surface_material
+        if known(texels.points[:1].to(device), texels.normals[:1].to(device)) is not None:
+            mesh.metallic_roughness = baked(known, 2, 1.0)
+    if isinstance(representation, HasPictures) and representation.pictures:
+        texels = painted(mesh, size)
+        channels = representation.pictures
+        side_by_side = baked(representation.surface_pictures, sum(channels.values()), math.inf)
+        for name, picture in zip(channels, side_by_side.split(list(channels.values()), -1)):
+            setattr(mesh, name, picture.contiguous())
+    return mesh
 
 
 def placed_splats(splats: Splats, mesh: Mesh) -> Splats:

@@ -23,9 +23,10 @@ _CHUNK = 1 << 16
 
 
 def color_at(
-    color: ColorField, points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"], channels: int = 3
-) -> Float[Tensor, "N channels"]:
-    """The field's colours in [0, 1], asked for in chunks of bounded memory.
+    color: ColorField, points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"], channels: int = 3,
+    most: float = 1.0,
+) -> Float[Tensor, "N channels"]:  # fmt: skip
+    """The field's colours in [0, ``most``], asked for in chunks of bounded memory.
 
     Raises:
         ThreedistillError: the field answers with something that is not a number.
@@ -35,7 +36,7 @@ def color_at(
     result = torch.cat(chunks).float().cpu() if chunks else torch.zeros(0, channels)
     if not bool(torch.isfinite(result).all()):
         raise ThreedistillError("bake: the representation returned colours that are not finite numbers")
-    return result.clamp(0, 1)
+    return result.clamp(0, most)
 
 
 class Texels(NamedTuple):
@@ -98,10 +99,12 @@ def bake(mesh: Mesh, color: ColorField, size: int, gutter: int = 4) -> tuple[Mes
     return replace(mesh, texture=texture), texels.covered
 
 
-def bake_values(texels: Texels, field: ColorField, size: int, channels: int, gutter: int) -> Tensor:
-    """A picture of anything in [0, 1] that a field knows at surface points, its gutter filled."""
+def bake_values(
+    texels: Texels, field: ColorField, size: int, channels: int, gutter: int, most: float = 1.0
+) -> Tensor:
+    """A picture of anything in [0, ``most``] that a field knows at surface points, its gutter filled."""
     picture = torch.zeros(size, size, channels)
-    picture[texels.covered] = color_at(field, texels.points, texels.normals, channels)
+    picture[texels.covered] = color_at(field, texels.points, texels.normals, channels, most)
     return fill_gutter(picture, texels.covered, gutter)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -106,13 +108,20 @@ def _closest(point: Float[Tensor, "*#n 3"], corners: Float[Tensor, "*n 3 3"]) ->
 
 
 class MeshField:
-    """A mesh that answers as a representation does at export: its own surface, and its colours near it.
+    """A mesh that answers as a representation does at export: its own surface, and its material near it.
 
     This is how a mesh gets fewer faces, another texture size or a normal map of its former self.
+
+    Attributes:
+        pictures: the mesh's pictures besides the colour, with their numbers of channels.
+        relief: the mesh, where it has a normal map.
     """
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
+        names = ("metallic_roughness", "emission", "alpha")
+        self.pictures = {name: p.shape[2] for name in names if (p := getattr(mesh, name)) is not None}
+        self.relief = mesh if mesh.normal_map is not None and mesh.uv is not None else None
         self._near: NearestSurface | None = None
 
     def extract(self, resolution: int) -> Mesh:
@@ -124,22 +133,27 @@ class MeshField:
         from threedistill.render.mesh import picture_at
 
         mesh = self.mesh
-        if mesh.colors is None and (mesh.texture is None or mesh.uv is None):
-            return torch.full_like(points, 0.8)
-        corner, weights = self._look_up(points, normals)
-
-        def interpolate(values: Tensor) -> Tensor:
-            return (values[corner].double() * weights).sum(1).to(points)
-
         if mesh.texture is not None and mesh.uv is not None:
-            return picture_at(mesh, mesh.texture, interpolate)
-        assert mesh.colors is not None
-        return interpolate(mesh.colors)
+            return picture_at(mesh, mesh.texture, self._interpolation(points, normals))
+        if mesh.colors is not None:
+            return self._interpolation(points, normals)(mesh.colors)
+        return torch.full_like(points, 0.8)
 
-    def _look_up(self, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
+    def surface_pictures(self, points: Tensor, normals: Tensor) -> Tensor:
+        """The values of all ``pictures`` at the nearest points, side by side."""
+        from threedistill.render.mesh import picture_at
+
+        interpolate = self._interpolation(points, normals)
+        return torch.cat(
+            [picture_at(self.mesh, getattr(self.mesh, name), interpolate) for name in self.pictures], 1
+        )
+
+    def _interpolation(self, points: Tensor, normals: Tensor) -> Callable[[Tensor], Tensor]:
+        """Values at the vertices to values at the nearest points."""
         self._near = self._near or NearestSurface(self.mesh)
         face, weights = self._near.at(points, normals)
-        return self.mesh.faces[face], weights[..., None]
+        corner = self.mesh.faces[face]
+        return lambda values: (values[corner].double() * weights[..., None]).sum(1).to(points)
 
 
 def normals_of(mesh: Mesh) -> Float[Tensor, "N 3"]:

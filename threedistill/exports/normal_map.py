@@ -72,15 +72,18 @@ def bake_normals(mesh: Mesh, fine: Mesh, size: int, gutter: int = 4) -> Mesh:
 
     Arguments:
         mesh: unwrapped, with normals, in the frame of ``fine``.
-        fine: the surface it was reduced from.
+        fine: the surface it was reduced from; its own normal map counts.
         size, gutter: as for :func:`threedistill.exports.bake.bake`.
     """
     texels = painted(mesh, size)
     tangents = vertex_tangents(mesh)
     frame = _frames(mesh, tangents, texels.corner, texels.weights.double())
     face, where = NearestSurface(fine).at(texels.points, frame[:, :, 2])
-    normal = (normals_of(fine)[fine.faces[face]].double() * where[..., None]).sum(1)
-    normal = torch.nn.functional.normalize(normal, dim=1)
+    if fine.normal_map is not None and fine.uv is not None:
+        normal = shading_normals(fine, face, where).double()
+    else:
+        normal = (normals_of(fine)[fine.faces[face]].double() * where[..., None]).sum(1)
+        normal = torch.nn.functional.normalize(normal, dim=1)
     # The frame is not orthonormal between vertices, so its inverse and not its transpose.
     local = torch.linalg.solve(frame, normal[..., None])[..., 0]
     local = torch.nn.functional.normalize(local, dim=1)
