@@ -80,7 +80,7 @@ def generate(
         from threedistill.training.start import read_start
 
         check(config)
-        start = read_start(init, init_up, init_front) if init else None
+        start = read_start(init, init_up, init_front, quiet) if init else None
         return _begin(config, run, start, overwrite, quiet, stop)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.exports.gltf_files import File
 from tests.representations.balls import ball_mesh
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.exports.asset import write_mesh
@@ -141,3 +142,17 @@ def test_a_run_from_a_file_needs_the_file_once(tmp_path: Path, monkeypatch: pyte
     resumed = resume(tmp_path / "run", quiet=True)
     assert resumed.asset.read_bytes() == whole.asset.read_bytes()
     assert RunFolder(tmp_path / "run").start.exists()
+
+
+def test_what_a_run_cannot_use_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = File()
+    file.add("cameras", {"type": "perspective"})
+    surface = {"baseColorFactor": [1, 0, 0, 0.5]}
+    file.show(file.quad({"pbrMetallicRoughness": surface, "alphaMode": "BLEND", "emissiveFactor": [0, 0, 1]}))
+    path = file.write(tmp_path / "glass.glb")
+    mesh = read_start(path, quiet=False)
+    assert capsys.readouterr().err == f"--init {path}: not used: 1 camera, transparency\n"
+    assert isinstance(mesh, Mesh) and mesh.colors is not None and mesh.emission is None
+    assert torch.allclose(mesh.colors, torch.tensor([1.0, 0, 1]), atol=1e-5)  # what glows is seen
+    read_start(path)
+    assert capsys.readouterr().err == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,28 +34,36 @@ _MESH = ("vertices", "faces", "normals", "colors", "uv", "texture", "normal_map"
 _SPLATS = ("means", "log_scales", "quaternions", "opacity_logits", "sh")
 
 
-def read_start(path: str | Path, up: Axis | None = None, front: Axis | None = None) -> Mesh | Splats:
+def read_start(
+    path: str | Path, up: Axis | None = None, front: Axis | None = None, quiet: bool = True
+) -> Mesh | Splats:  # fmt: skip
     """The object in a file, brought into the ball that a run optimises in.
 
     Arguments:
         path: a mesh or splats.
         up, front: the file's axes; None = what it says, else its format's habit.
+        quiet: nothing on stderr about what of the file a run cannot use.
 
     Raises:
         UsageError: missing, unknown, damaged, empty or huge files.
     """
     path = Path(path)
     try:
-        asset = open_file(path, up=up, front=front).asset
+        opened = open_file(path, up=up, front=front)
     except ThreedistillError as error:
         reason = str(error).removeprefix(f"cannot read {path}: ").removeprefix(f"cannot use {path}: ")
         raise UsageError(f"--init {path}: {reason}") from None
+    asset, unused = opened.asset, list(opened.lost)
     if isinstance(asset, Mesh) and len(asset.faces) > _MOST_FACES:
         raise UsageError(
             f"--init {path}: {len(asset.faces)} faces are more than {_MOST_FACES}; reduce the mesh first"
         )
-    if isinstance(asset, Mesh):
-        asset = replace(glowing(asset), alpha=None, alpha_cutoff=None)  # fields know one opaque colour
+    if isinstance(asset, Mesh):  # fields know one opaque colour
+        unused += ["transparency"] if asset.alpha is not None else []
+        asset = replace(glowing(asset), alpha=None, alpha_cutoff=None)
+    lines = [*opened.notes, *([f"not used: {', '.join(unused)}"] if unused else [])]
+    for line in [] if quiet else lines:
+        print(f"--init {path}: {line}", file=sys.stderr)
     try:
         return normalised(asset)
     except ThreedistillError as error:
