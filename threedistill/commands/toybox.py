@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import random
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from threedistill.commands.arguments import Parser, number, unknown, whole_number
 from threedistill.commands.generate import LARGEST_SEED
@@ -148,8 +152,13 @@ def _train(argv: Sequence[str]) -> int:
     p.add_argument("--out", metavar="DIR", help="checkpoints, log, sample sheets, and the prior in DIR/prior")
     p.add_argument("--cache", metavar="DIR", help="the rendered world (default: OUT/cache)")
     p.add_argument(
-        "--images", type=whole_number("--images", 1, 10**10), metavar="N", help="pictures shown in all"
-    )
+        "--network", choices=("transformer", "unet"), default="transformer",
+        help="transformer: 128 pixels, can be shown pictures (default); unet: 64 pixels",
+    )  # fmt: skip
+    p.add_argument(
+        "--images", type=whole_number("--images", 1, 10**10), metavar="N",
+        help="pictures shown in all (the transformer's run may be made longer until its rate falls)",
+    )  # fmt: skip
     p.add_argument("--batch", type=whole_number("--batch", 1, 65536), metavar="N", help="pictures per step")
     p.add_argument("--lr", type=number("--lr", 0, 1), metavar="X", help="peak learning rate")
     p.add_argument(
@@ -173,20 +182,34 @@ def _train(argv: Sequence[str]) -> int:
     options, data = p.parse(argv)
     if data or not options.out:
         raise UsageError("toybox train needs --out DIR and nothing else")
-    from dataclasses import replace
-
-    from threedistill.toybox.train_prior import TrainSettings, train
-
-    settings = TrainSettings(
-        out=options.out,
-        cache=options.cache or f"{options.out}/cache",
-        device=options.device,
-        seed=options.seed,
-    )
     given = {k: v for k in ("images", "batch", "lr", "processes") if (v := getattr(options, k)) is not None}
-    told = {"images": options.sketch_images, "lr": options.sketch_lr}
-    sketch = replace(settings.sketch, **{k: v for k, v in told.items() if v is not None})
+    given |= {"out": options.out, "cache": options.cache or f"{options.out}/cache"}
+    given |= {"device": options.device, "seed": options.seed}
     with contextlib.redirect_stdout(sys.stderr):
-        folder = train(replace(settings, **given, sketch=sketch), options.start_from)
+        if options.network == "unet":
+            folder = _train_unet(given, options)
+        else:
+            folder = _train_transformer(given, options)
     print(folder)
     return 0
+
+
+def _train_transformer(given: dict[str, Any], options: Namespace) -> Path:
+    from threedistill.toybox.teacher_trainer import TeacherTraining
+    from threedistill.toybox.train_teacher import train
+
+    if options.sketch_lr is not None:
+        given["sketch_lr"] = options.sketch_lr
+    plan = TeacherTraining(**given)
+    if options.sketch_images is not None:  # alone; afterwards it goes on learning beside the transformer
+        plan = replace(plan, head_start=math.ceil(options.sketch_images / plan.sketch_batch))
+    return train(plan, options.start_from)
+
+
+def _train_unet(given: dict[str, Any], options: Namespace) -> Path:
+    from threedistill.toybox.train_prior import TrainSettings, train
+
+    settings = TrainSettings(**given)
+    told = {"images": options.sketch_images, "lr": options.sketch_lr}
+    sketch = replace(settings.sketch, **{k: v for k, v in told.items() if v is not None})
+    return train(replace(settings, sketch=sketch), options.start_from)

@@ -67,9 +67,9 @@ class TeacherTraining:
     images: int = 2_000_000
     batch: int = 32
     lr: float = 1e-3
-    warmup: int = 500
+    warmup: int = 200
     fall: float = 0.2
-    head_start: int = 1000
+    head_start: int = 300
     sketch_batch: int = 96
     sketch_lr: float = 1e-3
     weight_decay: float = 0.01
