@@ -85,10 +85,10 @@ class TeacherTraining:
     shard_every: int = 100
     precision: str = "bfloat16"
     seed: int = 0
-    log_every: int = 50
-    save_every: int = 500
-    test_every: int = 1000
-    sheet_every: int = 2000
+    log_every: int = 25
+    save_every: int = 100
+    test_every: int = 500
+    sheet_every: int = 1000
     processes: int = 1
     device: str = "cpu"
     model: TeacherSettings = field(default_factory=TeacherSettings)
