@@ -7,8 +7,7 @@ One distribution of fields of view, distances and elevations serves the Toybox w
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from threedistill.rng import Streams
 from threedistill.types import Cameras
+from threedistill.values import Rising, Within, settings
 
 ViewName = Literal["front", "side", "back", "overhead"]
 
@@ -68,7 +68,7 @@ def orbit(
     )
 
 
-@dataclass(frozen=True)
+@settings
 class CameraSampler:
     """Random training cameras, stratified in azimuth over the batch.
 
@@ -79,31 +79,23 @@ class CameraSampler:
     Arguments:
         views: cameras per step, ``B``.
         elevation: degrees, uniform over this range.
-        distance: metres, uniform.
+        distance: metres, uniform; outside the unit ball, which holds the object.
         fov_y: degrees, uniform.
         azimuth: degrees, the range that is covered.
         antithetic: pairs of opposite views (after MV-SDI, arXiv 2606.29964); needs an even number of views and a
             teacher that sees one view at a time.
     """
 
-    views: int = 4
-    elevation: tuple[float, float] = ELEVATION_RANGE
-    distance: tuple[float, float] = DISTANCE_RANGE
-    fov_y: tuple[float, float] = FOV_RANGE
-    azimuth: tuple[float, float] = (-180.0, 180.0)
+    views: Annotated[int, Within(1, 4096)] = 4
+    elevation: Annotated[tuple[float, float], Rising(-90, 90)] = ELEVATION_RANGE
+    distance: Annotated[tuple[float, float], Rising(1, 100, "(]")] = DISTANCE_RANGE
+    fov_y: Annotated[tuple[float, float], Rising(1, 170)] = FOV_RANGE
+    azimuth: Annotated[tuple[float, float], Rising(-360, 360)] = (-180.0, 180.0)
     antithetic: bool = False
 
     def __post_init__(self) -> None:
-        if self.views < 1:
-            raise ValueError(f"cameras.views={self.views} must be at least 1")
         if self.antithetic and self.views % 2:
             raise ValueError(f"cameras.views={self.views} must be even: antithetic views come in pairs")
-        for name in ("elevation", "distance", "fov_y", "azimuth"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(f"cameras.{name}=[{low}, {high}] runs backwards")
-        if self.distance[0] <= 1.0:
-            raise ValueError(f"cameras.distance={list(self.distance)} puts the camera inside the unit ball")
 
     def sample(self, rng: Streams, size: int, group: int = 1, total_views: int | None = None) -> Cameras:
         """The cameras of one iteration, ``size`` pixels square.

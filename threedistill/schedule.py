@@ -1,28 +1,39 @@
 """Values that change over a stage: pure functions of progress, the fraction of the stage that is done.
 
 A schedule is called with ``progress`` in [0, 1]; ``at_step`` variants are turned into fractions by the caller,
-who knows how long the stage is (:func:`value_at`).
+who knows how long the stage is (:func:`value_at`). What values it takes is known in closed form (``bounds``), which is
+what the ranges of settings are checked against.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
+
+from threedistill.values import Fraction, NonNegative, Within, settings
+
+__all__ = [
+    "Constant", "Piecewise", "Ramp", "Schedule", "ScheduledFraction", "ScheduledNonNegative", "ScheduledNumber",
+    "ScheduledPositive", "bounds", "first_above", "knots", "stations", "value_at",
+]  # fmt: skip
 
 
-@dataclass(frozen=True)
+@settings
 class Constant:
     """``f(p) = value``."""
 
     value: float
 
+    def bounds(self) -> tuple[float, float]:
+        """The smallest and the largest value."""
+        return self.value, self.value
+
     def __call__(self, progress: float) -> float:
         return self.value
 
 
-@dataclass(frozen=True)
+@settings
 class Ramp:
     """From ``start`` to ``end``, beginning at fraction ``at`` of the stage and lasting ``over`` of it.
 
@@ -33,17 +44,18 @@ class Ramp:
 
     start: float
     end: float
-    at: float = 0.0
-    over: float = 1.0
+    at: Fraction = 0.0
+    over: NonNegative = 1.0
     shape: Literal["linear", "sqrt", "log", "cosine"] = "linear"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.at <= 1 or self.over < 0:
-            raise ValueError(
-                f"Ramp: at={self.at} must lie in [0, 1] and over={self.over} must not be negative"
-            )
         if self.shape == "log" and (self.start <= 0 or self.end <= 0):
             raise ValueError(f"Ramp(shape='log') needs positive ends, got {self.start} and {self.end}")
+
+    def bounds(self) -> tuple[float, float]:
+        """The smallest and the largest value that is reached: every shape is monotone, so those at the stage's ends."""
+        first, last = self(0.0), self(1.0)
+        return min(first, last), max(first, last)
 
     def __call__(self, progress: float) -> float:
         if self.over == 0:
@@ -58,7 +70,7 @@ class Ramp:
         return self.start + (self.end - self.start) * u
 
 
-@dataclass(frozen=True)
+@settings
 class Piecewise:
     """Straight lines between ``(progress, value)`` points, constant before the first and after the last."""
 
@@ -67,6 +79,11 @@ class Piecewise:
     def __post_init__(self) -> None:
         if not self.points or any(a[0] > b[0] for a, b in pairwise(self.points)):
             raise ValueError(f"Piecewise needs points in rising order of progress, got {self.points}")
+
+    def bounds(self) -> tuple[float, float]:
+        """The smallest and the largest value: those at the stage's ends, or of a point between them."""
+        values = [self(0.0), self(1.0), *(value for at, value in self.points if 0 <= at <= 1)]
+        return min(values), max(values)
 
     def __call__(self, progress: float) -> float:
         if progress <= self.points[0][0]:
@@ -79,7 +96,46 @@ class Piecewise:
 
 Schedule = Constant | Ramp | Piecewise
 
+#: A number, or numbers over a stage, all of them in a range.
+ScheduledNumber = Annotated[float | Schedule, Within()]
+ScheduledNonNegative = Annotated[float | Schedule, Within(0)]
+ScheduledPositive = Annotated[float | Schedule, Within(0, ends="()")]
+ScheduledFraction = Annotated[float | Schedule, Within(0, 1)]
+
 
 def value_at(value: float | Schedule, progress: float) -> float:
     """A plain number, or the value of a schedule at ``progress``."""
     return float(value) if isinstance(value, (int, float)) else value(progress)
+
+
+def bounds(value: float | Schedule) -> tuple[float, float]:
+    """The smallest and the largest value that a setting takes over a stage."""
+    return (float(value), float(value)) if isinstance(value, (int, float)) else value.bounds()
+
+
+def knots(value: float | Schedule) -> list[float]:
+    """Where the formula of a setting changes."""
+    if isinstance(value, Ramp):
+        return [value.at, value.at + value.over]
+    return [at for at, _ in value.points] if isinstance(value, Piecewise) else []
+
+
+def stations(*values: float | Schedule) -> list[float]:
+    """The points of a stage at which what several settings do together must be looked at.
+
+    The ends, the knots, and just before them (a step has two values at its place). Between two knots straight lines do
+    nothing that their ends do not show; curved ramps are looked at in between.
+    """
+    inner = sorted({0.0, 1.0, *(at for value in values for at in knots(value) if 0 < at < 1)})
+    points = set(inner) | {math.nextafter(at, 0.0) for at in inner if at}
+    for first, last in pairwise(inner):
+        points |= {first + (last - first) * k / 8 for k in range(1, 8)}
+    return sorted(points)
+
+
+def first_above(low: float | Schedule, high: float | Schedule) -> tuple[float, float, float] | None:
+    """(progress, low, high) where ``low`` first exceeds ``high``; None where it never does."""
+    for progress in stations(low, high):
+        if (below := value_at(low, progress)) > (above := value_at(high, progress)):
+            return progress, below, above
+    return None

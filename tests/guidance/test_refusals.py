@@ -60,7 +60,7 @@ REFUSED = [
     ),
     (
         {"guidance": "esd"}, ["guidance.rule.lam=1.5"],
-        "guidance.rule: lam=1.5 at progress 0 must lie in [0, 1]",
+        "guidance.rule.lam=1.5 must lie in [0, 1]",
     ),
     (
         {"guidance": "csd"}, ["guidance.rule.negative=0", "guidance.rule.empty=0"],

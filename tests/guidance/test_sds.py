@@ -94,7 +94,7 @@ def test_null_may_be_written_unquoted_in_yaml():
 
 
 def test_wrong_word_is_named():
-    with pytest.raises(ValueError, match=r"cfg\.x0_clip='hard' must be one of none, static, dynamic"):
+    with pytest.raises(ValueError, match=r"x0_clip='hard' must be 'none', 'static' or 'dynamic'"):
         ClassifierFree(x0_clip="hard")  # type: ignore[arg-type]
 
 

@@ -230,5 +230,5 @@ def test_priors_without_a_network_and_layers_without_a_name_are_refused(toybox):
         LoRA(targets=())
     toybox_like = type("Prior", (), {"ask": None})
     LoRA().check(toybox_like)
-    with pytest.raises(ValueError, match="camera_maps at least 0"):
+    with pytest.raises(ValueError, match="camera_maps=-1 must lie in"):
         LoRA(camera_maps=-1)

@@ -257,7 +257,7 @@ def test_potential_of_inverts_the_activation():
         ({"base_resolution": 200}, "base_resolution=200"),
         ({"hidden": 65}, "hidden=65"),
         ({"hidden_layers": 0}, "hidden_layers=0"),
-        ({"bound": 0.0}, "bound=0.0 must be positive"),
+        ({"bound": 0.0}, "bound=0.0 must lie in"),
         ({"max_samples": 0}, "max_samples=0"),
     ],
 )

@@ -110,7 +110,7 @@ def test_overrides_reach_into_a_stage() -> None:
         ("stages=[{name: a, optim: 3}]", "stages.0.optim=3 is neither an option's name nor a mapping"),
         ("stages=[a]", "stages.0='a' must be a mapping"),
         ("stages=[]", "stages=[] must be a list of at least one stage"),
-        ("stages=[{name: a, span: [0.5, 0.2]}]", "stages.0: span=[0.5, 0.2]"),
+        ("stages=[{name: a, span: [0.5, 0.2]}]", "stages.0.span=[0.5, 0.2] must not run backwards"),
         ("stages=[{name: a/b}]", "stages.0: name='a/b'"),
         ("stages.0.representation.model.levls=3", "did you mean 'levels'?"),
         ("stages.7.representation=hashgrid", "there are only the stages 0 to 0"),

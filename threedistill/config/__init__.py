@@ -12,7 +12,7 @@
 It is the home of every error about a configuration.
 """
 
-from threedistill.config.building import build, build_as, checked_class
+from threedistill.config.building import build, build_as, check_arguments, checked_class
 from threedistill.config.composition import compose, parse_override
 from threedistill.config.files import parse_yaml, read_config, write_config
 from threedistill.config.options import FLAG_GROUPS, groups, options
@@ -21,7 +21,7 @@ from threedistill.config.schema import SCHEMA_VERSION, Config, check_prompt, che
 from threedistill.config.stages import stage_node, stage_part, stage_path
 
 __all__ = [
-    "FLAG_GROUPS", "SCHEMA_VERSION", "STAGE_PARTS", "Config", "build", "build_as", "check_prompt", "check_shape",
-    "checked_class", "compose", "groups", "options", "parse_override", "parse_yaml", "read_config",
-    "stage_node", "stage_part", "stage_path", "write_config",
+    "FLAG_GROUPS", "SCHEMA_VERSION", "STAGE_PARTS", "Config", "build", "build_as", "check_arguments", "check_prompt",
+    "check_shape", "checked_class", "compose", "groups", "options", "parse_override", "parse_yaml",
+    "read_config", "stage_node", "stage_part", "stage_path", "write_config",
 ]  # fmt: skip

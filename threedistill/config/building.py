@@ -8,12 +8,13 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from threedistill.config.messages import complaint, shown
 from threedistill.config.places import contract_of
 from threedistill.config.targets import argument_types, class_of, inner_contract
 from threedistill.errors import UsageError
+from threedistill.messages import complaint, shown
+from threedistill.values import VALIDATION
 
-__all__ = ["build", "build_as", "checked_class"]
+__all__ = ["build", "build_as", "check_arguments", "checked_class"]
 
 #: Deeper than any configuration is.
 _DEEPEST = 32
@@ -48,21 +49,22 @@ def checked_class(node: Any, where: str, plugins: Sequence[str] = ()) -> type:
     return class_of(node["_target_"], contract_of(where), where, plugins)
 
 
+def check_arguments(node: Any, where: str, plugins: Sequence[str] = ()) -> None:
+    """Refuse what :func:`build` would refuse, without making the object of the place (weights, tables) itself.
+
+    Raises:
+        UsageError: as :func:`build`, but for what only the constructor's body sees.
+    """
+    cls = checked_class(node, where, plugins)
+    _validated(cls, _arguments(cls, node, where, plugins, 0), where)
+
+
 def _built(node: Any, contract: Any, where: str, plugins: Sequence[str], depth: int) -> Any:
     if depth > _DEEPEST:
         raise UsageError(f"{where.split('.')[0]}: nested more than {_DEEPEST} levels deep")
     if isinstance(node, dict) and "_target_" in node:
         cls = class_of(node["_target_"], contract, where, plugins)
-        expected = argument_types(cls)
-        arguments: dict[str, Any] = {}
-        for key, value in node.items():
-            if key == "_target_":
-                continue
-            if key not in expected:
-                known = ", ".join(expected) or "none"
-                raise UsageError(f"{where}: {cls.__name__} has no argument {shown(key)}; there are: {known}")
-            arguments[key] = _built(value, expected[key], f"{where}.{key}", plugins, depth + 1)
-        return _call(cls, arguments, where)
+        return _made(cls, _arguments(cls, node, where, plugins, depth), where)
     if isinstance(node, dict):
         inner = inner_contract(contract)
         return {k: _built(v, inner, f"{where}.{k}", plugins, depth + 1) for k, v in node.items()}
@@ -73,30 +75,63 @@ def _built(node: Any, contract: Any, where: str, plugins: Sequence[str], depth: 
     return node
 
 
-def _call(cls: type, arguments: dict[str, Any], where: str) -> Any:
-    from pydantic import ValidationError
+def _arguments(cls: type, node: Any, where: str, plugins: Sequence[str], depth: int) -> dict[str, Any]:
+    """The arguments of a node, themselves built."""
+    expected = argument_types(cls)
+    arguments: dict[str, Any] = {}
+    for key, value in node.items():
+        if key == "_target_":
+            continue
+        if key not in expected:
+            known = ", ".join(expected) or "none"
+            raise UsageError(f"{where}: {cls.__name__} has no argument {shown(key)}; there are: {known}")
+        arguments[key] = _built(value, expected[key], f"{where}.{key}", plugins, depth + 1)
+    return arguments
 
+
+def _made(cls: type, arguments: dict[str, Any], where: str) -> Any:
     try:
-        return _validated(cls)(**arguments)
-    except ValidationError as error:
-        raise UsageError(complaint(error, where)) from None
+        return cls(**_validated(cls, arguments, where))
     except UsageError:
         raise
     except (ValueError, TypeError) as error:
-        raise UsageError(f"{where}: {' '.join(str(error).split())}") from None
+        raise UsageError(_words(error, where)) from None
+
+
+def _validated(cls: type, arguments: dict[str, Any], where: str) -> dict[str, Any]:
+    """The arguments, each converted to its type and held to its range."""
+    try:
+        return _validator(cls)(**arguments)
+    except (ValueError, TypeError) as error:
+        raise UsageError(_words(error, where)) from None
+
+
+def _words(error: Exception, where: str) -> str:
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        return complaint(error, where)
+    return f"{where}: {' '.join(str(error).split())[:300]}"
 
 
 @functools.cache
-def _validated(cls: type) -> Callable[..., Any]:
-    """The constructor behind a check of its arguments' types; kept, because the schema is costly to make.
+def _validator(cls: type) -> Callable[..., dict[str, Any]]:
+    """Gives a class's arguments back checked; kept, because the schema is costly to make.
 
     No float is ever infinite or not a number, whatever else a setting's type says.
     """
-    from hydra_zen.third_party.pydantic import pydantic_parser
     from pydantic import ConfigDict, validate_call
 
-    config = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
-    return pydantic_parser(cls, parser=validate_call(config=config))
+    def arguments(**values: Any) -> dict[str, Any]:
+        return values
+
+    types = {name: Any if kind is None else kind for name, kind in argument_types(cls).items()}
+    parameters = [p for p in inspect.signature(cls).parameters.values() if p.name in types]
+    arguments.__annotations__ = types
+    arguments.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [p.replace(kind=p.KEYWORD_ONLY, annotation=types[p.name]) for p in parameters]
+    )
+    return validate_call(config=ConfigDict(**VALIDATION))(arguments)
 
 
 def _refuse_words_for_numbers(value: Any, contract: Any, where: str) -> None:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from threedistill.config.messages import shown
 from threedistill.config.options import check_option, groups
 from threedistill.config.schema import SCHEMA_VERSION, Config, check_prompt, check_shape
 from threedistill.config.stages import OWN_PART, Request, expand_stages, flat_keys, hint
 from threedistill.errors import UsageError
+from threedistill.messages import shown
 from threedistill.plugins import config_dirs, trusted
 from threedistill.resources import configs_dir
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from threedistill.atomic import write_text
-from threedistill.config.messages import shown
 from threedistill.config.schema import SCHEMA_VERSION, Config, check_shape
 from threedistill.errors import UsageError
+from threedistill.messages import shown
 from threedistill.plugins import trusted
 
 __all__ = ["parse_yaml", "read_config", "trust", "write_config"]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from threedistill.config.messages import shown
 from threedistill.errors import UsageError, nearest
+from threedistill.messages import shown
 from threedistill.plugins import config_dirs
 from threedistill.resources import configs_dir
 

@@ -7,11 +7,12 @@ Here stand the parts and the plain values; what is in a node with a ``_target_``
 from __future__ import annotations
 
 import functools
+import math
 import re
 from typing import Annotated, Any, Literal
 
-from threedistill.config.messages import complaint
 from threedistill.errors import UsageError
+from threedistill.messages import complaint
 
 __all__ = ["SCHEMA_VERSION", "Config", "check_prompt", "check_shape", "check_text"]
 
@@ -58,10 +59,20 @@ def check_shape(config: object, source: str = "") -> None:
     try:
         _model().validate_python(config)
     except ValidationError as error:
-        raise UsageError(before + complaint(error, "")) from None
+        raise UsageError(before + complaint(error, whole=True)) from None
     assert isinstance(config, dict)
+    _check_finite(config, before, "")
     check_prompt(config["prompt"])
     check_text(config["negative"], "the negative prompt")
+
+
+def _check_finite(node: object, before: str, where: str) -> None:
+    """No number of a configuration is infinite or none at all, whether something reads it or not."""
+    if isinstance(node, float) and not math.isfinite(node):
+        raise UsageError(f"{before}{where}={node} must be a finite number")
+    steps = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, child in steps:
+        _check_finite(child, before, f"{where}.{key}".strip("."))
 
 
 @functools.cache
@@ -98,11 +109,18 @@ def _model() -> Any:
         view_words=bool, view_wordings=Literal["one", "several"], front_bias=Annotated[float, Field(ge=0, le=1)],
         category=text, source=text, inverse=str,
     )  # fmt: skip
+    #: What presets set and other parts interpolate; a plug-in's preset may have more.
+    size = Annotated[int, Field(ge=0, lt=2**31)]
+    budget = part(
+        iterations=NotRequired[size], views=NotRequired[Annotated[int, Field(ge=1, lt=2**31)]],
+        resolution=NotRequired[int | dict[str, Any]], grid=NotRequired[size], faces=NotRequired[Any],
+        texture=NotRequired[size],
+    )  # fmt: skip
     whole = part(
         schema=int, prompt=str, negative=str, seed=Annotated[int, Field(ge=0, lt=2**63)],
         device=Literal["auto", "cpu", "cuda"], init=text, prior=part(name=name, model=node), cfg=node,
         stages=Annotated[list[stage], Field(min_length=1, max_length=_MOST_STAGES)],
-        particles=Annotated[int, Field(ge=1, le=_MOST_PARTICLES)], prompts=prompts, plugins=list[str], trainer=node,
-        export=node, **own,
+        particles=Annotated[int, Field(ge=1, le=_MOST_PARTICLES)], prompts=prompts, plugins=list[str], budget=budget,
+        trainer=node, export=node, **own,
     )  # fmt: skip
     return TypeAdapter(whole)

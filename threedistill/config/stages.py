@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from threedistill.config.messages import shown
 from threedistill.config.options import check_option
 from threedistill.config.places import STAGE_PARTS
 from threedistill.config.schema import Config
 from threedistill.errors import UsageError, nearest
+from threedistill.messages import shown
 
 __all__ = [
     "OWN_PART",

@@ -8,6 +8,7 @@ constructor's argument. A place whose annotation says nothing takes no target.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -17,8 +18,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from typing_extensions import get_protocol_members, is_protocol
 
-from threedistill.config.messages import shown
 from threedistill.errors import UsageError, nearest
+from threedistill.messages import shown
 
 __all__ = ["argument_types", "class_of", "fits", "inner_contract"]
 
@@ -113,7 +114,8 @@ def argument_types(cls: type) -> dict[str, Any]:
         UsageError: a constructor whose arguments have no names (``**kwargs``), or whose annotations name nothing.
     """
     try:
-        hints = get_type_hints(cls.__init__, include_extras=True)
+        source = cls if dataclasses.is_dataclass(cls) else inspect.unwrap(cls.__init__)
+        hints = get_type_hints(source, include_extras=True)
         parameters = inspect.signature(cls).parameters.values()
     except (NameError, TypeError, ValueError) as error:
         raise UsageError(

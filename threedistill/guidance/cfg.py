@@ -10,8 +10,7 @@ Every variant answers one contract, :class:`CFG`; Perp-Neg is in ``perp_neg.py``
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from threedistill.schedule import Schedule, value_at
 from threedistill.types import Condition, Evidence, Prediction, Query
+from threedistill.values import Fraction, Within, settings
 
 TextOfUncond = Literal["null", "negative"]
 TextOfCond = Literal["view", "base", "source", "category"]
@@ -109,7 +109,7 @@ class CFG(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@settings
 class ClassifierFree:
     """Classifier-free guidance ``eps^s = eps_u + s (eps_c - eps_u)``, optionally rescaled and clipped.
 
@@ -125,12 +125,12 @@ class ClassifierFree:
             one (:func:`rescale_std`); 0 is exact CFG.
     """
 
-    scale: float | Schedule = 7.5
+    scale: Annotated[float | Schedule, Within(0, 1000)] = 7.5
     uncond_camera: Literal["keep", "null"] | None = "keep"
     uncond_image: Literal["keep", "null"] | None = "null"
     uncond_text: TextOfUncond | None = "negative"
     x0_clip: Literal["none", "static", "dynamic"] | None = "none"
-    rescale: float = 0.0
+    rescale: Fraction = 0.0
 
     def __post_init__(self) -> None:
         # An unquoted `null` in YAML or on the command line arrives as None and means the word.
@@ -142,16 +142,6 @@ class ClassifierFree:
         ):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, word)
-        for name, allowed in (
-            ("uncond_camera", ("keep", "null")),
-            ("uncond_image", ("keep", "null")),
-            ("uncond_text", ("null", "negative")),
-            ("x0_clip", ("none", "static", "dynamic")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"cfg.{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
-        if not 0 <= self.rescale <= 1:
-            raise ValueError(f"cfg.rescale={self.rescale} must lie in [0, 1]")
 
     @property
     def exact(self) -> bool:

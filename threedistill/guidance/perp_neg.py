@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from threedistill.cameras import OVERHEAD_LIMIT
 from threedistill.guidance.cfg import BlankText, ClassifierFree, TextOfCond, at_point
-from threedistill.schedule import Schedule, value_at
+from threedistill.schedule import Schedule, ScheduledNonNegative, value_at
 from threedistill.types import Cameras, Evidence, Prediction, Query
+from threedistill.values import settings
 
 
 def perpendicular(
@@ -46,7 +47,7 @@ def perp_neg(
     return uncond + scale * total
 
 
-@dataclass(frozen=True)
+@settings
 class Decay:
     """``f(r) = max(a exp(-b r) + c, 0)``."""
 
@@ -58,7 +59,7 @@ class Decay:
         return (self.a * torch.exp(-self.b * r) + self.c).clamp(min=0)
 
 
-@dataclass(frozen=True)
+@settings
 class AzimuthWeights:
     """How strongly "front view" and "side view" are pushed away at each azimuth (0 = front, pi = back).
 
@@ -87,7 +88,7 @@ class AzimuthWeights:
         return -front * seen, -side * seen
 
 
-@dataclass(frozen=True)
+@settings
 class PerpNeg:
     """Classifier-free guidance plus Perp-Neg against the wordings of the other views.
 
@@ -104,7 +105,7 @@ class PerpNeg:
 
     base: ClassifierFree
     weights: AzimuthWeights = field(default_factory=AzimuthWeights)
-    strength: float | Schedule = 1.0
+    strength: ScheduledNonNegative = 1.0
 
     @property
     def scale(self) -> float | Schedule:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from threedistill.schedule import Schedule, value_at
+from threedistill.schedule import ScheduledNonNegative, value_at
 from threedistill.types import Rendering
+from threedistill.values import Below, checked, settings
 
 
 def opacity_entropy(rendering: Rendering) -> Float[Tensor, ""]:
@@ -91,7 +91,7 @@ TERMS: dict[str, Callable[[Rendering], Tensor]] = {
 }
 
 
-@dataclass(frozen=True)
+@settings
 class RegularizerWeights:
     """Weights of the terms, numbers or schedules of progress; 0 leaves a term out.
 
@@ -101,17 +101,17 @@ class RegularizerWeights:
         splat_scale, anisotropy, splat_entropy: of splats; likewise.
     """
 
-    opacity_entropy: float | Schedule = 0.0
-    sparsity: float | Schedule = 0.0
-    orientation: float | Schedule = 0.0
-    distortion: float | Schedule = 0.0
-    normal_consistency: float | Schedule = 0.0
-    laplacian: float | Schedule = 0.0
-    eikonal: float | Schedule = 0.0
-    sign_change: float | Schedule = 0.0
-    splat_scale: float | Schedule = 0.0
-    anisotropy: float | Schedule = 0.0
-    splat_entropy: float | Schedule = 0.0
+    opacity_entropy: ScheduledNonNegative = 0.0
+    sparsity: ScheduledNonNegative = 0.0
+    orientation: ScheduledNonNegative = 0.0
+    distortion: ScheduledNonNegative = 0.0
+    normal_consistency: ScheduledNonNegative = 0.0
+    laplacian: ScheduledNonNegative = 0.0
+    eikonal: ScheduledNonNegative = 0.0
+    sign_change: ScheduledNonNegative = 0.0
+    splat_scale: ScheduledNonNegative = 0.0
+    anisotropy: ScheduledNonNegative = 0.0
+    splat_entropy: ScheduledNonNegative = 0.0
 
 
 class Regularizers(nn.Module):
@@ -129,17 +129,14 @@ class Regularizers(nn.Module):
 
     rms_squared: Tensor
 
+    @checked
     def __init__(
         self,
         weights: RegularizerWeights,
         scale: Literal["relative", "absolute"] = "relative",
-        memory: float = 0.95,
+        memory: Annotated[float, Below(1)] = 0.95,
     ) -> None:
         super().__init__()
-        if scale not in ("relative", "absolute"):
-            raise ValueError(f"regularizers.scale={scale!r} must be relative or absolute")
-        if not 0 <= memory < 1:
-            raise ValueError(f"regularizers.memory={memory} must lie in [0, 1)")
         self.weights, self.scale, self.memory = weights, scale, memory
         self.register_buffer("rms_squared", torch.zeros(()))
         self.elements = 1

@@ -8,16 +8,15 @@ weight ``w(t)``, as everywhere in the field. The other families: ``rules_student
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.guidance.cfg import CFG, rescale_std
 from threedistill.types import Evidence, NoiseLevel, Query
+from threedistill.values import Count, Fraction, settings
 
 
-@dataclass(frozen=True)
+@settings
 class SDS:
     """Score distillation sampling: ``g = eps^s(x_t) - eps``.
 
@@ -39,7 +38,7 @@ class SDS:
         return (self.cfg(evidence, progress) - evidence.noise).detach()
 
 
-@dataclass(frozen=True)
+@settings
 class SJC:
     """Score Jacobian chaining: ``g = eps^s - eps`` (variance-reduced), or ``g = eps^s``; to be weighted uniformly.
 
@@ -66,7 +65,7 @@ class SJC:
         return (guided - evidence.noise if self.variance_reduction else guided).detach()
 
 
-@dataclass(frozen=True)
+@settings
 class MVSDS:
     """Multi-view SDS: ``g = (alpha / sigma) (x0 - x0_tilde)``, whose target keeps the contrast of a whole group.
 
@@ -83,14 +82,8 @@ class MVSDS:
     """
 
     cfg: CFG
-    rescale: float = 0.5
-    group: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.rescale <= 1:
-            raise ValueError(f"rescale={self.rescale} must lie in [0, 1]")
-        if self.group < 1:
-            raise ValueError(f"group={self.group} must be at least 1")
+    rescale: Fraction = 0.5
+    group: Count = 1
 
     def queries(self, progress: float) -> tuple[Query, ...]:
         """Guidance's questions, and always the conditional one."""

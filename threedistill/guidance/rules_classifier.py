@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import torch
 from jaxtyping import Float
@@ -10,13 +10,14 @@ from torch import Tensor
 
 from threedistill.guidance.cfg import CFG
 from threedistill.guidance.trajectory import Inverted
-from threedistill.schedule import Schedule, value_at
+from threedistill.schedule import ScheduledNumber, stations, value_at
 from threedistill.types import Evidence, Query
+from threedistill.values import NonNegative, settings
 
 _STAGE = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-@dataclass(frozen=True)
+@settings
 class CSD:
     """Classifier score distillation: ``g = k_c eps_c + k_0 eps_empty + k_n eps_negative + k_e eps``.
 
@@ -33,14 +34,15 @@ class CSD:
     """
 
     cfg: CFG
-    cond: float | Schedule = 1.0
-    empty: float | Schedule = -1.0
-    negative: float | Schedule = 0.0
-    noise: float | Schedule = 0.0
+    cond: ScheduledNumber = 1.0
+    empty: ScheduledNumber = -1.0
+    negative: ScheduledNumber = 0.0
+    noise: ScheduledNumber = 0.0
 
     def __post_init__(self) -> None:
-        for progress in _STAGE:
-            total = sum(value_at(k, progress) for k in (self.cond, self.empty, self.negative, self.noise))
+        coefficients = (self.cond, self.empty, self.negative, self.noise)
+        for progress in stations(*coefficients):
+            total = sum(value_at(k, progress) for k in coefficients)
             if abs(total) > 1e-6:
                 raise ValueError(
                     f"the coefficients cond, empty, negative and noise sum to {total:g} at progress {progress:g}, "
@@ -66,7 +68,7 @@ class CSD:
         return direction.detach()
 
 
-@dataclass(frozen=True)
+@settings
 class CSM:
     """Classifier score matching: ``g = s (eps_c - eps_null)`` at an ``x_t`` found by deterministic inversion. DERIVED.
 
@@ -101,7 +103,7 @@ class CSM:
         return (scale * (evidence["cond"].eps - evidence["null"].eps)).detach()
 
 
-@dataclass(frozen=True)
+@settings
 class NFSD:
     """Noise-free score distillation: ``g = delta_D + s (eps_c - eps_null)``.
 
@@ -118,7 +120,7 @@ class NFSD:
     """
 
     cfg: CFG
-    threshold: float = 0.572
+    threshold: NonNegative = 0.572
 
     def queries(self, progress: float) -> tuple[Query, ...]:
         """The prompt, nothing, and the negative prompt."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,9 +11,10 @@ from torch import Tensor
 from threedistill.guidance.cfg import CFG
 from threedistill.guidance.trajectory import Interval, OdeStep, Reparametrized
 from threedistill.types import Evidence, Query
+from threedistill.values import settings
 
 
-@dataclass(frozen=True)
+@settings
 class ISM:
     """Interval score matching: ``g = eps^s(x_t) - eps_null(x_s)``, both points on one inversion, ``s < t``.
 
@@ -37,7 +39,7 @@ class ISM:
         return (self.cfg(evidence, progress) - evidence["interval"].eps).detach()
 
 
-@dataclass(frozen=True)
+@settings
 class SDI:
     """Score distillation via reparametrised DDIM: ``g = eps^s(alpha x0 + sigma kappa) - kappa``.
 
@@ -64,7 +66,7 @@ class SDI:
         return (self.cfg(evidence, progress) - evidence.noise).detach()
 
 
-@dataclass(frozen=True)
+@settings
 class CDS:
     """Consistency distillation sampling: ``g = eps^s(x_t, t) - eps^s(x_t', t')``, one step of the ODE apart.
 
@@ -80,11 +82,7 @@ class CDS:
     cfg: CFG
     trajectory: OdeStep = field(default_factory=OdeStep)
     #: Read by ``draw_noise``.
-    noise: str = "fixed"
-
-    def __post_init__(self) -> None:
-        if self.noise not in ("fixed", "fresh"):
-            raise ValueError(f"noise={self.noise!r} must be fixed or fresh")
+    noise: Literal["fixed", "fresh"] = "fixed"
 
     def queries(self, progress: float) -> tuple[Query, ...]:
         """Guidance's questions at both points."""

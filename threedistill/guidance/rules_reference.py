@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from jaxtyping import Float
@@ -11,9 +11,10 @@ from torch import Tensor
 from threedistill.guidance.cfg import CFG
 from threedistill.guidance.trajectory import Reference
 from threedistill.types import Evidence, Query
+from threedistill.values import settings
 
 
-@dataclass(frozen=True)
+@settings
 class CSDS:
     """Category-score distillation sampling: ``g = eps^s(x_t; prompt, camera) - eps_baseline(x_t; category)``. DERIVED.
 
@@ -47,7 +48,7 @@ class CSDS:
         return (guided - evidence.noise + self.eta * (category - evidence["category null"].eps)).detach()
 
 
-@dataclass(frozen=True)
+@settings
 class DDS:
     """Delta denoising score: ``g = eps^s(x_t; prompt) - eps^s(x_t'; source prompt)``, an edit.
 

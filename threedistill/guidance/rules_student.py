@@ -6,7 +6,6 @@ the view-independent prompt and, except where a rule asks it blind, the camera; 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -14,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.guidance.cfg import CFG
-from threedistill.schedule import Schedule, value_at
+from threedistill.schedule import ScheduledFraction, value_at
 from threedistill.types import Evidence, Prediction, Query
+from threedistill.values import settings
 
 Normalization = Literal["none", "dmd"]
 Divergence = Literal[
@@ -63,7 +63,7 @@ def estimated_log_ratio(teacher: Prediction, student: Prediction) -> Float[Tenso
     return ((student.eps.square() - teacher.eps.square()).mean(dims) / 2).clamp(-10, 10)
 
 
-@dataclass(frozen=True)
+@settings
 class ESD:
     """Entropic score distillation: ``g = eps^s - lambda eps_student(no camera) - (1 - lambda) eps_student(camera)``.
 
@@ -84,15 +84,9 @@ class ESD:
     """
 
     cfg: CFG
-    lam: float | Schedule = 0.5
+    lam: ScheduledFraction = 0.5
     normalize: Normalization = "none"
     divergence: Divergence = "reverse_kl"
-
-    def __post_init__(self) -> None:
-        for progress in (0.0, 0.25, 0.5, 0.75, 1.0):
-            lam = value_at(self.lam, progress)
-            if not 0 <= lam <= 1:
-                raise ValueError(f"lam={lam:g} at progress {progress:g} must lie in [0, 1]")
 
     def queries(self, progress: float) -> tuple[Query, ...]:
         """Guidance's questions, and the student with and without its camera where they count."""
@@ -112,7 +106,7 @@ class ESD:
         return _student_direction(evidence, teacher, student, self.normalize, self.divergence)
 
 
-@dataclass(frozen=True)
+@settings
 class VSD:
     """Variational score distillation: ``g = eps^s - eps_student(camera)``, ESD with ``lambda = 0``.
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threedistill.schedule import Schedule, value_at
+from threedistill.schedule import Schedule, ScheduledPositive, value_at
+from threedistill.values import settings
 
 
 def surrogate(x0: Float[Tensor, "B C h w"], direction: Float[Tensor, "B C h w"]) -> Float[Tensor, ""]:
@@ -44,7 +43,7 @@ def clip(
     return direction.clamp(-bound, bound)
 
 
-@dataclass(frozen=True)
+@settings
 class Surrogate:
     """The guard and the loss of one step: non-finite values to 0, an optional clip, then :func:`surrogate`.
 
@@ -52,11 +51,7 @@ class Surrogate:
         clip: elementwise bound on the weighted direction, a number or a schedule of progress; None = none.
     """
 
-    clip: float | Schedule | None = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.clip, (int, float)) and self.clip <= 0:
-            raise ValueError(f"surrogate.clip={self.clip} must be positive, or null for none")
+    clip: ScheduledPositive | None = None
 
     def guard(
         self, direction: Float[Tensor, "B C h w"], progress: float = 0.0

@@ -6,8 +6,8 @@ A window is given in ``t`` (fractions of the prior's own path; the field's ``[0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import field
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,8 @@ from torch import Tensor
 from threedistill.prediction import NoiseLevel
 from threedistill.protocols import NoisePath
 from threedistill.rng import Streams
-from threedistill.schedule import Ramp, Schedule, value_at
+from threedistill.schedule import Ramp, ScheduledNumber, bounds, first_above, value_at
+from threedistill.values import Fraction, Within, settings
 
 Unit = Literal["t", "logsnr"]
 
@@ -29,7 +30,7 @@ def _levels(path: NoisePath, value: Float[Tensor, "B"], unit: Unit) -> NoiseLeve
     return level if path.steps is None else path.at(level.index.round())
 
 
-@dataclass(frozen=True)
+@settings
 class Window:
     """An interval of noise levels, both ends included, each a number or a schedule of progress.
 
@@ -38,26 +39,24 @@ class Window:
         unit: ``t`` = fraction of the prior's path (0 clean, 1 noise), ``logsnr`` = log(alpha^2 / sigma^2).
     """
 
-    min: float | Schedule = 0.02
-    max: float | Schedule = 0.98
+    min: ScheduledNumber = 0.02
+    max: ScheduledNumber = 0.98
     unit: Unit = "t"
 
     def __post_init__(self) -> None:
-        if self.unit not in ("t", "logsnr"):
-            raise ValueError(f"window.unit={self.unit!r} must be t or logsnr")
-        for progress in (0.0, 0.25, 0.5, 0.75, 1.0):
-            low, high = self.at(progress)
-            if low > high:
-                raise ValueError(f"window [{low:g}, {high:g}] runs backwards at progress {progress:g}")
-            if self.unit == "t" and not (low >= 0 and high <= 1):
-                raise ValueError(f"window [{low:g}, {high:g}] of t leaves [0, 1] at progress {progress:g}")
+        for name, end in (("min", self.min), ("max", self.max)):
+            low, high = bounds(end)
+            if self.unit == "t" and not 0 <= low <= high <= 1:
+                raise ValueError(f"window.{name} takes values in [{low:g}, {high:g}], and t lies in [0, 1]")
+        if at := first_above(self.min, self.max):
+            raise ValueError(f"window [{at[1]:g}, {at[2]:g}] runs backwards at progress {at[0]:g}")
 
     def at(self, progress: float) -> tuple[float, float]:
         """Both ends at this point of the stage."""
         return value_at(self.min, progress), value_at(self.max, progress)
 
 
-@dataclass(frozen=True)
+@settings
 class Uniform:
     """Levels uniform over a window: ``u ~ U[min, max]``, in the window's unit.
 
@@ -71,10 +70,6 @@ class Uniform:
 
     window: Window = field(default_factory=Window)
     draw: Literal["independent", "spread", "shared"] = "independent"
-
-    def __post_init__(self) -> None:
-        if self.draw not in ("independent", "spread", "shared"):
-            raise ValueError(f"timesteps.draw={self.draw!r} must be independent, spread or shared")
 
     def sample(
         self, path: NoisePath, progress: float, rng: Streams, views: int, group: int = 1
@@ -105,7 +100,7 @@ class Uniform:
         return path.at(first + torch.floor(u * (last - first + 1)).clamp(max=float(last - first)))
 
 
-@dataclass(frozen=True)
+@settings
 class Annealed:
     """One deterministic level for all views, a function of progress alone.
 
@@ -124,8 +119,6 @@ class Annealed:
     unit: Unit = "t"
 
     def __post_init__(self) -> None:
-        if self.shape not in ("linear", "sqrt"):
-            raise ValueError(f"timesteps.shape={self.shape!r} must be linear or sqrt")
         if self.unit == "t" and not (0 <= self.start <= 1 and 0 <= self.end <= 1):
             raise ValueError(f"timesteps start={self.start} and end={self.end} in t must lie in [0, 1]")
 
@@ -137,7 +130,7 @@ class Annealed:
         return _levels(path, torch.full((views,), value), self.unit)
 
 
-@dataclass(frozen=True)
+@settings
 class DreamTime:
     """One falling level for all views that spends the run where content is made.
 
@@ -152,21 +145,18 @@ class DreamTime:
         min, max: the window.
     """
 
-    high: float = 0.8
-    low: float = 0.5
-    high_width: float = 0.3
-    low_width: float = 0.1
-    min: float = 0.02
-    max: float = 0.98
+    high: Fraction = 0.8
+    low: Fraction = 0.5
+    high_width: Annotated[float, Within(0.001, 10)] = 0.3
+    low_width: Annotated[float, Within(0.001, 10)] = 0.1
+    min: Fraction = 0.02
+    max: Fraction = 0.98
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min < self.max <= 1 or not 0 <= self.low <= self.high <= 1:
+        if self.min >= self.max or self.low > self.high:
             raise ValueError(
-                f"timesteps: 0 <= min={self.min} < max={self.max} <= 1 and 0 <= low={self.low} <= "
-                f"high={self.high} <= 1 must hold"
+                f"timesteps: min={self.min} < max={self.max} and low={self.low} <= high={self.high} must hold"
             )
-        if self.high_width <= 0 or self.low_width <= 0:
-            raise ValueError("timesteps: high_width and low_width must be positive")
 
     def value(self, path: NoisePath, progress: float) -> float:
         """The fraction of the path at this point of the stage."""

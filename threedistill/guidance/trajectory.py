@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -25,8 +25,9 @@ from threedistill.prediction import NoiseLevel, Prediction
 from threedistill.prompts import PromptSet
 from threedistill.protocols import GuidanceRule, NoisePath, Prior
 from threedistill.rng import Streams
-from threedistill.schedule import Schedule, value_at
+from threedistill.schedule import ScheduledFraction, ScheduledNonNegative, value_at
 from threedistill.types import Evidence, Query
+from threedistill.values import Below, Count, NonNegative, Within, settings
 
 Unit = Literal["t", "logsnr"]
 Points = dict[str, tuple[Tensor, NoiseLevel]]
@@ -184,16 +185,13 @@ def _asked(
 # Strategies
 
 
-def _check_grid(stride: float, max_steps: int, start: float) -> None:
-    if not 0 < stride <= 1:
-        raise ValueError(f"stride={stride} must lie in (0, 1]")
-    if not 0 <= start < 1:
-        raise ValueError(f"start={start} must lie in [0, 1)")
-    if max_steps < 1:
-        raise ValueError(f"max_steps={max_steps} must be at least 1")
+#: Longest step of an inversion and where it begins, fractions of the path; guidance during it.
+Stride = Annotated[float, Within(0.001, 1)]
+Start = Annotated[float, Below(1)]
+InversionScale = Annotated[float, Within(-1000, 1000)]
 
 
-@dataclass(frozen=True)
+@settings
 class Inverted:
     """``x_t`` by inversion of the render, without the prompt (CSM).
 
@@ -204,13 +202,10 @@ class Inverted:
         start: where the inversion begins, a fraction of the path (see :func:`invert`).
     """
 
-    stride: float = 0.2
-    max_steps: int = 5
-    scale: float = 0.0
-    start: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_grid(self.stride, self.max_steps, self.start)
+    stride: Stride = 0.2
+    max_steps: Count = 5
+    scale: InversionScale = 0.0
+    start: Start = 0.0
 
     def trace(self, situation: Situation, cfg: CFG, progress: float) -> Traced:
         """Point ``t``."""
@@ -218,7 +213,7 @@ class Inverted:
         return Traced({"t": (x, situation.level)})
 
 
-@dataclass(frozen=True)
+@settings
 class Interval:
     """``x_s`` by inversion and ``x_t`` from it by one more step, ``s = t - delta`` (ISM).
 
@@ -227,13 +222,10 @@ class Interval:
         stride, max_steps, start: of the inversion up to ``s``.
     """
 
-    delta: float | Schedule = 0.05
-    stride: float = 0.2
-    max_steps: int = 5
-    start: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_grid(self.stride, self.max_steps, self.start)
+    delta: ScheduledFraction = 0.05
+    stride: Stride = 0.2
+    max_steps: Count = 5
+    start: Start = 0.0
 
     def trace(self, situation: Situation, cfg: CFG, progress: float) -> Traced:
         """Points ``t`` and ``s``, and the prediction ``interval`` without the prompt at ``s``."""
@@ -245,7 +237,7 @@ class Interval:
         return Traced({"t": (x_t, situation.level), "s": (x_s, lower)}, {"interval": at_s})
 
 
-@dataclass(frozen=True)
+@settings
 class Reparametrized:
     """``x_t = alpha x0 + sigma kappa`` with the teacher's own noise ``kappa`` for this render (SDI).
 
@@ -263,20 +255,13 @@ class Reparametrized:
     """
 
     solver: Literal["ddim", "fixed_point"] = "ddim"
-    scale: float = -7.5
-    stride: float = 0.1
-    max_steps: int = 10
-    start: float = 0.0
-    gap: float = 0.0
-    eta: float = 0.3
+    scale: InversionScale = -7.5
+    stride: Stride = 0.1
+    max_steps: Count = 10
+    start: Start = 0.0
+    gap: NonNegative = 0.0
+    eta: NonNegative = 0.3
     unit: Unit = "t"
-
-    def __post_init__(self) -> None:
-        _check_grid(self.stride, self.max_steps, self.start)
-        if self.solver not in ("ddim", "fixed_point"):
-            raise ValueError(f"solver={self.solver!r} must be ddim or fixed_point")
-        if self.gap < 0 or self.eta < 0:
-            raise ValueError("gap and eta must not be negative")
 
     def trace(self, situation: Situation, cfg: CFG, progress: float) -> Traced:
         """Point ``t``."""
@@ -295,7 +280,7 @@ class Reparametrized:
         return Traced({"t": (level.add_noise(situation.x0, kappa), level)})
 
 
-@dataclass(frozen=True)
+@settings
 class OdeStep:
     """``x_t'`` by one guided step of the ODE from ``x_t`` down to ``t' < t`` (CDS).
 
@@ -304,7 +289,7 @@ class OdeStep:
         unit: ``t`` = fraction of the path, ``logsnr``.
     """
 
-    gap: float | Schedule = 0.2
+    gap: ScheduledNonNegative = 0.2
     unit: Unit = "t"
 
     def trace(self, situation: Situation, cfg: CFG, progress: float) -> Traced:
@@ -315,7 +300,7 @@ class OdeStep:
         return Traced({"lower": (lower.add_noise(guided.x0, guided.eps), lower)}, dict(seen.predictions))
 
 
-@dataclass(frozen=True)
+@settings
 class Reference:
     """The unedited scene with the step's own noise and level (DDS)."""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.prediction import NoiseLevel
+from threedistill.values import Positive, settings
 
 WeightingKind = Literal[
     "uniform",
@@ -21,7 +21,7 @@ WeightingKind = Literal[
 ]
 
 
-@dataclass(frozen=True)
+@settings
 class Weighting:
     """``w(t)`` as a function of the noise level, per sample.
 
@@ -44,16 +44,8 @@ class Weighting:
     """
 
     kind: WeightingKind = "sigma2"
-    factor: float = 1.0
-    cap: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind not in get_args(WeightingKind):
-            raise ValueError(
-                f"weighting.kind={self.kind!r} must be one of {', '.join(get_args(WeightingKind))}"
-            )
-        if self.factor <= 0 or (self.cap is not None and self.cap <= 0):
-            raise ValueError("weighting.factor and weighting.cap must be positive")
+    factor: Positive = 1.0
+    cap: Positive | None = None
 
     def __call__(self, level: NoiseLevel) -> Float[Tensor, "B"]:
         """(B,) the weights of ``B`` noise levels."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
@@ -22,6 +23,7 @@ from threedistill.priors.space import PixelSpace
 from threedistill.prompts import without_view
 from threedistill.protocols import ImageSpace, NoisePath
 from threedistill.types import Condition, Conditioning, NoiseLevel
+from threedistill.values import Within, checked
 
 
 def gaussian_eps(
@@ -216,9 +218,14 @@ class DiscPrior(GaussianPrior):
 
     wants: frozenset[Condition] = frozenset({"text", "background"})
 
-    def __init__(self, size: int = 64, radius: float = 0.5, std: float = 0.1, null_std: float = 0.5) -> None:
-        if not 0 < radius <= 1 or std <= 0 or null_std <= 0:
-            raise ValueError("DiscPrior: radius must lie in (0, 1] and both std must be positive")
+    @checked
+    def __init__(
+        self,
+        size: Annotated[int, Within(1, 4096)] = 64,
+        radius: Annotated[float, Within(0, 1, "(]")] = 0.5,
+        std: Annotated[float, Within(1e-6, 1e6)] = 0.1,
+        null_std: Annotated[float, Within(1e-6, 1e6)] = 0.5,
+    ) -> None:
         super().__init__(PixelSpace(size), DiscretePath.from_betas("squaredcos_cap_v2"), {})
         axis = (torch.arange(size) + 0.5) * (2 / size) - 1
         edge = (radius - (axis[:, None] ** 2 + axis**2).sqrt()) * size / 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from threedistill.priors.embedding_cache import Embedding, EmbeddingCache, defau
 from threedistill.priors.families import Family
 from threedistill.priors.loading import Source, find
 from threedistill.types import Condition, Conditioning, NoiseLevel, Prediction, PredictionKind
+from threedistill.values import Within
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -57,7 +58,7 @@ class DiffusersPrior:
         model: str,
         mirrors: tuple[str, ...] = (),
         revision: str | None = None,
-        size: int | None = None,
+        size: Annotated[int, Within(8, 8192)] | None = None,
         dtype: DtypeName = "auto",
         variant: str | None = None,
         licence: str = "unknown",

@@ -23,8 +23,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
@@ -37,6 +36,7 @@ from threedistill.priors.student import told_cameras
 from threedistill.protocols import STUDENT_CAMERA, ImageSpace, NetworkPrior, NoisePath, Prior
 from threedistill.toybox.conditioning import CAMERA_SIZE
 from threedistill.types import Conditioning, NoiseLevel
+from threedistill.values import Within, settings
 
 #: The common map in units of this: a step of Adam changes it about as much as it changes what dense layers draw.
 _PACE = 100.0
@@ -248,7 +248,7 @@ def _time_embedding(network: nn.Module, name: str) -> nn.Module:
     )
 
 
-@dataclass(frozen=True)
+@settings
 class LoRA:
     """``student=lora``: see :class:`LoRAStudent`.
 
@@ -260,17 +260,13 @@ class LoRA:
         camera_maps: maps of features drawn from the camera; 0 = none.
     """
 
-    rank: int = 16
-    scale: float = 1.0
+    rank: Annotated[int, Within(1, 4096)] = 16
+    scale: Annotated[float, Within(-1000, 1000)] = 1.0
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
-    camera_width: int = 64
-    camera_maps: int = 0
+    camera_width: Annotated[int, Within(1, 65536)] = 64
+    camera_maps: Annotated[int, Within(0, 4096)] = 0
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.camera_width < 1 or self.camera_maps < 0:
-            raise ValueError(
-                "student.model: rank and camera_width must be at least 1, camera_maps at least 0"
-            )
         if not self.targets:
             raise ValueError("student.model.targets is empty; name some layers, such as to_q")
 

@@ -7,6 +7,7 @@ prior: what the oracle cannot teach, no prior can.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,7 @@ from threedistill.priors.noise_path import DiscretePath
 from threedistill.priors.space import PixelSpace
 from threedistill.prompts import without_view
 from threedistill.types import Cameras, Condition, Conditioning, Mesh, NoiseLevel, Shading
+from threedistill.values import Within, checked
 
 
 @lru_cache(maxsize=8)
@@ -51,16 +53,15 @@ class OraclePrior:
     licence = "Apache-2.0"
     wants: frozenset[Condition] = frozenset({"text", "camera", "background"})
 
+    @checked
     def __init__(
         self,
-        size: int = 64,
-        std: float = 0.08,
-        null_std: float = 0.5,
+        size: Annotated[int, Within(1, 4096)] = 64,
+        std: Annotated[float, Within(1e-6, 1e6)] = 0.08,
+        null_std: Annotated[float, Within(1e-6, 1e6)] = 0.5,
         shading: Shading = "none",
         kind: PredictionKind = "v",
     ) -> None:
-        if std <= 0 or null_std <= 0:
-            raise ValueError("OraclePrior: std and null_std must be positive")
         self.space = PixelSpace(size)
         self.path = DiscretePath.from_betas("squaredcos_cap_v2")
         self.std, self.null_std = std, null_std

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,6 +23,7 @@ from threedistill.priors.analytic import gaussian_eps
 from threedistill.protocols import STUDENT_CAMERA, ImageSpace, NoisePath, Prior
 from threedistill.toybox.conditioning import CAMERA_SIZE, camera_vectors
 from threedistill.types import Cameras, Condition, Conditioning, NoiseLevel
+from threedistill.values import Within, settings
 
 #: The weight ``1 / sigma^2`` that turns an error in x0 into one in v grows without limit; at most this.
 MAX_WEIGHT = 5.0
@@ -124,7 +125,7 @@ class GaussianStudent(nn.Module):
         return self.answer(x_t, level, conditioning)
 
 
-@dataclass(frozen=True)
+@settings
 class Gaussian:
     """``student=gaussian``: see :class:`GaussianStudent`; for priors without a network.
 
@@ -132,11 +133,7 @@ class Gaussian:
         std: standard deviation it starts with, around 0.
     """
 
-    std: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.std <= 0:
-            raise ValueError(f"student.model.std={self.std} must be positive")
+    std: Annotated[float, Within(1e-6, 1e6)] = 0.5
 
     def check(self, prior: type) -> None:
         """Fits every prior."""

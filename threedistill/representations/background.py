@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.rng import Streams
+from threedistill.values import Fraction, Within, settings
 
 __all__ = ["BackgroundSampler"]
 
 
-@dataclass(frozen=True)
+@settings
 class BackgroundSampler:
     """White with probability ``white`` (except behind whitish objects), otherwise uniform over the sRGB cube.
 
@@ -27,14 +28,8 @@ class BackgroundSampler:
             ``(c + 0.5) mod 1``, which is 0.5 away from it in every channel; white gives way to a random colour.
     """
 
-    white: float = 0.5
-    clearance: float = 0.35
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.white <= 1:
-            raise ValueError(f"background.white={self.white} must lie in [0, 1]")
-        if not 0 <= self.clearance <= 0.8:
-            raise ValueError(f"background.clearance={self.clearance} must lie in [0, 0.8]")
+    white: Fraction = 0.5
+    clearance: Annotated[float, Within(0, 0.8)] = 0.35
 
     def sample(
         self, rng: Streams, views: int, group: int = 1, avoid: Float[Tensor, "3"] | None = None

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from threedistill.errors import ThreedistillError, UsageError
+from threedistill.memory import need
 from threedistill.protocols import RenderContext
 from threedistill.rng import Streams
 from threedistill.types import Cameras, Mesh, Rendering
+from threedistill.values import Count, Within, checked
 
 __all__ = ["Canvas"]
 
@@ -35,14 +37,13 @@ class Canvas(nn.Module):
 
     start: Tensor
 
+    @checked
     def __init__(
-        self, size: int = 64, pictures: int = 1, noise: float = 0.3, picture: str | None = None
-    ) -> None:
+        self, size: Annotated[int, Within(8, 8192)] = 64, pictures: Count = 1,
+        noise: Annotated[float, Within(0, 100)] = 0.3, picture: str | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
-        if size < 8 or pictures < 1 or noise < 0:
-            raise ValueError(
-                f"size={size} must be at least 8, pictures={pictures} at least 1, noise={noise} not negative"
-            )
+        need(48 * size * size * pictures, f"{pictures} pictures of {size} pixels a side")
         self.size, self.count = size, pictures
         if picture is None:
             theta = noise * torch.randn(pictures, size, size, 3)

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from dataclasses import replace
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -26,6 +26,7 @@ from threedistill.representations import seeding, splat_color, splat_surface
 from threedistill.representations.fitting import fit_to_pictures, pictures_of
 from threedistill.rng import Streams
 from threedistill.types import Mesh, Splats
+from threedistill.values import Count, Within, settings
 
 __all__ = ["ConvertSettings", "FromMesh", "FromSplats", "as_mesh", "as_splats", "convert", "without_crumbs"]
 
@@ -48,7 +49,7 @@ class FromSplats(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@settings
 class ConvertSettings:
     """How much care a conversion takes.
 
@@ -61,24 +62,14 @@ class ConvertSettings:
         bank: pictures that are taken once and drawn from.
     """
 
-    resolution: int = 96
-    steps: int = 300
-    polish: int = 60
-    views: int = 4
-    size: int = 64
-    bank: int = 64
+    resolution: Annotated[int, Within(8, 1024)] = 96
+    steps: Count = 300
+    polish: Annotated[int, Within(0)] = 60
+    views: Count = 4
+    size: Annotated[int, Within(8, 4096)] = 64
+    bank: Annotated[int, Within(1, 4096)] = 64
 
     def __post_init__(self) -> None:
-        for name, least in {
-            "resolution": 8,
-            "steps": 1,
-            "polish": 0,
-            "views": 1,
-            "size": 8,
-            "bank": 1,
-        }.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"convert.{name}={getattr(self, name)} must be at least {least}")
         if self.bank < self.views:
             raise ValueError(f"convert.bank={self.bank} must not be smaller than convert.views={self.views}")
 

@@ -8,8 +8,7 @@ splats are ranked among themselves, and how many are added is a budget that foll
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +17,7 @@ from torch import Tensor
 from threedistill.render.projection import rotations
 from threedistill.rng import Streams
 from threedistill.types import Refinement
+from threedistill.values import Below, Count, Fraction, NonNegative, Positive, Within, settings
 
 __all__ = ["Cloud", "Growth", "Relocation"]
 
@@ -46,15 +46,6 @@ class Cloud(NamedTuple):
         return {name: value.index_select(0, index) for name, value in self.values.items()}
 
 
-def _check_window(what: str, every: int, start: float, stop: float, cap: int) -> None:
-    if every < 1:
-        raise ValueError(f"{what}: every={every} must be at least 1")
-    if not 0 <= start <= stop <= 1:
-        raise ValueError(f"{what}: start={start} and stop={stop} must satisfy 0 <= start <= stop <= 1")
-    if cap < 1:
-        raise ValueError(f"{what}: cap={cap} must be at least 1")
-
-
 def _displaced(rows: dict[str, Tensor], noise: Float[Tensor, "M 3"]) -> Tensor:
     """Means moved by ``R S z``: drawn from the splat's own Gaussian for standard normal ``z``."""
     local = rows["scales"].exp() * noise
@@ -67,7 +58,7 @@ def _budget(count: int, cap: int, progress: float, start: float, stop: float, sh
     return max(0, min(cap - count, math.ceil(share * count), math.ceil(through * cap) - count))
 
 
-@dataclass(frozen=True)
+@settings
 class Growth:
     """Split what the gradients pull at, prune what is transparent.
 
@@ -95,26 +86,22 @@ class Growth:
     splatting", section 3.2 (opacity of the halves) and 3.3 (budget).
     """
 
-    every: int = 25
-    start: float = 0.05
-    stop: float = 0.6
-    cap: int = 8000
-    share: float = 0.15
-    ratio: float = 1.0
-    prune: float = 0.02
-    largest: float = 0.25
-    split_size: float = 0.02
-    shrink: float = 1.6
-    reset_every: int = 0
-    reset_to: float = 0.1
+    every: Count = 25
+    start: Fraction = 0.05
+    stop: Fraction = 0.6
+    cap: Count = 8000
+    share: Annotated[float, Below(1)] = 0.15
+    ratio: NonNegative = 1.0
+    prune: Annotated[float, Below(1)] = 0.02
+    largest: Positive = 0.25
+    split_size: NonNegative = 0.02
+    shrink: Annotated[float, Within(1, 100)] = 1.6
+    reset_every: Annotated[int, Within(0)] = 0
+    reset_to: Annotated[float, Below(1)] = 0.1
 
     def __post_init__(self) -> None:
-        _check_window("densification", self.every, self.start, self.stop, self.cap)
-        for name in ("share", "prune", "reset_to"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"densification: {name}={getattr(self, name)} must lie in [0, 1)")
-        if self.shrink < 1 or self.largest <= 0 or self.reset_every < 0:
-            raise ValueError("densification: shrink >= 1, largest > 0 and reset_every >= 0 are needed")
+        if self.start > self.stop:
+            raise ValueError(f"densification: start={self.start} must not be above stop={self.stop}")
 
     def plan(self, cloud: Cloud, iteration: int, progress: float, rng: Streams) -> Refinement | None:
         """What to do after this iteration, or None."""
@@ -166,7 +153,7 @@ class Growth:
         return kept[order[gradient[order] >= self.ratio * moved.median()]].sort().values
 
 
-@dataclass(frozen=True)
+@settings
 class Relocation:
     """Splats as samples of a distribution: dead ones jump to live ones, and all of them tremble a little.
 
@@ -187,18 +174,17 @@ class Relocation:
     Source: Kheradmand et al. 2024, "3D Gaussian splatting as Markov chain Monte Carlo", equations 8 to 10.
     """
 
-    every: int = 25
-    start: float = 0.05
-    stop: float = 0.8
-    cap: int = 8000
-    share: float = 0.05
-    dead: float = 0.02
-    noise: float = 0.001
+    every: Count = 25
+    start: Fraction = 0.05
+    stop: Fraction = 0.8
+    cap: Count = 8000
+    share: Annotated[float, Within(0, 10)] = 0.05
+    dead: Annotated[float, Below(1)] = 0.02
+    noise: Annotated[float, Within(0, 1)] = 0.001
 
     def __post_init__(self) -> None:
-        _check_window("densification", self.every, self.start, self.stop, self.cap)
-        if not 0 <= self.dead < 1 or self.share < 0 or self.noise < 0:
-            raise ValueError("densification: dead in [0, 1), share >= 0 and noise >= 0 are needed")
+        if self.start > self.stop:
+            raise ValueError(f"densification: start={self.start} must not be above stop={self.stop}")
 
     def plan(self, cloud: Cloud, iteration: int, progress: float, rng: Streams) -> Refinement | None:
         """What to do after this iteration, or None."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from threedistill.errors import ThreedistillError
+from threedistill.memory import need
 from threedistill.ops.antialias import face_neighbours
 from threedistill.ops.marching_cubes import marching_cubes
 from threedistill.ops.marching_tets import TetTopology, marching_tets, tet_topology, tet_vertices
@@ -24,6 +25,7 @@ from threedistill.representations.signed_distance import check_mesh, sample_surf
 from threedistill.representations.tetgrid import tetrahedral_grid
 from threedistill.rng import Streams
 from threedistill.types import Cameras, Mesh, Rendering
+from threedistill.values import Count, Fraction, Within, checked
 
 __all__ = ["DMTet"]
 
@@ -88,27 +90,21 @@ class DMTet(nn.Module):
     Sources: Shen et al. 2021, DMTet; Munkberg et al. 2022, nvdiffrec (the rendering); Lin et al. 2023, Magic3D.
     """
 
+    @checked
     def __init__(
-        self, *, resolution: int = 40, bound: float = 0.95, radius: float = 0.5,
-        geometry: Literal["field", "explicit"] = "field", reach: float = 0.1, deformation: float = 0.2,
-        supersample: int = 1, texture_gradient: bool = False, yielding: float = 10.0, yield_until: float = 0.5,
-        color_jitter: float = 0.25, refresh_every: int = 8,
+        self, *, resolution: Annotated[int, Within(4, 256)] = 40, bound: Annotated[float, Within(0.1, 10)] = 0.95,
+        radius: Annotated[float, Within(0.001, 10)] = 0.5, geometry: Literal["field", "explicit"] = "field",
+        reach: Annotated[float, Within(1e-6, 10)] = 0.1, deformation: Annotated[float, Within(0, 0.2)] = 0.2,
+        supersample: Annotated[int, Within(1, 8)] = 1, texture_gradient: bool = False,
+        yielding: Annotated[float, Within(0, 1000)] = 10.0, yield_until: Fraction = 0.5,
+        color_jitter: Annotated[float, Within(0, 4)] = 0.25, refresh_every: Count = 8,
         material: Literal["lambert", "pbr"] = "lambert", color: HashSettings | None = None,
         shape: HashSettings | None = None, reflectance: HashSettings | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        for name, value, low, high in (
-            ("resolution", resolution, 4, 256), ("radius", radius, 1e-3, 0.95 * bound), ("reach", reach, 1e-6, 10),
-            ("deformation", deformation, 0, 0.2), ("supersample", supersample, 1, 8),
-            ("yielding", yielding, 0, 1000), ("yield_until", yield_until, 0, 1),
-            ("color_jitter", color_jitter, 0, 4), ("refresh_every", refresh_every, 1, 1 << 30),
-        ):  # fmt: skip
-            if not low <= value <= high:
-                raise ValueError(f"dmtet: {name}={value} must lie in [{low:g}, {high:g}]")
-        if geometry not in ("field", "explicit"):
-            raise ValueError(f"dmtet: geometry={geometry!r} must be field or explicit")
-        if material not in ("lambert", "pbr"):
-            raise ValueError(f"dmtet: material={material!r} must be lambert or pbr")
+        if radius > 0.95 * bound:
+            raise ValueError(f"dmtet: radius={radius} must not exceed 0.95 bound={0.95 * bound:g}")
+        need(600 * (resolution + 1) ** 3, f"a tetrahedral grid of {resolution}^3 cells")
         self.grid = tetrahedral_grid(resolution, bound)
         self.resolution, self.bound, self.cell = resolution, float(bound), self.grid.cell
         self.geometry: Literal["field", "explicit"] = geometry

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from threedistill.memory import PER_PARAMETER, need
 from threedistill.protocols import RenderContext
 from threedistill.render.harmonics import C0, MAX_DEGREE
 from threedistill.render.shading import shade
@@ -18,6 +19,7 @@ from threedistill.representations import seeding, splat_color, splat_surface
 from threedistill.representations.densify import Cloud, Growth, Relocation
 from threedistill.rng import Streams
 from threedistill.types import Cameras, Mesh, Refinement, Rendering, Splats
+from threedistill.values import Within, checked
 
 __all__ = ["Gaussians"]
 
@@ -55,22 +57,22 @@ class Gaussians(nn.Module):
     Source: Kerbl et al. 2023, "3D Gaussian splatting for real-time radiance field rendering".
     """
 
+    @checked
     def __init__(
-        self, *, count: int = 3000, radius: float = 0.5, opacity: float = 0.1, sh_degree: int = 0,
-        min_scale: float = 0.008, max_scale: float = 0.2, densification: Growth | Relocation | None = None,
+        self, *, count: Annotated[int, Within(1, 100_000_000)] = 3000, radius: Annotated[float, Within(0.001, 1)] = 0.5,
+        opacity: Annotated[float, Within(0, 1, "()")] = 0.1, sh_degree: Annotated[int, Within(0, MAX_DEGREE)] = 0,
+        min_scale: Annotated[float, Within(0, 10, "(]")] = 0.008,
+        max_scale: Annotated[float, Within(0, 10, "(]")] = 0.2,
+        densification: Growth | Relocation | None = None,
         normals: Normals = "depth",
     ) -> None:  # fmt: skip
         super().__init__()
-        if count < 1:
-            raise ValueError(f"gaussians: count={count} must be at least 1")
-        if not 0 < opacity < 1:
-            raise ValueError(f"gaussians: opacity={opacity} must lie in (0, 1)")
-        if not 0 <= sh_degree <= MAX_DEGREE:
-            raise ValueError(f"gaussians: sh_degree={sh_degree} must lie in [0, {MAX_DEGREE}]")
-        if not 0 < min_scale < max_scale or radius <= 0:
-            raise ValueError("gaussians: 0 < min_scale < max_scale and radius > 0 are needed")
+        if min_scale >= max_scale:
+            raise ValueError(f"gaussians: min_scale={min_scale} must be below max_scale={max_scale}")
         if densification is not None and densification.cap < count:
             raise ValueError(f"gaussians: count={count} exceeds densification.cap={densification.cap}")
+        most = count if densification is None else densification.cap
+        need(PER_PARAMETER * (11 + 3 * (sh_degree + 1) ** 2) * most, f"{most} splats")
         self.count, self.sh_degree, self.densification = count, sh_degree, densification
         self.min_scale, self.max_scale = float(min_scale), float(max_scale)
         self.normals: Normals = normals

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from threedistill.memory import PER_PARAMETER, need
 from threedistill.ops.hash_encode import HashLayout, hash_encode
 from threedistill.ops.mlp import fused_mlp
 from threedistill.schedule import Ramp
+from threedistill.values import Count, Fraction, Within, settings
 
 __all__ = ["HashField", "HashSettings"]
 
 
-@dataclass(frozen=True)
+#: Sizes of a hash encoding; what they take together is counted before it is taken (``threedistill/memory.py``).
+Levels = Annotated[int, Within(1, 32)]
+Features = Literal[1, 2, 4, 8]
+Log2Entries = Annotated[int, Within(3, 28)]
+Cells = Annotated[int, Within(2, 1 << 19)]
+
+
+@settings
 class HashSettings:
     """The size of a hash field.
 
@@ -30,27 +39,24 @@ class HashSettings:
         coarse_until: fraction of the stage after which all levels are active, in [0, 1].
     """
 
-    levels: int = 8
-    features: int = 2
-    log2_entries: int = 15
-    base_resolution: int = 8
-    finest_resolution: int = 128
-    hidden: int = 32
-    hidden_layers: int = 2
-    start_levels: int = 4
-    coarse_until: float = 0.5
+    levels: Levels = 8
+    features: Features = 2
+    log2_entries: Log2Entries = 15
+    base_resolution: Cells = 8
+    finest_resolution: Cells = 128
+    hidden: Annotated[int, Within(1, 64)] = 32
+    hidden_layers: Annotated[int, Within(1, 16)] = 2
+    start_levels: Count = 4
+    coarse_until: Fraction = 0.5
 
     def __post_init__(self) -> None:
         checks = {
             f"start_levels={self.start_levels} must lie in [1, levels={self.levels}]": 1
             <= self.start_levels
             <= self.levels,
-            f"coarse_until={self.coarse_until} must lie in [0, 1]": 0 <= self.coarse_until <= 1,
             f"base_resolution={self.base_resolution} exceeds finest_resolution={self.finest_resolution}": (
                 self.base_resolution <= self.finest_resolution
             ),
-            f"hidden={self.hidden} must lie in [1, 64]": 1 <= self.hidden <= 64,
-            f"hidden_layers={self.hidden_layers} must be at least 1": self.hidden_layers >= 1,
         }
         for message, holds in checks.items():
             if not holds:
@@ -73,6 +79,9 @@ class HashField(nn.Module):
         s = settings
         self.settings, self.bound = settings, float(bound)
         self.layout = HashLayout(s.levels, s.features, s.log2_entries, s.base_resolution, s.finest_resolution)
+        need(
+            PER_PARAMETER * self.layout.entries * s.features, f"a hash table of {self.layout.entries} entries"
+        )
         self.table = nn.Parameter(torch.empty(self.layout.entries, s.features))
         widths = [self.layout.width, *[s.hidden] * s.hidden_layers, outputs]
         self.weights = nn.ParameterList(torch.empty(o, i) for i, o in pairwise(widths))

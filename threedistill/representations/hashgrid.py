@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from threedistill.errors import ThreedistillWarning
+from threedistill.memory import PER_PARAMETER, need
 from threedistill.ops.composite import composite
 from threedistill.ops.hash_encode import HashLayout, hash_encode
 from threedistill.ops.march import Samples, march
@@ -21,9 +22,11 @@ from threedistill.render.shading import shade
 from threedistill.render.volume import distortion as ray_distortion
 from threedistill.render.volume import field_normals, midpoints, over
 from threedistill.representations import surface
+from threedistill.representations.hashfield import Cells, Features, Levels, Log2Entries
 from threedistill.representations.occupancy import OccupancyGrid
 from threedistill.rng import Streams
 from threedistill.types import Cameras, Mesh, Rendering
+from threedistill.values import Count, Fraction, Within, checked
 
 __all__ = ["HashGrid"]
 
@@ -85,32 +88,32 @@ class HashGrid(nn.Module):
     (orientation).
     """
 
+    @checked
     def __init__(
-        self, *, levels: int = 8, features: int = 2, log2_entries: int = 15, base_resolution: int = 8,
-        finest_resolution: int = 128, hidden: int = 32, hidden_layers: int = 2, bound: float = 1.0,
-        initial_scale: float = 5.0, density_scale: float = 40.0, blob_strength: float = 5.0, blob_radius: float = 0.5,
-        start_levels: int = 4, coarse_until: float = 0.5, steps: int = 144, max_samples: int = 400_000,
-        occupancy_resolution: int = 64, occupancy_every: int = 16, occupancy_alpha: float = 0.01,
+        self, *, levels: Levels = 8, features: Features = 2, log2_entries: Log2Entries = 15,
+        base_resolution: Cells = 8, finest_resolution: Cells = 128, hidden: Annotated[int, Within(1, 64)] = 32,
+        hidden_layers: Annotated[int, Within(1, 16)] = 2, bound: Annotated[float, Within(0.1, 10)] = 1.0,
+        initial_scale: Annotated[float, Within(0, 1e4, "(]")] = 5.0,
+        density_scale: Annotated[float, Within(0, 1e4, "(]")] = 40.0,
+        blob_strength: Annotated[float, Within(-1000, 1000)] = 5.0,
+        blob_radius: Annotated[float, Within(0.001, 10)] = 0.5,
+        start_levels: Count = 4, coarse_until: Fraction = 0.5, steps: Annotated[int, Within(1, 100_000)] = 144,
+        max_samples: Annotated[int, Within(1, 1 << 30)] = 400_000,
+        occupancy_resolution: Annotated[int, Within(4, 1024)] = 64, occupancy_every: Count = 16,
+        occupancy_alpha: Annotated[float, Within(0, 1, "()")] = 0.01,
         normals: Literal["when_shaded", "always"] = "when_shaded", distortion: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         _require(1 <= start_levels <= levels, f"start_levels={start_levels} must lie in [1, levels={levels}]")
-        _require(0 <= coarse_until <= 1, f"coarse_until={coarse_until} must lie in [0, 1]")
         _require(
             base_resolution <= finest_resolution,
             f"base_resolution={base_resolution} exceeds finest_resolution={finest_resolution}",
         )
-        _require(1 <= hidden <= 64, f"hidden={hidden} must lie in [1, 64]")
-        _require(hidden_layers >= 1, f"hidden_layers={hidden_layers} must be at least 1")
-        for name, value in {
-            "bound": bound, "initial_scale": initial_scale, "density_scale": density_scale,
-            "blob_radius": blob_radius, "steps": steps, "max_samples": max_samples,
-            "occupancy_resolution": occupancy_resolution, "occupancy_every": occupancy_every,
-            "occupancy_alpha": occupancy_alpha,
-        }.items():  # fmt: skip
-            _require(value > 0, f"{name}={value} must be positive")
-
         self.layout = HashLayout(levels, features, log2_entries, base_resolution, finest_resolution)
+        need(
+            PER_PARAMETER * self.layout.entries * features + 60 * occupancy_resolution**3,
+            f"a hash table of {self.layout.entries} entries and an occupancy grid of {occupancy_resolution}^3 cells",
+        )
         self.bound = float(bound)
         self.initial_scale, self.density_scale = float(initial_scale), float(density_scale)
         self.blob_strength, self.blob_radius = float(blob_strength), float(blob_radius)

@@ -7,8 +7,17 @@ from typing import Any
 
 import torch
 
-from threedistill.config import STAGE_PARTS, Config, build, stage_node, stage_part, stage_path
+from threedistill.config import (
+    STAGE_PARTS,
+    Config,
+    build,
+    check_arguments,
+    stage_node,
+    stage_part,
+    stage_path,
+)
 from threedistill.errors import UsageError, nearest
+from threedistill.memory import PER_PARAMETER, need
 from threedistill.protocols import Prior, Representation, Student
 from threedistill.representations.particles import ParticleBank
 from threedistill.rng import Streams
@@ -50,6 +59,7 @@ def check(config: Config) -> None:
         from threedistill.exports.video import need_encoder
 
         need_encoder("turntable.mp4")
+    check_arguments(config["prior"]["model"], "prior.model", plugins)
     for index in range(len(config["stages"])):
         _check_stage(config, index)
     _check_material(config)
@@ -88,6 +98,8 @@ def _check_stage(config: Config, index: int) -> None:
     for part in ("cameras", "background", "regularizers", "optim", "watchdog", "convert"):
         if part in node:
             build(node[part], f"{where}.{part}", config["plugins"])
+    model = stage_part(config, index, "representation")["model"]
+    check_arguments(model, f"{stage_path(config, index, 'representation')}.model", config["plugins"])
     rule = _guidance(config, index).rule
     check_rule(config, index, rule)
     check_student(config, index, rule)
@@ -168,6 +180,9 @@ def build_representation(config: Config, index: int) -> Representation:
             purpose = f"init/{particle}" if particle else "init"
             torch.manual_seed(streams.generator(purpose).initial_seed())
             particles.append(build(node["model"], "representation.model", config["plugins"]))
+        if not particle:
+            numbers = sum(p.numel() for group in particles[0].parameter_groups().values() for p in group)
+            need(PER_PARAMETER * numbers * config["particles"], f"particles={config['particles']}")
     return particles[0] if len(particles) == 1 else ParticleBank(particles)
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import Annotated
 
 import torch
 from torch import nn
 
 from threedistill.representations.refinement import apply_refinement
 from threedistill.schedule import Schedule, value_at
+from threedistill.values import Below, Within, settings
 
 __all__ = ["Adam", "apply_refinement"]
 
 
-@dataclass(frozen=True)
+#: Adam's decay rates of the two moments.
+Betas = Annotated[tuple[float, float], Below(1)]
+
+
+@settings
 class Adam:
     """Adam with one learning rate for each named group of a representation.
 
@@ -25,15 +31,10 @@ class Adam:
         betas, eps: as in torch; the small eps keeps untouched hash entries still.
     """
 
-    lr: dict[str, float] = field(default_factory=dict)
-    decay: float | Schedule = 1.0
-    betas: tuple[float, float] = (0.9, 0.99)
-    eps: float = 1e-15
-
-    def __post_init__(self) -> None:
-        for name, rate in self.lr.items():
-            if rate < 0:
-                raise ValueError(f"optim.lr.{name}={rate} must not be negative")
+    lr: dict[str, Annotated[float, Within(0, 100)]] = field(default_factory=dict)
+    decay: Annotated[float | Schedule, Within(0, 1000)] = 1.0
+    betas: Betas = (0.9, 0.99)
+    eps: Annotated[float, Within(0, 1, "(]")] = 1e-15
 
     def build(self, groups: dict[str, list[nn.Parameter]]) -> torch.optim.Optimizer:
         """An optimizer over the groups, in the representation's order.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -11,13 +13,23 @@ from threedistill.errors import UsageError
 from threedistill.guidance.trajectory import Reference
 from threedistill.prompts import PromptSet, TextKind
 from threedistill.protocols import GuidanceRule, Prior
+from threedistill.schedule import Schedule, stations
 from threedistill.training.words import known_words
 from threedistill.types import Cameras, Mesh, Query, Splats
 
 
 def questions(rule: GuidanceRule) -> list[Query]:
-    """What a rule asks over a stage, as far as five points of it show."""
-    return [query for progress in (0.0, 0.25, 0.5, 0.75, 1.0) for query in rule.queries(progress)]
+    """What a rule asks over a stage: at every point where one of its schedules changes what it asks."""
+    return [query for progress in stations(*_schedules(rule)) for query in rule.queries(progress)]
+
+
+def _schedules(settings: object) -> list[Schedule]:
+    """The schedules among the fields of a rule and of what it is made of."""
+    if isinstance(settings, Schedule):
+        return [settings]
+    if not is_dataclass(settings) or isinstance(settings, type):
+        return []
+    return [found for field in fields(settings) for found in _schedules(getattr(settings, field.name))]
 
 
 def is_edit(rule: GuidanceRule) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from dataclasses import dataclass
+from typing import Annotated
 
 import pytorch_lightning as pl
 import torch
@@ -18,6 +18,7 @@ from threedistill.training.interruption import Stop
 from threedistill.training.run_folder import RunFolder
 from threedistill.training.student_report import student_report
 from threedistill.training.system import ScoreDistillation
+from threedistill.values import Count, NonNegative, Within, settings
 
 
 class Interrupted(KeyboardInterrupt):
@@ -28,7 +29,7 @@ class Interrupted(KeyboardInterrupt):
         self.run_dir = run_dir
 
 
-@dataclass(frozen=True)
+@settings
 class TrainerSettings:
     """How a run is watched and saved; none of it changes the result.
 
@@ -41,19 +42,12 @@ class TrainerSettings:
         max_rows: largest batch a network is given at once; None = all rows.
     """
 
-    preview_every: int = 100
+    preview_every: Annotated[int, Within(0)] = 100
     preview_x0: bool = False
-    checkpoint_every: int = 50
-    checkpoint_seconds: float = 15.0
-    log_every: int = 10
-    max_rows: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("checkpoint_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"trainer.{name}={getattr(self, name)} must be at least 1")
-        if self.max_rows is not None and self.max_rows < 1:
-            raise ValueError(f"trainer.max_rows={self.max_rows} must be at least 1, or null")
+    checkpoint_every: Count = 50
+    checkpoint_seconds: NonNegative = 15.0
+    log_every: Count = 10
+    max_rows: Count | None = None
 
 
 def run_stage(

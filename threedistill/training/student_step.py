@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
@@ -17,10 +18,12 @@ from threedistill.priors.student import denoising_loss, drop_cameras
 from threedistill.prompts import PromptSet, role_of
 from threedistill.protocols import Prior, Student, TimestepPolicy
 from threedistill.rng import Streams
+from threedistill.training.optim import Betas
 from threedistill.types import Cameras, Conditioning, NoiseLevel
+from threedistill.values import Count, Fraction, Within, settings
 
 
-@dataclass(frozen=True)
+@settings
 class StudentTraining:
     """How the student learns.
 
@@ -37,23 +40,15 @@ class StudentTraining:
         measure_every: scene steps between measurements of what it has learned.
     """
 
-    steps: int = 2
-    lr: float = 1e-3
-    warmup: int = 20
-    camera_dropout: float = 0.1
+    steps: Annotated[int, Within(1, 1000)] = 2
+    lr: Annotated[float, Within(0, 100, "(]")] = 1e-3
+    warmup: Annotated[int, Within(0)] = 20
+    camera_dropout: Fraction = 0.1
     timesteps: TimestepPolicy | None = None
     measured_at: TimestepPolicy | None = None
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 0.0
-    measure_every: int = 25
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.measure_every < 1:
-            raise ValueError("student.training: steps and measure_every must be at least 1")
-        if self.lr <= 0 or self.warmup < 0 or self.weight_decay < 0:
-            raise ValueError("student.training: lr must be positive, warmup and weight_decay not negative")
-        if not 0 <= self.camera_dropout <= 1:
-            raise ValueError(f"student.training.camera_dropout={self.camera_dropout} must lie in [0, 1]")
+    betas: Betas = (0.9, 0.99)
+    weight_decay: Annotated[float, Within(0, 100)] = 0.0
+    measure_every: Count = 25
 
     def rate(self, step: int) -> float:
         """The learning rate of the student's own step number ``step``."""

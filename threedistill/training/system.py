@@ -10,6 +10,7 @@ import re
 import time
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated
 
 import pytorch_lightning as pl
 import torch
@@ -41,9 +42,10 @@ from threedistill.training.rule_setup import is_edit, render_unedited
 from threedistill.training.student_step import Shown, StudentStep, StudentTraining
 from threedistill.training.watchdog import Vital, Watchdog
 from threedistill.types import Cameras, Condition, Mesh, Rendering, Shading, Splats
+from threedistill.values import Rising, Within, settings
 
 
-@dataclass(frozen=True)
+@settings
 class Stage:
     """One stage of a run.
 
@@ -57,20 +59,14 @@ class Stage:
     """
 
     name: str = "coarse"
-    iterations: int = 1200
-    resolution: int | Schedule = 64
+    iterations: Annotated[int, Within(1, 100_000_000)] = 1200
+    resolution: Annotated[int | Schedule, Within(8, 4096)] = 64
     shading: Shading = "none"
-    span: tuple[float, float] = (0.0, 1.0)
+    span: Annotated[tuple[float, float], Rising(0, 1)] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", self.name):
             raise ValueError(f"name={self.name!r} must be a word of letters, digits, - and _")
-        if self.iterations < 1:
-            raise ValueError(f"iterations={self.iterations} must be at least 1")
-        if isinstance(self.resolution, int) and self.resolution < 8:
-            raise ValueError(f"resolution={self.resolution} must be at least 8 pixels")
-        if not 0 <= self.span[0] <= self.span[1] <= 1:
-            raise ValueError(f"span={list(self.span)} must be two fractions in [0, 1] in rising order")
 
     def along(self, progress: float) -> float:
         """Where the guidance's schedules are at this point of the stage."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Annotated
 
 from threedistill.errors import ThreedistillError
+from threedistill.values import Fraction, Within, checked
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,11 @@ class Watchdog:
         enabled: False silences everything.
     """
 
+    @checked
     def __init__(
-        self, window: int = 30, empty: float = 0.002, full: float = 0.985, fog: float = 0.35,
-        saturated: float = 0.9, late: float = 0.6, enabled: bool = True,
+        self, window: Annotated[int, Within(1, 1_000_000)] = 30, empty: Fraction = 0.002, full: Fraction = 0.985,
+        fog: Fraction = 0.35, saturated: Fraction = 0.9, late: Fraction = 0.6, enabled: bool = True,
     ) -> None:  # fmt: skip
-        if window < 1:
-            raise ValueError(f"watchdog.window={window} must be at least 1")
         self.empty, self.full, self.fog, self.saturated = empty, full, fog, saturated
         self.late, self.enabled = late, enabled
         self._recent: deque[Vital] = deque(maxlen=window)

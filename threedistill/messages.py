@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 __all__ = ["complaint", "shown"]
@@ -31,27 +32,29 @@ def shown(value: object) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
-def complaint(error: Any, place: str) -> str:
+def complaint(error: Any, place: str = "", *, whole: bool = False, names: Sequence[str] = ()) -> str:
     """The first thing that a pydantic ``ValidationError`` says, in one line.
 
     Arguments:
         error: the ``ValidationError``.
-        place: what was validated; "" for a whole configuration.
+        place: where the object stands whose arguments were validated; "" = nowhere.
+        whole: a whole configuration was validated, not the arguments of one object.
+        names: of the arguments that may be given by position.
     """
     first = error.errors(include_url=False)[0]
     kind, value = first["type"], first.get("input")
     steps = [str(step) for step in first["loc"]]
-    if (
-        place and steps
-    ):  # below an argument pydantic names the branches of a union: only numbers are places there
+    if first["loc"] and isinstance(first["loc"][0], int) and first["loc"][0] < len(names):
+        steps[0] = names[first["loc"][0]]
+    if not whole:  # below an argument pydantic names the branches of a union: only numbers are places there
         steps = steps[:1] + [step for step in steps[1:] if step.isdigit()]
-    where = ".".join([place, *steps]).strip(".") or "the configuration"
+    where = ".".join([place, *steps]).strip(".")
     if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"{where} is missing"
     text = _WORDS.get(kind) or first["msg"].removeprefix("Value error, ").replace("Input should", "must")
     text = f"{text[:1].lower()}{text[1:]}"
     if kind == "value_error":  # our own words, which name the value
-        return f"{where}: {text}"
-    if isinstance(value, dict | list) and kind not in ("list_type", "dict_type"):
+        return f"{where}: {text}" if where else text
+    if isinstance(value, dict) and kind != "dict_type":
         return f"{where}: {text}"
     return f"{where}={shown(value)} {text}" if text.startswith("must") else f"{where}={shown(value)}: {text}"
