@@ -84,7 +84,7 @@ def test_a_composed_configuration_belongs_to_its_caller() -> None:
 def test_an_edited_file_is_composed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "configs"
     shutil.copytree(configs_dir(), root)
-    for module in ("composition", "options"):
+    for module in ("composition", "choices"):
         monkeypatch.setattr(f"threedistill.config.{module}.configs_dir", lambda: root)
     assert compose(prompt="a red ball")["trainer"]["log_every"] == 10
     file = root / "trainer" / "default.yaml"

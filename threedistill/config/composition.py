@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from threedistill.config.options import check_option, groups
+from threedistill.config.choices import check_option, groups
 from threedistill.config.schema import SCHEMA_VERSION, Config, check_prompt, check_shape
 from threedistill.config.stages import OWN_PART, Request, expand_stages, flat_keys, hint
 from threedistill.errors import UsageError

@@ -12,7 +12,7 @@ from threedistill.errors import UsageError
 from threedistill.messages import shown
 from threedistill.plugins import trusted
 
-__all__ = ["parse_yaml", "read_config", "trust", "write_config"]
+__all__ = ["accept", "parse_yaml", "read_config", "trust", "write_config"]
 
 #: A configuration has some 20 kB; a prompt may be long.
 _LARGEST = 4_000_000
@@ -63,9 +63,23 @@ def read_config(path: Path, plugins: Sequence[str] = ()) -> Config:
         raise UsageError(
             f"{path} has schema {shown(config['schema'])}, this version reads {SCHEMA_VERSION}; start a new run"
         )
-    check_shape(config, str(path))
-    trust(config, str(path), plugins)
+    accept(config, str(path), plugins)
     return config
+
+
+def accept(config: Config, source: str, plugins: Sequence[str] = ()) -> None:
+    """Hold a configuration that comes from a file to the schema, and to the plug-ins that the user trusts.
+
+    Arguments:
+        config: changed in place, as by :func:`trust`.
+        source: the file, for messages.
+        plugins: packages that the user names besides.
+
+    Raises:
+        UsageError: with the place.
+    """
+    check_shape(config, source)
+    trust(config, source, plugins)
 
 
 def trust(config: Config, source: str, plugins: Sequence[str] = ()) -> None:

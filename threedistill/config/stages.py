@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from threedistill.config.options import check_option
+from threedistill.config.choices import check_option
 from threedistill.config.places import STAGE_PARTS
 from threedistill.config.schema import Config
 from threedistill.errors import UsageError, nearest

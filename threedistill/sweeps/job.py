@@ -83,6 +83,7 @@ def _note_failure(run: RunFolder, error: Exception, known: bool) -> None:
 def _make(plan: Plan, index: int, run: RunFolder) -> None:
     """Continue the run in its folder, or begin it with the configuration that the plan holds for it."""
     from threedistill import pipeline
+    from threedistill.config import accept
 
     entry = plan.entries[index]
     request = entry["config"]
@@ -97,6 +98,7 @@ def _make(plan: Plan, index: int, run: RunFolder) -> None:
         **plan.config(request), "prompt": plan.prompt(index), "negative": entry["negative"], "seed": entry["seed"],
         "device": entry["device"],
     }  # fmt: skip
+    accept(config, f"{plan.root / 'sweep'}")
     pipeline.start_run(config, run.path, quiet=True, facts={"request": request})
 
 
