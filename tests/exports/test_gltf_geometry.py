@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import trimesh
 
 from tests.exports.gltf_files import CORNERS, QUAD, File
 from threedistill.errors import ThreedistillError
+from threedistill.exports.asset import FileSettings, write_mesh
 from threedistill.exports.gltf_read import read_gltf
 from threedistill.types import Mesh
 
@@ -258,5 +260,23 @@ def test_some_parts_with_normals_and_some_without(tmp_path: Path) -> None:
     file = File()
     file.show(file.quad(NORMAL=file.array([[0, 1, 0]] * 4)), file.quad(corners=CORNERS + 5))
     mesh = opened(file, tmp_path)
-    assert mesh.normals is not None
-    assert mesh.normals[:4].tolist() == [[0, 1, 0]] * 4 and torch.allclose(mesh.normals[4:, 2], torch.ones(4))
+    assert mesh.normals is not None  # those without are flat (3.7.2.1)
+    assert mesh.normals[:4].tolist() == [[0, 1, 0]] * 4 and torch.allclose(mesh.normals[4:, 2], torch.ones(6))
+    assert torch.allclose(mesh.vertices[mesh.faces][2:].mean((0, 1)), torch.tensor([5.0, 5, 5]), atol=0.4)
+
+
+def test_what_has_no_normals_stays_flat(tmp_path: Path) -> None:
+    """glTF's readers draw it so; made-up normals would round it."""
+    file = File()
+    cube = trimesh.creation.box()
+    file.show(
+        {
+            "attributes": {"POSITION": file.array(cube.vertices)},
+            "indices": file.array(cube.faces.reshape(-1), "u2"),
+        }
+    )
+    mesh = opened(file, tmp_path)
+    assert mesh.normals is None and len(mesh.vertices) == 8
+    write_mesh(mesh, tmp_path / "again.glb", FileSettings(unlit=False))
+    again = read_gltf(tmp_path / "again.glb").mesh
+    assert again.normals is None and len(again.vertices) == 8

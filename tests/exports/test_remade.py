@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import trimesh
 
 from tests.exports.gltf_files import CORNERS, QUAD_UV, File, four, png
 from tests.exports.test_gltf_materials import MIDDLES, RED, opened, seen, srgb
 from threedistill.cli import main
 from threedistill.exports.gltf_read import read_gltf
 from threedistill.exports.normal_map import shading_normals
+from threedistill.exports.surface import welded
 from threedistill.render.mesh import sample_texture
 
 
@@ -87,3 +89,21 @@ def test_several_materials_survive_a_budget(tmp_path: Path, monkeypatch: pytest.
     )
     assert sample_texture(mesh.metallic_roughness, left)[:, 0].max() < 0.01
     assert sample_texture(mesh.metallic_roughness, right)[:, 0].min() > 0.99
+
+
+def test_a_budget_does_not_tear_what_is_cut_along_seams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every corner of every face has its own vertex, as creases and seams make it in other programs' files."""
+    monkeypatch.chdir(tmp_path)
+    ball = trimesh.creation.icosphere(subdivisions=4)
+    file = File()
+    corners = ball.vertices[ball.faces].reshape(-1, 3)
+    normals = ball.face_normals.repeat(3, 0)
+    file.show({"attributes": {"POSITION": file.array(corners), "NORMAL": file.array(normals)}})
+    file.write(tmp_path / "ball.glb")
+    assert main(["convert", "ball.glb", "small.glb", "--face-budget", "500", "--texture-size", "64"]) == 0
+    mesh = welded(read_gltf(tmp_path / "small.glb").mesh)
+    small = trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), process=False)
+    assert len(small.faces) <= 500 and small.is_watertight
+    assert small.volume == pytest.approx(ball.volume, rel=0.02)

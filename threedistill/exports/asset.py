@@ -171,6 +171,8 @@ def _surface(representation: Exportable, settings: AssetSettings) -> tuple[Mesh,
         surface.check(dense, "extraction")
         if own:
             return dense, dense, device
+        if isinstance(representation, HasPictures):  # a file's mesh is cut along its seams and creases
+            dense = surface.welded(dense)
         if settings.keep_fraction:
             dense = surface.keep_components(dense, settings.keep_fraction)
         dense = surface.smooth(dense, settings.smooth_iterations)

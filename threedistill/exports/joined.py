@@ -20,7 +20,6 @@ from torch import Tensor
 from threedistill.exports.limits import current
 from threedistill.exports.materials import Alpha, Lookup, Material, Texels, settled, texels
 from threedistill.exports.pictures import one_size
-from threedistill.exports.surface import vertex_normals
 from threedistill.render.shading import linear_to_srgb
 from threedistill.types import Mesh
 
@@ -54,7 +53,7 @@ class Part:
 
 @dataclass
 class Group:
-    """All parts of one material, one after the other; ``normals`` are filled in where any group has some."""
+    """All parts of one material, one after the other; all groups have ``normals`` or none."""
 
     vertices: Tensor
     faces: Tensor
@@ -132,14 +131,27 @@ def _grouped(parts: list[Part]) -> list[Group]:
     return [_gathered(members, with_normals) for members in by.values()]
 
 
+def _flat(part: Part) -> Part:
+    """The part with its faces' normals, each corner its own: what a part without normals looks like."""
+    corner = part.faces.reshape(-1)
+    a, b, c = part.vertices.double()[part.faces].unbind(1)
+    normal = torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=1, eps=1e-30)
+    return replace(
+        part, vertices=part.vertices[corner], faces=torch.arange(len(corner)).reshape(-1, 3),
+        normals=normal.to(part.vertices).repeat_interleave(3, 0),
+        uvs={k: values[corner] for k, values in part.uvs.items()},
+        colors=None if part.colors is None else part.colors[corner],
+    )  # fmt: skip
+
+
 def _gathered(parts: list[Part], with_normals: bool) -> Group:
-    start, faces, normals = 0, [], []
+    if with_normals:
+        parts = [part if part.normals is not None else _flat(part) for part in parts]
+    start, faces = 0, []
+    normals = [part.normals for part in parts if part.normals is not None]
     for part in parts:
         faces.append(part.faces + start)
         start += len(part.vertices)
-        if with_normals:
-            known = part.normals
-            normals.append(known if known is not None else vertex_normals(part.vertices, part.faces))
     colors = [part.colors for part in parts if part.colors is not None]
     sets = set(parts[0].uvs).intersection(*(part.uvs for part in parts))
     return Group(

@@ -20,6 +20,7 @@ from threedistill.exports.materials import Lookup, Material
 from threedistill.exports.opened import Opened
 from threedistill.exports.ply_file import Header, Table, elements, header_of
 from threedistill.exports.polygons import triangulated
+from threedistill.exports.surface import vertex_normals
 from threedistill.render.shading import srgb_to_linear
 
 __all__ = ["read_ply_mesh"]
@@ -60,7 +61,10 @@ def read_ply_mesh(path: Path) -> Opened:
     check(path, "triangles", len(triangles))
     part = _part(path, header, vertex, face, points, corners, counts, triangles, owner)
     result = joined([part])
-    return Opened(result.mesh, unlit=False, lost=[*dict.fromkeys([*_lost(header), *result.lost])])
+    mesh = result.mesh
+    if mesh.normals is None:  # PLY's programs round what has none
+        mesh.normals = vertex_normals(mesh.vertices, mesh.faces)
+    return Opened(mesh, unlit=False, lost=[*dict.fromkeys([*_lost(header), *result.lost])])
 
 
 def _part(

@@ -33,7 +33,8 @@ def write_file(asset: Mesh | Splats, path: Path, settings: FileSettings, row: Fo
     assert row.write is not None
     if isinstance(asset, Mesh):
         surface.check(asset, f"cannot write {path}")
-        if asset.normals is None:
+        # What has no normals is flat to glTF's readers and to ours; other formats leave it to each program.
+        if asset.normals is None and (row.name != "glb" or asset.normal_map is not None):
             asset = replace(asset, normals=surface.vertex_normals(asset.vertices, asset.faces))
         if settings.unlit:  # what is shown unlit has one colour
             asset = glowing(asset)
