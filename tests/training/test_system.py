@@ -12,11 +12,13 @@ import pytest
 import torch
 
 import threedistill.training.stages as stages
+from threedistill.atomic import write_text
 from threedistill.conditions import Conditions
-from threedistill.config import compose
+from threedistill.config import compose, read_config
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.pipeline import generate, resume
 from threedistill.training.assemble import build_prior, build_stages
+from threedistill.training.callbacks import read_metrics
 from threedistill.training.checkpoint import StageState
 from threedistill.training.run_folder import RunFolder
 
@@ -141,16 +143,70 @@ def test_resume_takes_everything_from_the_folder_and_refuses_another_prompt(whol
         resume(whole / "asset")
 
 
-def test_a_damaged_checkpoint_is_one_clear_line(whole: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_costs_a_few_steps_and_two_are_one_clear_line(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import shutil
 
     shutil.copytree(whole, tmp_path / "run")
     file = RunFolder(tmp_path / "run").checkpoint(0, "coarse")
-    file.write_bytes(file.read_bytes()[:1000])
+    whole_bytes = file.read_bytes()
+    flipped = bytearray(whole_bytes)
+    flipped[len(flipped) // 2] ^= 1
+    file.write_bytes(flipped)
+    again = resume(tmp_path / "run", quiet=True)
+    assert "is damaged; going on from the one before it" in capsys.readouterr().err
+    assert again.asset.read_bytes() == (whole / "asset/model.glb").read_bytes()
+    made_again, theirs = parameters(tmp_path / "run"), parameters(whole)
+    assert all(torch.equal(made_again[name], value) for name, value in theirs.items())
+    for name in ("last", "previous"):
+        file.with_name(f"{name}.safetensors").write_bytes(whole_bytes[:1000])
     with pytest.raises(ThreedistillError, match="damaged"):
         resume(tmp_path / "run", quiet=True)
     record = RunFolder(tmp_path / "run").read_record()
     assert record["status"] == "failed" and "damaged" in record["error"]
+
+
+def test_a_torn_metrics_file_is_mended(whole: Path, tmp_path: Path) -> None:
+    import shutil
+
+    for number, tail in enumerate((b"0,2", b"0,25,0.1\n", b"\0\0\0\0", b"\xff\xfe,\n", b'0,"')):
+        run = tmp_path / str(number)
+        shutil.copytree(whole, run)
+        rows = (whole / "metrics.csv").read_bytes().splitlines(keepends=True)
+        (run / "metrics.csv").write_bytes(b"".join(rows[:3]) + tail)
+        assert read_metrics(run / "metrics.csv")[1][-1]["iteration"] == "10"
+    shutil.rmtree(run / "checkpoints")  # the steps are made again, onto what is left of the file
+    resume(run, quiet=True)
+    found = [row["iteration"] for row in read_metrics(run / "metrics.csv")[1]]
+    assert found == [row["iteration"] for row in read_metrics(whole / "metrics.csv")[1]]
+
+
+def test_more_steps_are_a_stage_that_goes_on_where_the_run_ended(whole: Path, tmp_path: Path) -> None:
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    before = parameters(run)
+    write_text(run / "eval.json", "{}")
+    again = resume(run, quiet=True, overrides=["budget.iterations=30"])
+    config = read_config(run / "config.yaml")
+    assert [stage["name"] for stage in config["stages"]] == ["coarse", "coarse-more"]
+    more = config["stages"][1]
+    assert more["iterations"] == 6 and more["span"] == [1.0, 1.0]
+    assert more["optim"]["decay"] == pytest.approx(0.1), "rates stay where they were at the end"
+    assert all(torch.equal(before[name], value) for name, value in parameters(run).items())
+    later = StageState(RunFolder(run).checkpoint(1, "coarse-more"))
+    assert later.facts["iteration"] == 6
+    table = "module/representation.table"
+    moved = (later._tensors[table] - before[table]).norm() / before[table].norm()
+    assert 0 < moved < 0.2, "it goes on, it does not begin anew"
+    assert again.asset.read_bytes() != (whole / "asset/model.glb").read_bytes()
+    assert not (run / "eval.json").exists(), "that was another asset"
+    with pytest.raises(UsageError, match="has 30 iterations already"):
+        resume(run, overrides=["budget.iterations=30"])
+    twice = resume(run, quiet=True, overrides=["budget.iterations=31"])
+    assert read_config(twice.run_dir / "config.yaml")["stages"][2]["name"] == "coarse-more2"
 
 
 def test_another_seed_is_another_run(whole: Path, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ class Checkpoints(pl.Callback):
     def __init__(self, run: RunFolder, index: int, every: int = 50, seconds: float = 15.0) -> None:
         self.run, self.index, self.every, self.seconds = run, index, every, seconds
         self._last = time.monotonic()
+        self._saved = -1
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, ScoreDistillation)
@@ -38,13 +39,15 @@ class Checkpoints(pl.Callback):
             self.save(trainer, pl_module)
 
     def save(self, trainer: pl.Trainer, system: ScoreDistillation) -> None:
-        """Write the state now."""
+        """Write the state now, unless that is done: the one before it must stay the one before it."""
+        if int(system.iteration) == self._saved:
+            return
         facts = {"iteration": int(system.iteration), "iterations": system.stage.iterations}
         path = self.run.checkpoint(self.index, system.stage.name)
         save_stage(path, system, list(trainer.optimizers), facts)
         if int(system.iteration):
             self.run.take_place()
-        self._last = time.monotonic()
+        self._last, self._saved = time.monotonic(), int(system.iteration)
 
 
 class StopOnRequest(pl.Callback):

@@ -79,7 +79,9 @@ def load_stage(path: Path) -> StageState | None:
             state = StageState(previous_of(path))
         except ThreedistillError:
             raise damage from None
-        print(f"{damage}; going on from the one before it", file=sys.stderr, flush=True)
+        print(
+            f"the checkpoint {path} is damaged; going on from the one before it", file=sys.stderr, flush=True
+        )
         return state
     return StageState(previous_of(path)) if previous_of(path).exists() else None
 

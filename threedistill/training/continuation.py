@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from threedistill.config import STAGE_PARTS, Config, build, stage_part
+from threedistill.config import STAGE_PARTS, Config, build_as, stage_part
 from threedistill.errors import UsageError
-from threedistill.schedule import value_at
+from threedistill.schedule import Schedule, value_at
 
 __all__ = ["with_more_steps"]
 
@@ -75,7 +75,7 @@ def _settled(node: Any, where: str, plugins: Sequence[str]) -> Any:
     """A copy of a node with every schedule in it replaced by its value at the end."""
     if isinstance(node, dict):
         if str(node.get("_target_", "")).startswith("threedistill.schedule."):
-            value = value_at(build(node, where, plugins), 1.0)
+            value = value_at(build_as(Schedule, node, where, plugins), 1.0)
             return int(value) if value == int(value) else value
         return {key: _settled(child, f"{where}.{key}", plugins) for key, child in node.items()}
     return [_settled(child, where, plugins) for child in node] if isinstance(node, list) else node

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from threedistill.atomic import remove
+from threedistill.atomic import move
 from threedistill.training.callbacks import Checkpoints, MetricsFile, Previews, ProgressLine, StopOnRequest
 from threedistill.training.checkpoint import StageState, load_stage
 from threedistill.training.interruption import Stop
@@ -83,7 +83,7 @@ def run_stage(
     if state is not None:
         state.load_module(system)
         if state.path != path:
-            remove(path)  # damaged: it must not become the previous one
+            move(state.path, path)  # in place of the damaged one, which must not become the previous
     if int(system.iteration) >= system.stage.iterations:
         system.to(device)
         _record_student(system, run)
