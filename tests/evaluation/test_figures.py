@@ -87,7 +87,7 @@ def test_caption_logp_adds_the_logs_and_floors_them():
         kind_logp=logs(0.8, 0.2), color_logp=logs(0.5, 0.5), pattern_logp=logs(0.9, 0.05, 0.05),
         accessory_logp=logs(0.7, 0.3), second_kind_logp=logs(1 - 2e-6, 1e-6, 1e-6),
         second_color_logp=logs(0.6, 0.1, 0.3), view_logp=logs(1, 1, 1, 1), clean=torch.ones(1),
-        azimuth=torch.zeros(1),
+        azimuth=torch.zeros(1), parts=torch.zeros(1, 0),
     )  # fmt: skip
     plain = caption_logp(reading, Scene((ObjectSpec("duck", "red"),)), WORDS)
     assert float(plain) == pytest.approx(math.log(0.8 * 0.5 * 0.9 * 0.7 * 0.6), abs=1e-5)
@@ -109,7 +109,7 @@ def test_things_side_by_side_count_in_either_order():
         pattern_logp=rows(*[(1 - 2e-9, 1e-9, 1e-9)] * 2), accessory_logp=rows(*[(1 - 1e-9, 1e-9)] * 2),
         second_kind_logp=rows((0.1, 0.1, 0.8), (0.1, 0.7, 0.2)),
         second_color_logp=rows((0.1, 0.1, 0.8), (0.1, 0.7, 0.2)), view_logp=rows(*[(1.0,) * 4] * 2),
-        clean=torch.ones(2), azimuth=torch.zeros(2),
+        clean=torch.ones(2), azimuth=torch.zeros(2), parts=torch.zeros(2, 0),
     )  # fmt: skip
     duck, ball = ObjectSpec("duck", "red"), ObjectSpec("ball", "blue")
     for scene in (Scene((duck, ball), "next to"), Scene((ball, duck), "next to")):

@@ -33,13 +33,14 @@ from threedistill.toybox.judge_data import (
     pool_of_world,
     spoil,
 )
-from threedistill.toybox.lexicon import FRONTED
+from threedistill.toybox.lexicon import COLORS, FRONTED, PARTS
 from threedistill.toybox.scenes import held_out
-from threedistill.toybox.train_judge import JudgeTraining, batch_of, loss_of, vocabulary
-from threedistill.toybox.world import build
+from threedistill.toybox.train_judge import JudgeTraining, batch_of, grown, loss_of, vocabulary
+from threedistill.toybox.visible import LEAST, SHOWN, part_shares, visible
+from threedistill.toybox.world import build, build_parts
 
 shipped = pytest.mark.skipif(not available(), reason="no judge is shipped in this checkout")
-WORDS = Vocabulary(("duck", "ball"), ("red", "blue"), ("striped",), ("hat",))
+WORDS = Vocabulary(("duck", "ball"), ("red", "blue"), ("striped",), ("hat",), tuple(SHOWN))
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +193,7 @@ def _tiny_pool(count: int, seed: int) -> Pool:
     rgba[:, 16:48, 16:48, 3] = 255
     rgba[torch.arange(count), :, :, 2 * color] = rgba[..., 3]
     labels = {k: torch.zeros(count, dtype=torch.long) for k in LABELS}
+    labels["parts"] = torch.zeros(count, len(SHOWN), dtype=torch.long)
     labels["color"], labels["clean"] = color, torch.ones(count, dtype=torch.long)
     return Pool(rgba, labels, torch.full((count, 3), math.nan))
 
@@ -258,3 +260,55 @@ def test_object_mask_finds_the_object():
     images = torch.full((1, 8, 8, 3), 0.9)
     images[0, 2:4, 2:4] = 0.5
     assert int(object_mask(images, torch.full((1, 3), 0.9)).sum()) == 4
+
+
+def test_visible_parts_are_counted_on_the_object():
+    """A duck's beak shows from the front and not from behind; what hides a part is the object itself."""
+    built = build_parts(parse("a yellow duck with black feet").scene)
+    views = orbit(4, 15.0, size=64)
+    shown = dict(zip(SHOWN, visible(built, views).T.tolist()))
+    assert shown["beak"][0] == 1 and shown["beak"][2] == 0 and shown["eyes"][0] == 1 and shown["eyes"][2] <= 0
+    assert shown["wheels"] == shown["hat"] == [0, 0, 0, 0]
+    shares = part_shares(built, views)
+    opacity = render_mesh(built.mesh, views, supersample=1).opacity
+    torch.testing.assert_close(shares.sum(1), opacity.mean((1, 2, 3)))
+    # By colour, independently: the purple pixels of the picture are the part's.
+    spotted = build_parts(parse("a yellow owl with purple spots").scene)
+    seen = render_mesh(spotted.mesh, views, supersample=1).rgb
+    purple = ((seen - torch.tensor(COLORS["purple"])).abs().amax(-1) < 0.01).float().mean((1, 2))
+    torch.testing.assert_close(part_shares(spotted, views)[:, PARTS.index("spots")], purple)
+    tiny = build_parts(parse("a red television").scene)
+    edge = visible(tiny, orbit(48, 15.0, size=64))
+    assert {-1, 0, 1} >= set(edge.unique().tolist()) and 0 < LEAST < 0.01
+
+
+@pytest.mark.parametrize(("prompt", "part"), [
+    ("a duck", "eyes"), ("a duck", "beak"), ("a house", "windows"), ("a house", "door"), ("a snowman", "buttons"),
+    ("a car", "wheels"), ("a donut", "sprinkles"), ("a mug", "handle"), ("a red duck with blue stripes", "stripes"),
+    ("a red mug with white spots", "spots"), ("a cat wearing a red hat", "hat"),
+    ("a robot wearing a red scarf", "scarf"), ("a robot", "antenna"), ("a mug", "smile"),
+])  # fmt: skip
+def test_every_part_that_the_judge_looks_for_shows_from_the_front_or_the_side(prompt, part):
+    views = orbit(8, 15.0, size=64)
+    assert (visible(build_parts(parse(prompt).scene), views)[:, list(SHOWN).index(part)] == 1).sum() >= 2
+    hole = visible(build_parts(parse("a donut").scene), orbit(4, 45.0, size=64))[:, list(SHOWN).index("hole")]
+    assert (hole == 1).all()
+
+
+def test_a_judge_grows_new_words_and_keeps_the_old(tmp_path):
+    torch.manual_seed(3)
+    old = Vocabulary(("duck", "car"), ("red", "blue"), ("striped",), ("hat",))
+    new = Vocabulary(("car", "frog", "duck"), ("red", "blue"), ("striped",), ("hat",), ("eyes", "beak"))
+    judge = Judge(JudgeNetwork(old.head_sizes(), (8, 8, 8, 8)), old, {}, "old")
+    network = grown(judge, new).eval()
+    x = torch.rand(2, 3, 64, 64)
+    before, after = judge.network(x), network(x)
+    torch.testing.assert_close(after["kind"][:, [2, 0]], before["kind"])
+    torch.testing.assert_close(after["second_kind"][:, [0, 3, 1]], before["second_kind"])
+    for head in ("color", "view", "clean", "pose"):
+        torch.testing.assert_close(after[head], before[head])
+    assert after["parts"].shape == (2, 2)
+    Judge(network, new, {}, "new").save(tmp_path)
+    reading = Judge.load(tmp_path)(torch.rand(2, 64, 64, 3))
+    assert reading.parts.shape == (2, 2) and bool(((reading.parts > 0) & (reading.parts < 1)).all())
+    assert judge(torch.rand(2, 64, 64, 3)).parts.shape == (2, 0)

@@ -37,6 +37,8 @@ class JudgeReading:
         view_logp: (B, 4) front, side, back, overhead; meaningful for kinds with a front only.
         clean: (B,) probability in [0, 1] that this is one whole, well-made object.
         azimuth: (B,) radians, where the camera stands seen from the object's front, kinds with a front only.
+        parts: (B, S) probabilities that each of the vocabulary's parts can be seen; S = 0 for judges that were not
+            taught parts.
     """
 
     kind_logp: Float[Tensor, "B K"]
@@ -48,6 +50,7 @@ class JudgeReading:
     view_logp: Float[Tensor, "B 4"]
     clean: Float[Tensor, "B"]
     azimuth: Float[Tensor, "B"]
+    parts: Float[Tensor, "B S"]
 
     def __getitem__(self, rows: slice | Tensor) -> JudgeReading:
         return JudgeReading(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
@@ -68,15 +71,17 @@ class Vocabulary:
     colors: tuple[str, ...]
     patterns: tuple[str, ...]
     accessories: tuple[str, ...]
+    parts: tuple[str, ...] = ()
 
     def head_sizes(self) -> dict[str, int]:
         """Classes per head."""
         kinds, colors = len(self.kinds), len(self.colors)
-        return {
+        sizes = {
             "kind": kinds, "color": colors, "pattern": 1 + len(self.patterns),
             "accessory": 1 + len(self.accessories), "second_kind": 1 + kinds, "second_color": 1 + colors,
             "view": len(VIEWS), "clean": 2,
         }  # fmt: skip
+        return sizes | ({"parts": len(self.parts)} if self.parts else {})
 
 
 def _index(name: str | None, words: tuple[str, ...]) -> int:
@@ -233,12 +238,17 @@ class Judge:
 
     def _read(self, images: Tensor) -> JudgeReading:
         out = self.network(to_input(images))
-        logp = {k: F.log_softmax(out[k] / self.temperatures.get(k, 1.0), -1) for k in self.network.heads}
+        logp = {
+            k: F.log_softmax(out[k] / self.temperatures.get(k, 1.0), -1)
+            for k in self.network.heads
+            if k != "parts"
+        }
+        seen = out["parts"].sigmoid() if "parts" in out else images.new_zeros(len(images), 0)
         return JudgeReading(
             kind_logp=logp["kind"], color_logp=logp["color"], pattern_logp=logp["pattern"],
             accessory_logp=logp["accessory"], second_kind_logp=logp["second_kind"],
             second_color_logp=logp["second_color"], view_logp=logp["view"], clean=logp["clean"][:, 1].exp(),
-            azimuth=torch.atan2(out["pose"][:, 0], out["pose"][:, 1]),
+            azimuth=torch.atan2(out["pose"][:, 0], out["pose"][:, 1]), parts=seen,
         )  # fmt: skip
 
 

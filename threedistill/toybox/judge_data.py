@@ -24,6 +24,7 @@ from threedistill.toybox.grammar import ObjectSpec, Scene
 from threedistill.toybox.judge import SIZE, VIEWS, Vocabulary, scene_labels
 from threedistill.toybox.lexicon import FRONTED
 from threedistill.toybox.scenes import held_out_scenes, random_scene
+from threedistill.toybox.visible import SHOWN, visible
 from threedistill.types import Mesh
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
 IGNORE = -100
 FACES = ("turned", "mirrored", "crossed", "square")
-LABELS = ("kind", "color", "pattern", "accessory", "second_kind", "second_color", "view", "clean")
+CLASSES = ("kind", "color", "pattern", "accessory", "second_kind", "second_color", "view", "clean")
+LABELS = (*CLASSES, "parts")
 
 
 @dataclass
@@ -40,7 +42,7 @@ class Pool:
 
     Attributes:
         rgba: (N, 64, 64, 4) uint8, premultiplied sRGB and coverage.
-        labels: (N,) int64 class per head, -100 where it has none.
+        labels: (N,) int64 class per head, -100 where it has none; of ``parts`` (N, S): 1, 0, -100.
         pose: (N, 3) sine and cosine of the azimuth, and elevation in radians; NaN where they mean nothing.
     """
 
@@ -151,11 +153,12 @@ def render_pool(
         tier_two: share of patterns, accessories and pairs.
     """
     from threedistill.render.mesh import render_mesh
-    from threedistill.toybox.world import build
+    from threedistill.toybox.world import build_parts
 
     reserved = sorted(held_out_scenes(), key=repr)
     rgba, poses = [], []
-    labels: dict[str, list[int]] = {k: [] for k in LABELS}
+    labels: dict[str, list[int]] = {k: [] for k in CLASSES}
+    parts = []
     for index in range(first, first + objects):
         rng = random.Random(f"judge/{seed}/{index}")
         while True:
@@ -164,7 +167,8 @@ def render_pool(
             known = all(o.kind in words.kinds for o in scene.objects)
             if known and (alone or not faces):
                 break
-        mesh = build(scene, rng)
+        built = build_parts(scene, rng)
+        mesh = built.mesh
         sort = rng.choice(FACES) if faces else None
         if sort:
             mesh = many_faced(mesh, sort)
@@ -172,23 +176,27 @@ def render_pool(
         shading = "none" if rng.random() < 0.4 else "lambertian"
         seen = render_mesh(mesh, cameras, shading=shading, background=torch.zeros(views, 3))
         rgba.append((torch.cat([seen.rgb, seen.opacity], -1).clamp(0, 1) * 255).round().to(torch.uint8))
+        # What an object with too many faces shows is not what it should show.
+        shown = torch.full((views, len(SHOWN)), IGNORE) if sort else visible(built, cameras)
+        parts.append(torch.where(shown < 0, IGNORE, shown))
         right = scene_labels(scene, words)
         for view in range(views):
             azimuth, elevation = float(cameras.azimuth[view]), float(cameras.elevation[view])
             name, clean = _view_and_clean(azimuth, elevation, alone, sort)
-            for key in LABELS:
+            for key in CLASSES:
                 labels[key].append(right.get(key, IGNORE))
             labels["view"][-1] = VIEWS.index(name) if name else IGNORE
             labels["clean"][-1] = clean
             known = alone and sort is None
             poses.append([math.sin(azimuth), math.cos(azimuth), elevation] if known else [math.nan] * 3)
-    return Pool(torch.cat(rgba), {k: torch.tensor(v) for k, v in labels.items()}, torch.tensor(poses))
+    known = {k: torch.tensor(v) for k, v in labels.items()} | {"parts": torch.cat(parts)}
+    return Pool(torch.cat(rgba), known, torch.tensor(poses))
 
 
 def pool_of_world(world: RenderedWorld, words: Vocabulary) -> Pool:
     """The plainly rendered pictures of the prior's world, labelled: many more objects than a pool of its own."""
     rows = np.flatnonzero(world.styles == 0)
-    labels: dict[str, list[int]] = {k: [] for k in LABELS}
+    labels: dict[str, list[int]] = {k: [] for k in CLASSES}
     for row in rows:
         scene, azimuth, elevation = world.scenes[row], *(float(x) for x in world.cameras[row, :2])
         colors = world.records[row]["colors"]
@@ -197,11 +205,12 @@ def pool_of_world(world: RenderedWorld, words: Vocabulary) -> Pool:
         fronted = len(scene.objects) == 1 and scene.objects[0].kind in FRONTED
         name, right["clean"] = _view_and_clean(azimuth, elevation, fronted, None)
         right["view"] = VIEWS.index(name) if name else IGNORE
-        for key in LABELS:
+        for key in CLASSES:
             labels[key].append(right.get(key, IGNORE))
     azimuth, elevation = world.cameras[rows, 0], world.cameras[rows, 1]
     pose = np.stack([np.sin(azimuth), np.cos(azimuth), elevation], 1)
     known = {k: torch.tensor(v) for k, v in labels.items()}
+    known["parts"] = torch.full((len(rows), len(SHOWN)), IGNORE)
     pose[(known["view"] == IGNORE).numpy()] = math.nan
     rgba = np.stack([world.rgba(int(row)) for row in rows])
     return Pool(torch.from_numpy(rgba), known, torch.from_numpy(pose))

@@ -37,12 +37,15 @@ from threedistill.toybox.judge_data import (
     spoil,
 )  # fmt: skip
 from threedistill.toybox.lexicon import ACCESSORIES, COLORS, KINDS, PATTERNS
+from threedistill.toybox.visible import SHOWN
 
-VERSION = "judge-2"
+VERSION = "judge-3"
 WEIGHTS = {
     "kind": 1.0, "color": 1.0, "pattern": 0.5, "accessory": 0.5, "second_kind": 0.5, "second_color": 0.5,
     "view": 1.0, "clean": 1.0,
 }  # fmt: skip
+#: Of the cross entropy per part; most parts are absent from most pictures.
+PARTS_WEIGHT = 6.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class JudgeTraining:
 
 def vocabulary() -> Vocabulary:
     """The judge's classes, from the grammar."""
-    return Vocabulary(tuple(KINDS), tuple(COLORS), tuple(PATTERNS), tuple(ACCESSORIES))
+    return Vocabulary(tuple(KINDS), tuple(COLORS), tuple(PATTERNS), tuple(ACCESSORIES), tuple(SHOWN))
 
 
 def pools(setting: JudgeTraining, work: Path, say=print, world: Path | None = None) -> dict[str, Pool]:
@@ -140,6 +143,10 @@ def loss_of(out: dict[str, Tensor], labels: dict[str, Tensor], pose: Tensor) -> 
             balance = out[name].new_tensor([2.0, 1.0]) if name == "clean" else None
             loss = F.cross_entropy(out[name], labels[name], balance, ignore_index=IGNORE)
             total = total + weight * loss
+    if (parts := labels["parts"] != IGNORE).any():
+        total = total + PARTS_WEIGHT * F.binary_cross_entropy_with_logits(
+            out["parts"][parts], labels["parts"][parts].float()
+        )
     known = ~pose.isnan().any(1)
     return total + (3 * F.mse_loss(out["pose"][known], pose[known]) if known.any() else 0.0)
 
@@ -149,11 +156,55 @@ def rate_at(step: int, steps: int, warm: int = 250) -> float:
     return min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def train(setting: JudgeTraining, work: Path, say=print, world: Path | None = None) -> JudgeNetwork:
-    """Train to the end (from ``work/last.pt`` if it is there) and return the averaged network."""
+def grown(judge: Judge, words: Vocabulary) -> JudgeNetwork:
+    """A network with the heads of ``words`` that starts as a trained judge where both know a word."""
+    network = JudgeNetwork(words.head_sizes(), _widths(judge.network))
+    mine, theirs = network.state_dict(), judge.network.state_dict()
+    same = {k: v for k, v in theirs.items() if mine[k].shape == v.shape}
+    old, new = _classes(judge.vocabulary), _classes(words)
+    for head in network.heads:
+        if head not in judge.network.heads:
+            continue
+        for index, name in enumerate(new[head]):
+            if name in old[head]:
+                for part in ("weight", "bias"):
+                    mine[f"heads.{head}.{part}"][index] = theirs[f"heads.{head}.{part}"][
+                        old[head].index(name)
+                    ]
+    network.load_state_dict(mine | same)
+    return network
+
+
+def _widths(network: JudgeNetwork) -> tuple[int, int, int, int]:
+    found = [m.out_channels for m in network.trunk if isinstance(m, torch.nn.Conv2d)]
+    return found[0], found[1], found[2], found[3]
+
+
+def _classes(words: Vocabulary) -> dict[str, tuple[str, ...]]:
+    """The name of every class of every head."""
+    return {
+        "kind": words.kinds, "color": words.colors, "pattern": ("", *words.patterns),
+        "accessory": ("", *words.accessories), "second_kind": ("", *words.kinds), "second_color": ("", *words.colors),
+        "view": VIEWS, "clean": ("0", "1"), "parts": words.parts,
+    }  # fmt: skip
+
+
+def train(
+    setting: JudgeTraining, work: Path, say=print, world: Path | None = None, start: Judge | None = None
+) -> JudgeNetwork:
+    """Train to the end (from ``work/last.pt`` if it is there) and return the averaged network.
+
+    Arguments:
+        setting: the training.
+        work: pools and checkpoints.
+        say: told about progress.
+        world: see :func:`pools`.
+        start: a judge to grow from, whose widths count instead of the setting's; None = from nothing.
+    """
     torch.manual_seed(setting.seed)
     data = pools(setting, work, say, world)
-    network = JudgeNetwork(vocabulary().head_sizes(), setting.widths)
+    words = vocabulary()
+    network = grown(start, words) if start else JudgeNetwork(words.head_sizes(), setting.widths)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=setting.lr, weight_decay=0.02)
@@ -251,6 +302,14 @@ def measure(judge: Judge, data: dict[str, Pool], seed: int) -> dict[str, float |
         figures[f"{name}/azimuth_median_error_deg"] = round(math.degrees(float(error.median())), 2)
         figures[f"{name}/azimuth_within_30_deg"] = round(float((error < math.radians(30)).float().mean()), 4)
         figures[f"{name}/pictures"] = len(pool)
+        shown, told = pool.labels["parts"], out["parts"] > 0
+        for index, part in enumerate(judge.vocabulary.parts):
+            there, absent_ = shown[:, index] == 1, shown[:, index] == 0
+            if there.any():
+                figures[f"{name}/parts/{part}/seen"] = round(float(told[there, index].float().mean()), 4)
+                figures[f"{name}/parts/{part}/invented"] = round(
+                    float(told[absent_, index].float().mean()), 4
+                )
     some = data["test"][torch.randperm(len(data["test"]), generator=rng)[:400]]
     clean = composite(some.rgba, torch.ones(len(some), 3))
     rejected = []
@@ -277,6 +336,10 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--world", type=Path, help="the prior's rendered world, to learn from as well")
     parser.add_argument("--evaluate", action="store_true", help="measure the judge in --out, train nothing")
+    parser.add_argument(
+        "--start", type=Path, help="a judge to grow from: a head start where both know a word"
+    )
+    parser.add_argument("--lr", type=float, default=JudgeTraining.lr)
     parser.add_argument("--steps", type=int, default=JudgeTraining.steps)
     parser.add_argument("--objects", type=int, default=JudgeTraining.objects)
     parser.add_argument("--intricate", type=int, default=JudgeTraining.intricate)
@@ -289,6 +352,7 @@ def main(arguments: list[str] | None = None) -> None:
         intricate=given.intricate,
         faced=given.faced,
         seed=given.seed,
+        lr=given.lr,
     )
     given.work.mkdir(parents=True, exist_ok=True)
 
@@ -302,14 +366,18 @@ def main(arguments: list[str] | None = None) -> None:
             )
         )
         return
-    network = train(setting, given.work, say, given.world)
+    start = Judge.load(given.start) if given.start else None
+    network = train(setting, given.work, say, given.world, start)
     data = pools(setting, given.work, lambda line: None)
     judge = Judge(network, vocabulary(), {}, VERSION)
     judge.save(given.out)
     judge = Judge.load(given.out)  # float16 and back: what is measured is what is shipped
     judge.temperatures = calibrate(judge.network, data["test"], data["test_faced"], setting.seed)
     figures = measure(judge, data, setting.seed)
-    facts = asdict(setting) | {"world": asdict(WorldSettings()) if given.world else None}
+    facts = asdict(setting) | {
+        "world": asdict(WorldSettings()) if given.world else None,
+        "grown_from": start.version if start else None,
+    }
     judge.save(given.out, {"training": facts, "figures": figures})
     print(json.dumps({"temperatures": judge.temperatures, **figures}, indent=1))
 
