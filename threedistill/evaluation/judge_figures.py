@@ -17,10 +17,11 @@ import torch
 from threedistill.cameras import view_name
 from threedistill.evaluation.janus import AZIMUTHS, ELEVATION, janus_estimate
 from threedistill.evaluation.judging import look
+from threedistill.evaluation.judging import many_faced as rejects
 from threedistill.evaluation.statistics import bootstrap
 from threedistill.toybox.grammar import ObjectSpec, Scene
 from threedistill.toybox.judge import VIEWS, Judge
-from threedistill.toybox.judge_data import many_faced
+from threedistill.toybox.judge_data import FACES, many_faced
 from threedistill.toybox.lexicon import COLORS, FRONTED
 from threedistill.toybox.world import build
 
@@ -34,8 +35,9 @@ def judge_figures(per_kind: int = 4, seed: int = 0, judge: Judge | None = None) 
         judge: default the shipped one.
 
     Returns:
-        ``kind, color, view, clean`` rates, and mean Janus shares of normal, ``turned`` and ``mirrored`` two-faced
-        objects, each with a 95 % interval over objects; ``by_kind`` view rates and normal objects' Janus shares.
+        ``kind, color, view, clean`` rates, and of normal objects and those with too many faces (:data:`FACES`) the
+        mean Janus shares and the rates of :func:`~threedistill.evaluation.judging.many_faced`, each with a 95 %
+        interval over objects; ``by_kind`` some of them.
     """
     judge = judge or Judge.load()
     words = judge.vocabulary
@@ -57,13 +59,16 @@ def judge_figures(per_kind: int = 4, seed: int = 0, judge: Judge | None = None) 
                 "clean": float((reading.clean > 0.5).float().mean()),
                 "janus_normal": janus_estimate(reading.view_logp).share,
             }
-            for sort in ("turned", "mirrored"):
+            found["rejected_normal"] = float(rejects(reading))
+            for sort in FACES:
                 two = judge(look(many_faced(mesh, sort), AZIMUTHS))
                 found[f"janus_{sort}"] = janus_estimate(two.view_logp).share
+                found[f"rejected_{sort}"] = float(rejects(two))
+            found["rejected"] = sum(found[f"rejected_{sort}"] for sort in FACES) / len(FACES)
             for name, value in found.items():
                 rates.setdefault(name, []).append(value)
                 by_kind.setdefault(kind, {}).setdefault(name, []).append(value)
-    shown = ("view", "janus_normal", "janus_mirrored")
+    shown = ("view", "janus_normal", "janus_mirrored", "rejected")
     return {
         "judge_version": judge.version,
         "objects": len(rates["kind"]),

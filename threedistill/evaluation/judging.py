@@ -16,6 +16,7 @@ from torch import Tensor
 from threedistill.cameras import orbit
 from threedistill.evaluation.alignment import centred
 from threedistill.evaluation.janus import AZIMUTHS, ELEVATION, JanusEstimate, janus_estimate
+from threedistill.evaluation.parts import PartsShown, parts_shown, ring_parts, turned_to
 from threedistill.toybox.grammar import Scene, parse
 from threedistill.toybox.judge import Judge, JudgeReading, Vocabulary, scene_labels
 from threedistill.toybox.lexicon import FRONTED
@@ -47,6 +48,10 @@ class AssetVerdict:
         janus: faces where there should be none; None for kinds without a front.
         line: one line for people.
         retry: whether another seed is worth proposing.
+        many_faced: whether the views from all around say that it has more than one face (:func:`many_faced`); None
+            for kinds without a front.
+        parts: how many of the parts that the true object shows the judge sees, from all around; None for a judge that
+            was not taught parts.
     """
 
     rank: int
@@ -65,6 +70,8 @@ class AssetVerdict:
     retry: bool
     extras_right: dict[str, bool] = field(default_factory=dict)
     janus: JanusEstimate | None = None
+    many_faced: bool | None = None
+    parts: PartsShown | None = None
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
@@ -179,6 +186,9 @@ def judge_asset(mesh: Mesh, prompt: str, judge: Judge | None = None) -> AssetVer
     extras = {name: asked[name][1] for name in extra_heads if labels.get(name, 0) > 0 and name in asked}
     clean = float(reading.clean.mean())
     janus = janus_estimate(ring.view_logp) if first.kind in FRONTED and len(scene.objects) == 1 else None
+    faces = None if janus is None else many_faced(ring, janus)
+    seen = turned_to(ring.parts, janus.yaw if janus else 0.0)
+    parts = parts_shown(seen, ring_parts(scene, AZIMUTHS), words.parts) if words.parts else None
     return AssetVerdict(
         rank=rank,
         candidates=len(scores),
@@ -194,9 +204,25 @@ def judge_asset(mesh: Mesh, prompt: str, judge: Judge | None = None) -> AssetVer
         extras_right=extras,
         clean=clean,
         janus=janus,
-        line=verdict_line(scene, kind_p, color_p, clean, extras, janus),
-        retry=rank > 1 or kind_p < 0.5 or color_p < 0.5 or not all(extras.values()) or _many_faces(janus),
+        many_faced=faces,
+        parts=parts,
+        line=verdict_line(scene, kind_p, color_p, clean, extras, janus, parts),
+        retry=rank > 1 or kind_p < 0.5 or color_p < 0.5 or not all(extras.values()) or bool(faces),
     )
+
+
+def many_faced(ring: JudgeReading, janus: JanusEstimate | None = None) -> bool:
+    """Whether views from all around an object with a front show that it has more than one face.
+
+    One picture may hide the second face (from straight ahead nothing betrays it); the ring does not: a front on the far
+    side, two separate fronts, or pictures that mostly are of no well-made object.
+
+    Arguments:
+        ring: the judge's reading of an even ring of views, 24 or so.
+        janus: its estimate, if there is one.
+    """
+    found = janus or janus_estimate(ring.view_logp)
+    return found.share > 0.05 or found.fronts > 1 or float(ring.clean.mean()) < 0.5
 
 
 def _many_faces(janus: JanusEstimate | None) -> bool:
@@ -210,6 +236,7 @@ def verdict_line(
     clean: float,
     extras: dict[str, bool],
     janus: JanusEstimate | None,
+    shown: PartsShown | None = None,
 ) -> str:
     """The judge's line: "mushroom 0.98, red 0.99, clean 0.90, one front"."""
     first = scene.objects[0]
@@ -218,6 +245,8 @@ def verdict_line(
         parts.append(f"{first.color} {color_p:.2f}")
     parts += [f"{name.replace('_', ' ')} {'right' if ok else 'wrong'}" for name, ok in extras.items()]
     parts.append(f"clean {clean:.2f}")
+    if shown and shown.share is not None:
+        parts.append(f"parts {shown.share:.0%}".replace("%", " %"))
     if janus is not None:
         if _many_faces(janus):
             parts.append(f"a front seen from {round(100 * janus.share)} % of the far side")

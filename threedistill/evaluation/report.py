@@ -50,6 +50,7 @@ COLUMNS: dict[str, str] = {
     "one piece": "requirements.one_component",
     "genus": "requirements.genus",
     "clean": "judge.clean",
+    "parts": "judge.parts.share",
     "watertight": "health.watertight",
     "all": "requirements.all",
 }

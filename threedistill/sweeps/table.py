@@ -24,6 +24,8 @@ FIGURES = {
     "rank": "judge.rank",
     "margin": "judge.margin",
     "clean": "judge.clean",
+    "parts": "judge.parts.share",
+    "many_faced": "judge.many_faced",
     "janus": "judge.janus.share",
     "yaw_margin": "judge.janus.yaw_margin",
     "fronts": "judge.janus.fronts",
@@ -163,8 +165,8 @@ def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for row in found:
         settings.setdefault(row["setting"], []).append(row)
     figures = ("kind_right", "color_right", "janus", "iou", "ssim", "psnr", "volume_iou", "genus_right",
-               "saturation_error", "detail", "high_frequency", "clean", "diversity", "student_gain", "camera_gain",
-               "seconds")  # fmt: skip
+               "saturation_error", "detail", "high_frequency", "clean", "parts", "diversity",
+               "student_gain", "camera_gain", "seconds")  # fmt: skip
     statuses = [row["status"] for row in found]
     return {
         "runs": len(found),
@@ -216,7 +218,7 @@ def settings_table(facts: dict[str, Any], title: str) -> Any:
 
     shown = {
         "kind": "kind_right", "colour": "color_right", "Janus": "janus", "IoU": "iou", "SSIM": "ssim", "PSNR": "psnr",
-        "genus": "genus_right", "satur. err": "saturation_error",
+        "genus": "genus_right", "parts": "parts", "satur. err": "saturation_error",
         "detail": "detail", "diversity": "diversity", "student gain": "student_gain", "s": "seconds",
     }  # fmt: skip
     shown = {k: f for k, f in shown.items() if any(m[f] for m in facts["settings"].values())}
