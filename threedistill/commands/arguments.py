@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
         before, behind = argv[:cut], argv[cut + 1 :]
         if "-h" in before:
             before = ["--help"]
-        options, data = self.parse_known_args(before)
+        options, data = self.parse_known_args(self._with_axes(before))
         for word in data:
             if (
                 word.startswith("-")
@@ -50,6 +50,17 @@ class Parser(argparse.ArgumentParser):
             ):
                 self._unknown(word)
         return options, data + behind
+
+    def _with_axes(self, words: list[str]) -> list[str]:
+        """``--from-up -y`` as ``--from-up=-y``: argparse would take the axis for another option."""
+        taking = {name for a in self._actions if a.nargs is None for name in a.option_strings}
+        joined: list[str] = []
+        for word in words:
+            if joined and joined[-1] in taking and word in ("-x", "-y", "-z"):
+                joined[-1] += f"={word}"
+            else:
+                joined.append(word)
+        return joined
 
     def _unknown(self, word: str) -> NoReturn:
         known = [name for action in self._actions for name in action.option_strings]
@@ -157,9 +168,15 @@ def splat_options(parser: Parser) -> None:
     )
     parser.add_argument(
         "--up",
-        type=one_of("--up", ("y", "z")),
+        type=one_of("--up", ("y", "z", "-y")),
         metavar="A",
-        help="y | z points up in files whose format leaves it open (default: each format's habit)",
+        help="y | z points up in files whose format leaves it open, -y in splats (default: each format's habit)",
+    )
+    parser.add_argument(
+        "--front",
+        type=one_of("--front", ("x", "-x", "y", "-y", "z", "-z")),
+        metavar="A",
+        help="the axis that the front faces in splat files (default: what goes with their up axis)",
     )
 
 
@@ -198,7 +215,7 @@ def from_options(parser: Parser, file: str) -> None:
 #: Flag -> the export settings it stands for.
 _EXPORT_FLAGS = {
     "unit_size": ("unit_size",), "origin": ("origin",), "face_budget": ("faces",), "texture_size": ("texture_size",),
-    "sh_degree": ("sh_degree",), "up": ("up", "splat_up"),
+    "sh_degree": ("sh_degree",), "up": ("up", "splat_up"), "front": ("splat_front",),
 }  # fmt: skip
 
 
@@ -209,7 +226,7 @@ def frame_overrides(options: argparse.Namespace, overrides: Sequence[str]) -> li
         value = getattr(options, flag)
         if value is None:
             continue
-        for setting in settings:
+        for setting in settings if value != "-y" else [name for name in settings if name != "up"]:
             line = f"export.{setting}={value}"
             rivals = [o for o in overrides if o.startswith(f"export.{setting}=") and o != line]
             if rivals:

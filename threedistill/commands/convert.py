@@ -110,7 +110,7 @@ def convert_file(source: Path, target: Path, options: Any, row: Format) -> dict[
     to_splats = row.kind == "splats"
     _check_options(options, from_splats, to_splats)
     opened = open_file(source, up=options.from_up, front=options.from_front)
-    settings = _settings(options, rebuilt=from_splats, unlit=opened.unlit)
+    settings = _settings(options, to_splats, rebuilt=from_splats, unlit=opened.unlit)
     asset = opened.asset
     if isinstance(asset, Splats):
         asset = _sized(asset, options, settings) if to_splats else _mesh_of(asset, settings, options)
@@ -124,7 +124,10 @@ def convert_file(source: Path, target: Path, options: Any, row: Format) -> dict[
     if isinstance(asset, Splats):
         asset = with_degree(asset, settings.sh_degree)
     lost = [*opened.lost, *(dropped(asset, row) if row.kind != "film" else [])]
-    for note in opened.notes:
+    notes = list(opened.notes)
+    if row.fixed and (options.up or options.front):
+        notes.append(f"{row.name} defines its axes: --up and --front have no effect on {target}")
+    for note in notes:
         print(note, file=sys.stderr)
     if lost:
         print(f"not in {target}: {', '.join(lost)}", file=sys.stderr)
@@ -140,7 +143,7 @@ def _check_options(options: Any, from_splats: bool, to_splats: bool) -> None:
     if to_splats and from_splats:
         unused = [("face_budget", "mesh"), ("texture_size", "mesh"), ("normal_map", "mesh")]
     if not to_splats:
-        unused = [("sh_degree", "splats")]
+        unused = [("sh_degree", "splats"), ("front", "splats")]
     if not to_splats or from_splats:
         unused.append(("splats", "mesh that becomes splats"))
     if to_splats or not from_splats:
@@ -150,14 +153,14 @@ def _check_options(options: Any, from_splats: bool, to_splats: bool) -> None:
             raise UsageError(f"--{name.replace('_', '-')} needs a {needed}".replace("a splats", "splats"))
 
 
-def _settings(options: Any, rebuilt: bool, unlit: bool) -> ExportSettings:
+def _settings(options: Any, to_splats: bool, rebuilt: bool, unlit: bool) -> ExportSettings:
     """Export settings from the flags: a file's own colours are lit unless it says that they are not."""
     from threedistill.exports.settings import ExportSettings
 
     flags: dict[str, Any] = {
         "resolution": options.resolution, "faces": options.face_budget, "texture_size": options.texture_size,
-        "unit_size": options.unit_size, "origin": options.origin, "up": options.up, "splat_up": options.up,
-        "sh_degree": options.sh_degree,
+        "unit_size": options.unit_size, "origin": options.origin, "sh_degree": options.sh_degree,
+        **({"splat_up": options.up, "splat_front": options.front} if to_splats else {"up": options.up}),
     }  # fmt: skip
     flags = {name: value for name, value in flags.items() if value is not None}
     if options.normal_map:

@@ -11,6 +11,7 @@ from threedistill.exports.frames import Axis, frame_in_file, turned
 from threedistill.exports.opened import Opened
 from threedistill.exports.splat_cloud import check_splats, from_file_frame
 from threedistill.exports.surface import check
+from threedistill.exports.upside_down import upside_down
 from threedistill.types import Mesh, Splats
 
 __all__ = ["LARGEST", "open_file", "read_asset", "read_asset_splats", "read_mesh"]
@@ -43,7 +44,11 @@ def open_file(
     frame = frame_in_file(row, opened.frame, up, front)
     if isinstance(opened.asset, Splats):
         check_splats(opened.asset, f"cannot use {path}")
-        return replace(opened, asset=from_file_frame(opened.asset, frame), frame=frame)
+        asset = from_file_frame(opened.asset, frame)
+        guessed = opened.frame is None and up is None and front is None
+        hint = upside_down(asset, frame) if guessed else None
+        notes = [*opened.notes, f"{path.name} {hint}"] if hint else opened.notes
+        return replace(opened, asset=asset, frame=frame, notes=notes)
     count = len(opened.asset.faces)
     if count > LARGEST:
         raise ThreedistillError(

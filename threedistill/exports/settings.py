@@ -73,6 +73,8 @@ class FileSettings:
     Arguments:
         up: the axis that points up in mesh files whose format leaves it open; None = the format's habit (STL: z).
         splat_up: the same in splat files (their habit is -y); SPZ and glTF define +Y.
+        splat_front: the axis that the front faces in splat files; None = what goes with their up axis (with -y it is z,
+            half a turn about z; -z is half a turn about x, which some viewers undo).
         sh_degree: harmonics of splats up to this degree, padded with zeros; None keeps what there is. ``.splat`` has
             room for degree 0 only.
         stl_size: longest side in STL files, millimetres.
@@ -86,6 +88,7 @@ class FileSettings:
 
     up: Literal["y", "z"] | None = None
     splat_up: Literal["-y", "y", "z"] | None = None
+    splat_front: Literal["x", "-x", "y", "-y", "z", "-z"] | None = None
     sh_degree: int | None = None
     stl_size: float = 100.0
     obj_glow: bool = False
@@ -102,6 +105,9 @@ class FileSettings:
             raise ValueError(f"export.up={self.up!r} must be y or z")
         if self.splat_up not in (None, "-y", "y", "z"):
             raise ValueError(f"export.splat_up={self.splat_up!r} must be -y, y or z")
+        axes = ("x", "-x", "y", "-y", "z", "-z")
+        if self.splat_front not in (None, *axes):
+            raise ValueError(f"export.splat_front={self.splat_front!r} must be one of {', '.join(axes)}")
         if self.sh_degree is not None and self.sh_degree not in range(MAX_DEGREE + 1):
             raise ValueError(
                 f"export.sh_degree={self.sh_degree} must lie in [0, {MAX_DEGREE}]: splats have no higher harmonics"

@@ -42,7 +42,7 @@ def write_file(asset: Mesh | Splats, path: Path, settings: FileSettings, row: Fo
         row.write(turned(asset, frame.to_ours().T), path, settings, frame)
     else:
         check_splats(asset, f"cannot write {path}")
-        frame = frame_to_write(row, settings.splat_up)
+        frame = frame_to_write(row, settings.splat_up, settings.splat_front)
         cloud = into_file_frame(with_degree(_on_cpu(asset), settings.sh_degree), frame)
         row.write(cloud, path, settings, frame)
 
