@@ -20,8 +20,8 @@ Row = dict[str, Any]
 
 HEADINGS = {
     "janus": "Janus", "kind_right": "kind right", "color_right": "colour right", "clean": "clean", "iou": "IoU",
-    "parts": "parts", "ssim": "SSIM", "psnr": "PSNR", "volume_iou": "volume IoU", "genus_right": "genus right", "tunnels": "tunnels",
-    "saturation_error": "saturation error", "detail": "detail", "high_frequency": "high freq.",
+    "parts": "parts", "ssim": "SSIM", "psnr": "PSNR", "volume_iou": "volume IoU", "genus_right": "genus right",
+    "tunnels": "tunnels", "saturation_error": "saturation error", "detail": "detail", "high_frequency": "high freq.",
     "diversity": "diversity", "kind_p": "P(kind)", "seconds": "s",
 }  # fmt: skip
 
