@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,6 +115,21 @@ def test_other_formats_hold_the_same_surface(command, finished, workspace):
             torch.testing.assert_close(mine, theirs * scale, rtol=0, atol=1e-4)
     assert command("export", str(finished), "--format", "obj", "--out", "more").status == 2
     assert command("export", str(finished), "--format", "obj", "--out", "more", "--overwrite").status == 0
+
+
+def test_a_folder_may_have_an_equals_sign_in_its_name(command, finished, workspace):
+    shutil.copytree(finished, "scale=3")
+    assert command("export", "scale=3", "--format", "stl").out == "scale=3/asset/model.stl\n"
+    done = command("export", "scale=3", "--out", "b=c", "export.unit_size=2", "--format", "stl")
+    assert (done.status, done.out) == (0, "b=c/model.stl\n"), done.err
+    assert json.loads(command("resume", "./scale=3", "--json", "--quiet").out)["run_dir"] == "scale=3"
+
+
+def test_the_verdict_is_there_in_figures(command, finished):
+    answer = json.loads(command("resume", str(finished), "--json", "--quiet").out)
+    assert answer["evaluation"]["verdict"] == answer["verdict"]
+    assert 0 <= answer["evaluation"]["judge"]["kind_p"] <= 1
+    assert answer["evaluation"]["health"]["largest_share"] > 0
 
 
 def test_export_settings_mesh_the_field_anew(command, finished, workspace):

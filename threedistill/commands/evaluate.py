@@ -60,14 +60,19 @@ def ceiling_fit() -> Callable[[Path, str], Path]:
     def fit(run_dir: Path, prompt: str) -> Path:
         from threedistill.config import build, read_config, stage_part
         from threedistill.evaluation.ceiling import fit_ceiling
+        from threedistill.training.progress import Bar
 
         config: dict[str, Any] = read_config(run_dir / "config.yaml")
         plugins = config["plugins"]
-        return fit_ceiling(
-            build(stage_part(config, -1, "representation")["model"], "representation.model", plugins),
-            prompt, run_dir / "ceiling",
-            build(config["export"], "export", plugins), steps=sum(s["iterations"] for s in config["stages"]),
-            views=config["cameras"]["views"], seed=config["seed"],
-        )  # fmt: skip
+        steps = sum(s["iterations"] for s in config["stages"])
+        bar = Bar(f"ceiling of {prompt!r}", steps)
+        try:
+            return fit_ceiling(
+                build(stage_part(config, -1, "representation")["model"], "representation.model", plugins),
+                prompt, run_dir / "ceiling", build(config["export"], "export", plugins), steps=steps,
+                views=config["cameras"]["views"], seed=config["seed"], on_step=bar.step,
+            )  # fmt: skip
+        finally:
+            bar.close()
 
     return fit

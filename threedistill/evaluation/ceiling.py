@@ -5,6 +5,7 @@ No distillation run can be expected to beat it; where it is low, the representat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ def fit_ceiling(
     steps: int,
     views: int = 4,
     seed: int = 0,
+    on_step: Callable[[int], None] | None = None,
 ) -> Path:
     """Fit ``representation`` to 64x64 renders of the prompt's ground truth and export it like any run.
 
@@ -34,6 +36,7 @@ def fit_ceiling(
         settings: the run's export settings.
         steps, views: the run's budget.
         seed: of cameras and jitter.
+        on_step: called with the number of steps done after every step of the fit.
 
     Returns:
         the file's path.
@@ -43,7 +46,10 @@ def fit_ceiling(
     from threedistill.toybox.world import build
 
     truth = build(parse(prompt).scene, None)
-    fit_photometric(representation, truth, steps=steps, views=views, seed=seed)
+    fit_photometric(
+        representation, truth, steps=steps, views=views, seed=seed,
+        on_step=None if on_step is None else lambda index, *_: on_step(index + 1),
+    )  # fmt: skip
     path = Path(folder) / "model.glb"
     path.parent.mkdir(parents=True, exist_ok=True)
     extras = {"prompt": prompt, "seed": seed, "prior": "ground truth (ceiling)"}
