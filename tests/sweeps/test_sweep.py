@@ -23,6 +23,7 @@ from threedistill.atomic import write_text
 from threedistill.commands.sweep import read_words
 from threedistill.config import read_config, write_config
 from threedistill.errors import ThreedistillError, UsageError
+from threedistill.evaluation.report import SCHEMA
 from threedistill.sweeps import launch as launch_module
 from threedistill.sweeps.job import finished, work
 from threedistill.sweeps.launch import check_launcher, clock
@@ -320,8 +321,12 @@ def test_a_new_judge_looks_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not job.looked_at(tmp_path)
     (tmp_path / "asset" / "views.png").touch()
     assert job.looked_at(tmp_path), "no judge for these words"
-    (tmp_path / "eval.json").write_text(json.dumps({"judge_version": job._judge_version()}))
+    by = {"judge_version": job._judge_version(), "schema": SCHEMA}
+    (tmp_path / "eval.json").write_text(json.dumps(by))
     assert job.looked_at(tmp_path)
+    (tmp_path / "eval.json").write_text(json.dumps(by | {"schema": SCHEMA - 1}))
+    assert not job.looked_at(tmp_path), "an evaluation without the figures of today"
+    (tmp_path / "eval.json").write_text(json.dumps(by))
     monkeypatch.setattr(job, "_judge_version", lambda: "another")
     assert not job.looked_at(tmp_path)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from threedistill.cameras import place, view_name
 from threedistill.evaluation.judging import attributes
+from threedistill.evaluation.parts import parts_shown
 from threedistill.evaluation.silhouette import mask_iou, silhouettes
 from threedistill.evaluation.statistics import Estimate, bootstrap
 from threedistill.rng import Streams
@@ -33,7 +34,7 @@ Sampler = Callable[[Sequence[str], "Cameras | None", Tensor, torch.Generator], T
 #: What the figures have to reach (held-out captions without patterns, accessories and pairs).
 GOALS = {"kind": 0.90, "color": 0.95, "view": 0.85}
 FIGURES = (
-    "kind", "color", "extras", "view", "azimuth_error", "within_30", "front", "clean", "grain", "iou",
+    "kind", "color", "extras", "view", "azimuth_error", "within_30", "front", "clean", "grain", "iou", "parts",
 )  # fmt: skip
 
 
@@ -135,10 +136,12 @@ def score(samples: Sequence[Sample], images: Tensor, judge: Judge) -> dict[str, 
     parsed = {prompt: parse(prompt) for prompt in {s.prompt for s in samples}}
     rough = grain(images)
     shape = _silhouette_scores(samples, images, parsed)
+    shown = _parts_scores(samples, reading, parsed, judge.vocabulary.parts)
     rows: dict[str, list[float | None]] = {name: [] for name in FIGURES}
     for index, sample in enumerate(samples):
         rows["grain"].append(None if rough[index].isnan() else float(rough[index]))
         rows["iou"].append(shape[index])
+        rows["parts"].append(shown[index])
         for name, value in _score_one(reading, index, sample, parsed[sample.prompt], judge).items():
             rows[name].append(value)
     return rows
@@ -168,6 +171,25 @@ def _score_one(
         "front": float(judged == "front") if fronted and sample.view is None else None,
         "clean": float(reading.clean[index]),
     }
+
+
+def _parts_scores(
+    samples: Sequence[Sample], reading: JudgeReading, parsed: dict[str, ParsedPrompt], names: tuple[str, ...]
+) -> list[float | None]:
+    """The share of the parts which the canonical object shows the told camera that the judge sees in the sample."""
+    from threedistill.toybox.visible import visible
+    from threedistill.toybox.world import build_parts
+
+    if not names or not samples or samples[0].camera is None:
+        return [None] * len(samples)
+    out: list[float | None] = [None] * len(samples)
+    for prompt, known in parsed.items():
+        rows = [i for i, sample in enumerate(samples) if sample.prompt == prompt]
+        truth = visible(build_parts(known.scene), cameras_of([samples[i] for i in rows]))
+        for k, i in enumerate(rows):
+            found = parts_shown(reading.parts[i : i + 1], truth[k : k + 1], names)
+            out[i] = found.share if found else None
+    return out
 
 
 def _silhouette_scores(

@@ -139,7 +139,7 @@ def evaluate_run(folder: Path) -> dict[str, Any] | None:
     Returns:
         the evaluation, or None where no judge knows the prompt's words.
     """
-    from threedistill.evaluation.report import evaluate_asset, read_run, write_json
+    from threedistill.evaluation.report import SCHEMA, evaluate_asset, read_run, write_json
     from threedistill.toybox.judge import available
 
     run = read_run(folder)
@@ -147,7 +147,8 @@ def evaluate_run(folder: Path) -> dict[str, Any] | None:
     if available() and _words_are_known(run["prompt"]):
         judge = _judge()
         found = read_json(folder / "eval.json")
-        if not found.get("appearance") or found.get("judge_version") != judge.version:
+        of_today = (found.get("judge_version"), found.get("schema")) == (judge.version, SCHEMA)
+        if not found.get("appearance") or not of_today:
             found = {**run, **evaluate_asset(run["asset"], run["prompt"], judge=judge)}
             write_json(folder / "eval.json", found)
     # Last, because it is by the picture that a later call sees that nothing is left to do here.
@@ -158,9 +159,12 @@ def evaluate_run(folder: Path) -> dict[str, Any] | None:
 
 
 def looked_at(folder: Path) -> bool:
-    """Whether a finished run has been evaluated by the judge of today, as far as there is one for it."""
-    version = read_json(folder / "eval.json").get("judge_version")
-    return (folder / "asset" / "views.png").exists() and version in (None, _judge_version())
+    """Whether a finished run was evaluated by the judge and in the figures of today, where there are any for it."""
+    from threedistill.evaluation.report import SCHEMA
+
+    found = read_json(folder / "eval.json")
+    by = (found.get("judge_version"), found.get("schema"))
+    return (folder / "asset" / "views.png").exists() and (by[0] is None or by == (_judge_version(), SCHEMA))
 
 
 def _words_are_known(prompt: str) -> bool:
@@ -168,10 +172,10 @@ def _words_are_known(prompt: str) -> bool:
     from threedistill.toybox.grammar import parse
 
     try:
-        parse(prompt)
+        scene = parse(prompt).scene
     except UsageError:
         return False
-    return True
+    return all(spec.kind in _judge().vocabulary.kinds for spec in scene.objects)
 
 
 @lru_cache(maxsize=1)
