@@ -25,6 +25,7 @@ The procedural world that the embedded prior was trained on.
   render "PROMPT"       the true object, as a contact sheet (.png) or a mesh (.glb .obj .ply .stl)
   sample "PROMPT"       pictures that the embedded prior draws
   judge ASSET "PROMPT"  what the judge sees in an asset
+  judge                 how much the prior's own pictures look like the world
   train --out DIR       train the prior
 
 threedistill toybox render --help shows the options of render, and so on."""
@@ -133,17 +134,79 @@ def _sample(argv: Sequence[str]) -> int:
 
 
 def _judge(argv: Sequence[str]) -> int:
-    p = Parser("toybox judge", 'ASSET "PROMPT" [--json]', "Say what the judge sees in an asset.")
+    p = Parser(
+        "toybox judge", '[ASSET "PROMPT"] [options]',
+        "Say what the judge sees in an asset; without one, how much the prior's own pictures look like its world.",
+    )  # fmt: skip
     p.add_argument("--json", action="store_true", help="print everything as one JSON object")
+    p.add_argument("--prior", metavar="DIR", help="a saved prior (default: the shipped one)")
+    p.add_argument(
+        "--prompts", type=whole_number("--prompts", 1, 12), default=12, metavar="N", help="of 12 (default)"
+    )
+    p.add_argument(
+        "--views", type=whole_number("--views", 1, 64), default=4, metavar="N", help="of each (default 4)"
+    )
+    p.add_argument(
+        "--steps", type=whole_number("--steps", 1, 1000), default=16, metavar="N", help="DDIM steps (16)"
+    )
+    p.add_argument("--scale", type=number("--scale", 0, 100), default=3.0, metavar="S", help="guidance (3)")
+    p.add_argument(
+        "--set", type=whole_number("--set", 0, 24), default=24, metavar="N",
+        help="held-out captions, eight pictures each, of the sets that are compared (24; 0 = none)",
+    )  # fmt: skip
+    p.add_argument(
+        "--seed", type=whole_number("--seed", 0, LARGEST_SEED), default=0, metavar="N", help="default 0"
+    )
     options, data = p.parse(argv)
+    if not data:
+        return _judge_prior(options)
     if len(data) != 2:
         raise UsageError(
-            'toybox judge takes a file and a prompt: threedistill toybox judge model.glb "a red mushroom"'
+            'toybox judge takes a file and a prompt: threedistill toybox judge model.glb "a red mushroom"; without '
+            "them it judges the prior's own pictures"
         )
     from threedistill.evaluation.report import evaluate_asset
 
     found = evaluate_asset(data[0], data[1])
     print(json.dumps(found, ensure_ascii=False, default=str) if options.json else found["verdict"])
+    return 0
+
+
+def _judge_prior(options: Namespace) -> int:
+    """The figures of the prior's own pictures."""
+    from threedistill.evaluation import picture_quality as quality
+    from threedistill.evaluation.prior_figures import toybox_sampler
+    from threedistill.resources import assets_dir, weights_hash
+    from threedistill.toybox.judge import Judge
+    from threedistill.toybox.model import ToyboxPipeline
+    from threedistill.toybox.scenes import held_out
+
+    folder = Path(options.prior) if options.prior else assets_dir() / "toybox" / "prior"
+    with contextlib.redirect_stdout(sys.stderr):
+        pipeline = ToyboxPipeline.load(folder)
+        sampler = toybox_sampler(pipeline, options.scale, options.steps)
+        rows = {}
+        for prompt in quality.PROMPTS[: options.prompts]:
+            rows[prompt] = quality.judge_prompt(
+                sampler, prompt, pipeline.size, views=options.views, seed=options.seed
+            )
+            print(f"{prompt}: SSIM {rows[prompt].ssim:.3f}", file=sys.stderr, flush=True)
+        distance = None
+        if options.set:
+            distance = quality.set_distance(
+                sampler, Judge.load(), held_out()[: options.set], pipeline.size, seed=options.seed,
+                progress=lambda prompt: print(f"set: {prompt}", file=sys.stderr, flush=True),
+            )  # fmt: skip
+    mean = quality.mean_figures(list(rows.values()))
+    facts = {
+        "prior": f"sha256 {weights_hash(folder)}", "size": pipeline.size, "steps": options.steps,
+        "scale": options.scale, "views": options.views, "seed": options.seed,
+    }  # fmt: skip
+    if options.json:
+        print(json.dumps(facts | quality.as_dict(rows, mean, distance)))
+    else:
+        print(", ".join(f"{k} {v}" for k, v in facts.items()))
+        print(quality.table(rows, mean, distance))
     return 0
 
 

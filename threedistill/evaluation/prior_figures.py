@@ -371,11 +371,17 @@ def ground_truth_sampler(spread: bool = True) -> Sampler:
     return sample
 
 
-def toybox_sampler(folder: str | Path | None = None, guidance: float = 3.0, steps: int = 25) -> Sampler:
-    """Samples of the embedded prior (or of the pipeline saved in ``folder``), guided by ``guidance``."""
+def toybox_sampler(prior: Any = None, guidance: float = 3.0, steps: int = 25) -> Sampler:
+    """Samples of the embedded prior, guided by ``guidance``.
+
+    Arguments:
+        prior: a loaded pipeline, or the folder of a saved one; None = the shipped one.
+        guidance: scale of classifier-free guidance.
+        steps: of DDIM.
+    """
     from threedistill.toybox.model import ToyboxPipeline
 
-    pipeline = ToyboxPipeline.load(folder)
+    pipeline = ToyboxPipeline.load(prior) if prior is None or isinstance(prior, (str, Path)) else prior
 
     def sample(
         texts: Sequence[str], cameras: Cameras | None, background: Tensor, rng: torch.Generator
