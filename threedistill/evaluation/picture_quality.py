@@ -31,7 +31,7 @@ PROMPTS = (
 VARIATIONS = 6
 #: Number of the random object that stands for "another true object".
 _OTHER = 777
-#: A pixel is of the object, with all its neighbours, where the truth is darker than this in some channel (on white).
+#: A pixel is of the object where the truth is darker than this in some channel (on white).
 _WHITE = 0.97
 #: Directions of the judge's features, the strongest among true pictures, in which sets are compared.
 DIRECTIONS = 32
@@ -70,9 +70,12 @@ def detail(pictures: Float[Tensor, "B H W 3"], truth: Float[Tensor, "B H W 3"]) 
         around = x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:]
         return (4 * x[:, 1:-1, 1:-1] - around).abs().mean(-1)
 
+    # Two pixels from the outline, which is softened over one: where it is says nothing of what is drawn inside.
     covered = truth.amin(-1) < _WHITE
-    inside = covered[:, 1:-1, 1:-1] & covered[:, :-2, 1:-1] & covered[:, 2:, 1:-1]
-    inside &= covered[:, 1:-1, :-2] & covered[:, 1:-1, 2:]
+    inside = torch.zeros_like(covered)
+    inside[:, 2:-2, 2:-2] = covered[:, 2:-2, 2:-2] & covered[:, :-4, 2:-2] & covered[:, 4:, 2:-2]
+    inside[:, 2:-2, 2:-2] &= covered[:, 2:-2, :-4] & covered[:, 2:-2, 4:]
+    inside = inside[:, 1:-1, 1:-1]
     count = inside.sum((1, 2))
     mine, its = ((laplacian(x) * inside).sum((1, 2)) / count.clamp_min(1) + 1e-4 for x in (pictures, truth))
     return torch.where(count > 20, mine / its, torch.nan)
