@@ -21,6 +21,7 @@ from threedistill.commands.arguments import (
 )
 from threedistill.errors import UsageError
 from threedistill.exports.formats import Format, Kind, format_of, writable, writable_suffixes
+from threedistill.exports.progress import shown, step
 
 if TYPE_CHECKING:
     from threedistill.exports.settings import ExportSettings
@@ -82,7 +83,7 @@ def run(argv: Sequence[str]) -> int:
     row = _format_to_write(source, target, options.kind)
     if target.exists() and not options.overwrite:
         raise UsageError(f"{target} exists; replace it with --overwrite or choose another name")
-    with contextlib.redirect_stdout(sys.stderr), limits_of(options):
+    with contextlib.redirect_stdout(sys.stderr), limits_of(options), shown():
         facts = convert_file(source, target, options, row)
     print(json.dumps({"file": str(target), **facts}) if options.json else target)
     return 0
@@ -119,7 +120,8 @@ def convert_file(source: Path, target: Path, options: Any, row: Format) -> dict[
         if to_splats:
             from threedistill.representations.convert import as_splats
 
-            asset = replace(as_splats(asset, options.splats or 20_000), extras=asset.extras)
+            with step("spreading splats"):
+                asset = replace(as_splats(asset, options.splats or 20_000), extras=asset.extras)
     write_file(asset, target, settings, row)
     if isinstance(asset, Splats):
         asset = with_degree(asset, settings.sh_degree)

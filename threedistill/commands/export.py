@@ -12,6 +12,7 @@ from threedistill.commands.arguments import Parser, frame_options, frame_overrid
 from threedistill.commands.resume import folders_and_settings, run_folder
 from threedistill.errors import UsageError
 from threedistill.exports.formats import file_of, of_kind
+from threedistill.exports.progress import shown
 
 _EPILOG = """\
 examples:
@@ -60,7 +61,7 @@ def run(argv: Sequence[str]) -> int:
     from threedistill.training.reexport import write_run
     from threedistill.training.run_folder import RunFolder
 
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), shown():
         run, within = RunFolder(run_dir), target.resolve() == (run_dir / "asset").resolve()
         with run.locked() if within else contextlib.nullcontext():
             write_run(run, paths, overrides)

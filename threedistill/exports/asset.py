@@ -14,6 +14,7 @@ from torch import Tensor
 from threedistill.exports import surface
 from threedistill.exports.bake import bake, bake_values, color_at, painted
 from threedistill.exports.formats import file_of, of_kind
+from threedistill.exports.progress import step
 from threedistill.exports.settings import AssetSettings, ExportSettings, FileSettings
 from threedistill.exports.splat_cloud import moved
 from threedistill.exports.unwrap import unwrap
@@ -77,7 +78,8 @@ def build_asset(
     Raises:
         ThreedistillError: nothing to extract, or values that are not finite.
     """
-    mesh, fine, device = _surface(representation, settings)
+    with step("extracting the surface"):
+        mesh, fine, device = _surface(representation, settings)
     mesh = replace(mesh, normals=surface.vertex_normals(mesh.vertices, mesh.faces), extras=dict(extras or {}))
 
     def color(points: Tensor, normals: Tensor) -> Tensor:
@@ -87,8 +89,10 @@ def build_asset(
     mesh.colors = color_at(color, mesh.vertices, mesh.normals)
     if settings.texture_size:
         size, gutter = settings.texture_size, settings.gutter
-        unwrapped = unwrap(mesh, size, gutter, settings.unwrap_max_faces, settings.unwrap_max_charts)
-        mesh, _ = bake(unwrapped.mesh, color, size, gutter)
+        with step("laying out the texture"):
+            unwrapped = unwrap(mesh, size, gutter, settings.unwrap_max_faces, settings.unwrap_max_charts)
+        with step("painting the texture"):
+            mesh, _ = bake(unwrapped.mesh, color, size, gutter)
         charts = f", {unwrapped.charts} charts" if unwrapped.charts else ""
         mesh.extras["texture layout"] = f"{unwrapped.method}{charts}"
         mesh = _with_pictures(mesh, representation, size, gutter, device)
@@ -96,7 +100,8 @@ def build_asset(
         if settings.normal_map or relief is not None:
             from threedistill.exports.normal_map import bake_normals
 
-            mesh = bake_normals(mesh, relief or fine, size, gutter)
+            with step("painting the normal map"):
+                mesh = bake_normals(mesh, relief or fine, size, gutter)
     middle, scale = surface.frame(mesh, settings.unit_size, settings.origin)
     mesh.extras["frame"] = {"origin": [float(v) for v in middle], "scale": scale}
     return surface.normalise(mesh, settings.unit_size, settings.origin)

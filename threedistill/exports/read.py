@@ -9,6 +9,7 @@ from threedistill.errors import ThreedistillError
 from threedistill.exports.formats import Kind, format_of, formats
 from threedistill.exports.frames import Axis, frame_in_file, turned
 from threedistill.exports.opened import Opened
+from threedistill.exports.progress import step
 from threedistill.exports.splat_cloud import check_splats, from_file_frame
 from threedistill.exports.surface import check
 from threedistill.exports.upside_down import upside_down
@@ -38,7 +39,8 @@ def open_file(
     row = format_of(path, kind)
     assert row.read is not None
     try:
-        opened: Opened = row.read(path)
+        with step(f"reading {path.name}"):
+            opened: Opened = row.read(path)
     except OSError as error:
         raise ThreedistillError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
     frame = frame_in_file(row, opened.frame, up, front)

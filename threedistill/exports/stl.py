@@ -60,6 +60,8 @@ def read_stl(path: Path) -> Opened:
     text = text and (b"facet" in data.lower() or b"endsolid" in data.lower())
     if text:
         corners = _from_text(path, data)
+        if b"endsolid" not in data.lower()[data.lower().rfind(b"endfacet") :]:
+            lost.append("its end (it is cut off)")
     else:
         if count < 0 or len(data) < 84 + 50 * count:
             promised = f", its header promises {count} triangles" if count >= 0 else ""
@@ -76,7 +78,7 @@ def read_stl(path: Path) -> Opened:
     points = torch.from_numpy(corners.reshape(-1, 3).copy()) * (1e-3 if ours else 1.0)
     mesh = Mesh(points, torch.arange(len(points)).reshape(-1, 3))
     ups: dict[bytes, Axis] = {b"+Y up": "y", b"+Z up": "z"}
-    said = [axis for words, axis in ups.items() if ours and words in head]
+    said: list[Axis] = [axis for words, axis in ups.items() if ours and words in head]
     finite = bool(torch.isfinite(points).all())  # what is not is named where files are opened
     return Opened(welded(mesh) if finite else mesh, frame_of(said[0]) if said else None, lost=lost)
 

@@ -11,6 +11,7 @@ from threedistill.exports import surface
 from threedistill.exports.formats import Format, named, of_kind, writable
 from threedistill.exports.frames import frame_to_write, turned
 from threedistill.exports.pictures import glowing
+from threedistill.exports.progress import step
 from threedistill.exports.settings import FileSettings
 from threedistill.exports.splat_cloud import check_splats, into_file_frame, with_degree
 from threedistill.types import Mesh, Splats
@@ -30,6 +31,12 @@ def write_file(asset: Mesh | Splats, path: Path, settings: FileSettings, row: Fo
     Raises:
         ThreedistillError: an empty or non-finite asset, or a place that cannot be written.
     """
+    assert row.write is not None
+    with step(f"writing {path.name}"):
+        _write(asset, path, settings, row)
+
+
+def _write(asset: Mesh | Splats, path: Path, settings: FileSettings, row: Format) -> None:
     assert row.write is not None
     if isinstance(asset, Mesh):
         surface.check(asset, f"cannot write {path}")
