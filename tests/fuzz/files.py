@@ -69,6 +69,7 @@ class Sound:
         files: all, by name.
         text: it is made of lines and words.
         ends: whether its end can be seen to be missing.
+        tail: bytes at its end that hold nothing of the object (a checksum, a name).
     """
 
     name: str
@@ -76,6 +77,7 @@ class Sound:
     files: dict[str, bytes]
     text: bool = False
     ends: bool = True
+    tail: int = 0
 
 
 @cache
@@ -100,7 +102,14 @@ def sound() -> list[Sound]:
                 continue
             files = {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
             found.append(
-                Sound(name, f"a{row.suffix}", files, text=name == "obj", ends=name not in ("obj", "splat"))
+                Sound(
+                    name,
+                    f"a{row.suffix}",
+                    files,
+                    text=name == "obj",
+                    ends=name not in ("obj", "splat"),
+                    tail=8 if name == "spz" else 0,
+                )
             )
     glb = next(one for one in found if one.name == "glb").files["a.glb"]
     length = struct.unpack_from("<I", glb, 12)[0]
@@ -129,7 +138,9 @@ def sound() -> list[Sound]:
     facets = (
         "facet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 1 0 0\nvertex 0 1 0\nendloop\nendfacet\n" * 2
     )
-    found.append(Sound("stl ascii", "a.stl", {"a.stl": f"solid a\n{facets}endsolid a".encode()}, text=True))
+    found.append(
+        Sound("stl ascii", "a.stl", {"a.stl": f"solid a\n{facets}endsolid a".encode()}, text=True, tail=2)
+    )
     return found
 
 
@@ -187,7 +198,7 @@ def cut(files: dict[str, bytes], draw: random.Random, one: Sound) -> bool:
         [len(data) - 1, draw.randrange(1, len(data)), draw.randrange(1, len(data)), len(data) // 2]
     )
     files[one.file] = data[:keep]
-    return one.ends
+    return one.ends and len(data) - keep > one.tail
 
 
 def doubled(files: dict[str, bytes], draw: random.Random, one: Sound) -> bool:
