@@ -107,8 +107,9 @@ _ROWS = (
         loses=("texture", "vertex colours", *_MATERIAL, "unlit", "facts"),
     ),
     Format(
-        "usdz", ".usdz", "model.usdz", "mesh", "USD with its textures inside", write=_ours("usd:write_usdz"),
-        begins=(b"PK\x03\x04",),
+        "usdz", ".usdz", "model.usdz", "mesh", "USD with its textures inside (reading: extra usd)",
+        read=_ours("usd_read:read_usd"), write=_ours("usd:write_usdz"), also=(".usd", ".usda", ".usdc"),
+        begins=(b"PK\x03\x04", b"PXR-USDC", b"#usda"),
     ),
     Format(
         "3dgs", ".ply", "splats.ply", "splats", "Gaussian splats as the 3DGS tools write them", frame="-y",
@@ -138,7 +139,7 @@ _ROWS = (
         sniff=_ours("gltf_splats:is_gltf_splats"), begins=(b"glTF", b"{"),
     ),
     Format(
-        "usd-splat", ".usdz", "splats.usdz", "splats", 
+        "usd-splat", ".usdz", "splats.usdz", "splats",
         "Gaussian splats in USD, ParticleField3DGaussianSplat (extra usd)",
         read=_ours("splat_usd:read_usd_splats"), write=_ours("splats:write_usd_file"), also=(".usd", ".usda", ".usdc"),
         sniff=_ours("splat_usd:is_usd_splats"), begins=(b"PK\x03\x04", b"PXR-USDC", b"#usda"),
