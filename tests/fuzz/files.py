@@ -108,7 +108,7 @@ def sound() -> list[Sound]:
                     files,
                     text=name == "obj",
                     ends=name not in ("obj", "splat"),
-                    tail=8 if name == "spz" else 0,
+                    tail={"spz": 8, "usdz": 2, "usd-splat": 2, "sog": 2}.get(name, 0),
                 )
             )
     glb = next(one for one in found if one.name == "glb").files["a.glb"]
