@@ -253,9 +253,15 @@ def test_gltf_nodes_place_their_splats(tmp_path: Path) -> None:
     expected = rotated(splats, turn)
     assert worst(found.means, expected.means * 2 + torch.tensor([1.0, 2, 3])) < 1e-5
     assert worst(covariances(found), covariances(expected) * 4) < 1e-5 and worst(found.sh, expected.sh) < 1e-5
-    document["nodes"][1]["scale"] = [1, 2, 1]
+    document["nodes"][1]["scale"] = [1, 2, -3]  # stretched, and a mirror
     (tmp_path / "b.gltf").write_text(json.dumps(document))
-    with pytest.raises(ThreedistillError, match="more than a turn and one scale"):
+    found = read_splats(tmp_path / "b.gltf")
+    linear = turn @ torch.diag(torch.tensor([1.0, 2, -3], dtype=torch.float64))
+    assert worst(found.means, splats.means.double() @ linear.T + torch.tensor([1.0, 2, 3])) < 1e-5
+    assert worst(covariances(found), linear @ covariances(splats) @ linear.T) < 1e-5
+    document["nodes"][1]["scale"] = [1, 2, 0]
+    (tmp_path / "b.gltf").write_text(json.dumps(document))
+    with pytest.raises(ThreedistillError, match="a matrix that cannot be inverted"):
         read_splats(tmp_path / "b.gltf")
 
 

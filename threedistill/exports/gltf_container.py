@@ -119,7 +119,7 @@ def pick(gltf: Gltf, items: Sequence[_T], index: int, where: str) -> _T:
         ThreedistillError: there are not that many.
     """
     if index >= len(items):
-        raise unsound(gltf.path, f"{where} {index}, there are {len(items)}")
+        raise unsound(gltf.path, f"{where} {str(index)[:20]}, there are {len(items)}")
     return items[index]
 
 

@@ -6,12 +6,10 @@ specification (release candidate of 2026), kernel ``ellipse``, colour space ``sr
 
 from __future__ import annotations
 
-import math
 import struct
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,8 +19,9 @@ from threedistill.exports.gltf_accessors import Accessors
 from threedistill.exports.gltf_container import open_gltf, unsound
 from threedistill.exports.gltf_scene import Tree
 from threedistill.exports.gltf_schema import Primitive
-from threedistill.exports.limits import check
-from threedistill.exports.splat_cloud import rotated
+from threedistill.exports.opened import Opened
+from threedistill.exports.splat_blocks import check_count, sound
+from threedistill.exports.splat_place import joined, placed
 from threedistill.render.harmonics import C0
 from threedistill.render.shading import srgb_to_linear
 from threedistill.types import Splats
@@ -92,7 +91,7 @@ def is_gltf_splats(path: Path) -> bool:
     return any(primitive.extensions.splats is not None for mesh in meshes for primitive in mesh.primitives)
 
 
-def read_gltf_splats(path: Path) -> Splats:
+def read_gltf_splats(path: Path) -> Opened:
     """The cloud of every splat primitive of the scene, placed by its nodes, in our frame.
 
     Raises:
@@ -100,26 +99,26 @@ def read_gltf_splats(path: Path) -> Splats:
     """
     gltf = open_gltf(path)
     accessors = Accessors(gltf)
-    clouds = []
-    for placed in Tree(gltf).placed(accessors):
-        for number, primitive in enumerate(gltf.document.meshes[placed.mesh].primitives):
-            if primitive.extensions.splats is not None:
-                cloud = _cloud(accessors, primitive, f"meshes[{placed.mesh}].primitives[{number}]")
-                check(path, "splats", sum(map(len, clouds)) + len(cloud) * len(placed.matrices))
-                clouds += [_placed(path, cloud, matrix) for matrix in placed.matrices]
+    clouds: list[Splats] = []
+    lost: list[str] = []
+    total = 0
+    for shown in Tree(gltf).placed(accessors):
+        for number, primitive in enumerate(gltf.document.meshes[shown.mesh].primitives):
+            if primitive.extensions.splats is None:
+                continue
+            cloud = _cloud(accessors, primitive, f"meshes[{shown.mesh}].primitives[{number}]")
+            total += len(cloud) * len(shown.matrices)
+            check_count(path, total, cloud.sh_degree, gltf.size)
+            cloud, dropped = sound(path, cloud)
+            lost += dropped
+            try:
+                clouds += [placed(cloud, matrix) for matrix in shown.matrices]
+            except ValueError as error:
+                raise unsound(path, str(error)) from None
     if not clouds:
         raise ThreedistillError(f"cannot read {path}: it holds no splats ({EXTENSION})")
-    extras = gltf.document.asset.extras
-    width = max(cloud.sh.shape[1] for cloud in clouds)
-    padded = [torch.nn.functional.pad(c.sh, (0, 0, 0, width - c.sh.shape[1])) for c in clouds]
-
-    def all_of(name: str) -> Tensor:
-        return torch.cat([getattr(cloud, name) for cloud in clouds])
-
-    return Splats(
-        all_of("means"), all_of("log_scales"), all_of("quaternions"), all_of("opacity_logits"), torch.cat(padded),
-        extras if isinstance(extras, dict) else {},
-    )  # fmt: skip
+    splats, extras = joined(clouds), gltf.document.asset.extras
+    return Opened(replace(splats, extras=extras if isinstance(extras, dict) else {}), lost=lost)
 
 
 def _cloud(accessors: Accessors, primitive: Primitive, where: str) -> Splats:
@@ -153,23 +152,6 @@ def _cloud(accessors: Accessors, primitive: Primitive, where: str) -> Splats:
         raise unsound(path, f"{where}: the attributes of its splats have different lengths")
     opacity = values["OPACITY"][:, 0].clamp(1e-6, 1 - 1e-6)
     return Splats(
-        values["POSITION"], values["SCALE"].clamp(min=1e-12).log(), values["ROTATION"][:, [3, 0, 1, 2]],
+        values["POSITION"], values["SCALE"].log(), values["ROTATION"][:, [3, 0, 1, 2]],
         torch.logit(opacity.double()).float(), torch.stack([values[name] for name in names], 1),
     )  # fmt: skip
-
-
-def _placed(path: Path, cloud: Splats, matrix: np.ndarray) -> Splats:
-    """The cloud where a node's matrix puts it."""
-    scale = np.cbrt(np.linalg.det(matrix[:3, :3]))
-    turn = matrix[:3, :3] / scale if scale > 0 else matrix[:3, :3]
-    if scale <= 0 or not np.allclose(turn @ turn.T, np.eye(3), atol=1e-4):
-        raise ThreedistillError(
-            f"cannot read {path}: its splats are placed by more than a turn and one scale"
-        )
-    if not np.allclose(turn, np.eye(3), atol=1e-9):
-        cloud = rotated(cloud, torch.from_numpy(turn))
-    if scale != 1:
-        cloud = replace(
-            cloud, means=cloud.means * float(scale), log_scales=cloud.log_scales + math.log(scale)
-        )
-    return replace(cloud, means=cloud.means + torch.from_numpy(matrix[:3, 3]).float())

@@ -91,7 +91,7 @@ def read_spz_file(path: Path) -> Opened:
 
 def read_gltf_file(path: Path) -> Opened:
     """glTF's ``KHR_gaussian_splatting``."""
-    return _sound(path, Opened(read_gltf_splats(path)))
+    return read_gltf_splats(path)
 
 
 def _sound(path: Path, opened: Opened) -> Opened:
