@@ -28,7 +28,7 @@ from threedistill.toybox.teacher import (
 )
 from threedistill.toybox.teacher_trainer import TeacherTraining, Trainer
 from threedistill.toybox.train_teacher import export_checkpoint, train
-from threedistill.toybox.trunk import ToyboxTransformer, _gather, _scatter, shifted_cosine
+from threedistill.toybox.trunk import ToyboxTransformer, _attend, _gather, _scatter, shifted_cosine
 
 TINY = TeacherSettings(
     size=64, fine=16, width=32, middle_width=64, depth=1, sketch_width=64, sketch_channels=16, masks=4,
@@ -123,6 +123,13 @@ def test_gathering_tokens_is_invertible_and_local():
     dot[0, 3 * 8 + 5] = 1
     token = _gather(dot, 8)[0].nonzero()[0].tolist()
     assert token == [1 * 4 + 2, 1 * 2 + 1]
+
+
+def test_attention_is_the_same_with_and_without_gradients():
+    q, k, v = (torch.randn(2, 3, n, 8) for n in (10, 7, 7))
+    with torch.no_grad():
+        fused = _attend(q, k, v)
+    torch.testing.assert_close(_attend(q, k, v), fused)
 
 
 def test_everything_that_is_told_reaches_the_output():
