@@ -47,7 +47,7 @@ def reading(front: list[float], clean: float = 1.0) -> JudgeReading:
 
 
 def test_a_second_face_is_found_from_all_around():
-    """Of 24 views: one front; a front behind as well; two fronts side by side; a front that no picture likes."""
+    """Of 24 views: one front; a front behind as well; two apart; one too wide; none; one that no picture likes."""
 
     def ring(*fronts: int) -> list[float]:
         return [0.9 if k in fronts else 0.01 for k in range(24)]
@@ -56,4 +56,6 @@ def test_a_second_face_is_found_from_all_around():
     assert not many_faced(reading(ring(*before)))
     assert many_faced(reading(ring(*before, 11, 12, 13)))
     assert many_faced(reading(ring(*before, 5, 6)))
-    assert many_faced(reading(ring(*before), clean=0.3))
+    assert many_faced(reading(ring(*range(9)))) and not many_faced(reading(ring(*range(8))))
+    assert many_faced(reading(ring(), clean=0.5)) and not many_faced(reading(ring(*before), clean=0.5))
+    assert many_faced(reading(ring(*before), clean=0.2))

@@ -215,14 +215,17 @@ def many_faced(ring: JudgeReading, janus: JanusEstimate | None = None) -> bool:
     """Whether views from all around an object with a front show that it has more than one face.
 
     One picture may hide the second face (from straight ahead nothing betrays it); the ring does not: a front on the far
-    side, two separate fronts, or pictures that mostly are of no well-made object.
+    side, two separate fronts, one that is wider than a third of the way around (one face is seen from a quarter), no
+    front at all on something that is hardly well made, or pictures of nothing well made.
 
     Arguments:
         ring: the judge's reading of an even ring of views, 24 or so.
         janus: its estimate, if there is one.
     """
     found = janus or janus_estimate(ring.view_logp)
-    return found.share > 0.05 or found.fronts > 1 or float(ring.clean.mean()) < 0.5
+    wide = 3 * int((ring.view_logp[:, 0].exp() > 0.5).sum()) > len(ring.view_logp)
+    clean = float(ring.clean.mean())
+    return found.share > 0.05 or found.fronts > 1 or wide or clean < (0.6 if found.fronts == 0 else 0.25)
 
 
 def _many_faces(janus: JanusEstimate | None) -> bool:
