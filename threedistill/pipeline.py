@@ -75,7 +75,7 @@ def generate(
             run, quiet, device=None if device == "auto" else device, asked=(given, overrides, config)
         )
     with stoppable() as stop:
-        check_place(run, config, overwrite)
+        check_place(run, config, overwrite=overwrite)
         from threedistill.training.assemble import check
         from threedistill.training.start import read_start
 
@@ -88,8 +88,10 @@ def start_run(
     config: Config, run_dir: str | Path, *, quiet: bool, facts: dict[str, Any] | None = None
 ) -> Result:
     """Carry out a composed configuration in a folder, in place of what may be there; ``facts`` go into ``run.json``."""
+    run = RunFolder(run_dir)
+    check_place(run, config, overwrite=True)
     with stoppable() as stop:
-        return _begin(config, RunFolder(run_dir), None, True, quiet, stop, facts)
+        return _begin(config, run, None, True, quiet, stop, facts)
 
 
 def resume(
@@ -124,8 +126,8 @@ def _begin(
         error.hint = "; nothing had begun, the same command starts it"  # type: ignore[attr-defined]
         raise
     with run.locked():
+        check_place(run, config, overwrite=overwrite)
         run.settle()
-        check_place(run, config, overwrite)
         try:
             run.begin()
             if start is not None:
@@ -160,9 +162,9 @@ def _go_on(
         raise UsageError(f"{run.path} is not a run folder: there is nothing in it to continue")
     record = Record()
     with stoppable() as stop, run.locked():
-        run.settle()
         run.reopen()
         config = read_config(run.config)
+        run.settle()
         if asked is not None:
             refuse_other_settings(run, config, *asked)
         if more:

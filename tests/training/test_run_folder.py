@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from threedistill.atomic import os_errors_in_words, write_text
 from threedistill.errors import ThreedistillError, UsageError
+from threedistill.pipeline import resume, start_run
 from threedistill.training.naming import default_folder, free_folder, prompt_name, slug
 from threedistill.training.run_folder import RunFolder, RunHere
 
@@ -121,6 +122,21 @@ def test_an_earlier_run_stays_until_the_new_one_has_a_checkpoint(tmp_path: Path)
     assert (tmp_path / "notes.txt").read_text() == "mine", "only what a run writes is removed"
     assert not (tmp_path / "asset").exists() and run.checkpoint(0, "coarse").read_text() == "two"
     assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "checkpoints", "config.yaml", "notes.txt"]
+
+
+def test_nothing_is_cleaned_in_a_folder_of_others(tmp_path: Path) -> None:
+    for name, text in (
+        ("config.yaml", "a: 1\n"),
+        ("run.json", "not ours"),
+        ("asset/.model-01234567.glb", "x"),
+    ):
+        write_text(tmp_path / name, text)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match="was not written by threedistill"):
+        resume(tmp_path)
+    with pytest.raises(UsageError, match="not empty and holds no run"):
+        start_run({"budget": {}}, tmp_path, quiet=True)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_what_fails_leaves_no_folder(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from threedistill.atomic import make_folder
 from threedistill.toybox.grammar import parse
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def fit_ceiling(
         on_step=None if on_step is None else lambda index, *_: on_step(index + 1),
     )  # fmt: skip
     path = Path(folder) / "model.glb"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     extras = {"prompt": prompt, "seed": seed, "prior": "ground truth (ceiling)"}
     write_mesh(build_asset(representation, settings, extras), path, settings)
     return path

@@ -14,7 +14,7 @@ from threedistill.training.run_folder import RunFolder, RunHere
 __all__ = ["check_place", "refuse_other_settings"]
 
 
-def check_place(run: RunFolder, config: Config, overwrite: bool) -> None:
+def check_place(run: RunFolder, config: Config, *, overwrite: bool) -> None:
     """Refuse a folder that holds another run, with what differs and a name that is free.
 
     Raises:

@@ -104,7 +104,9 @@ class RunFolder:
         if (self.path / _TAKING).is_dir() or (self.path / _ARRIVING).is_dir():
             return True
         states = ("checkpoints/*/last.safetensors", "checkpoints/*/previous.safetensors", "asset/*")
-        return (self.path / "config.yaml").is_file() and any(any(self.path.glob(state)) for state in states)
+        return _written_by_us(self.path / "config.yaml") and any(
+            any(self.path.glob(state)) for state in states
+        )
 
     @property
     def holds_request(self) -> bool:
@@ -175,7 +177,7 @@ class RunFolder:
     def _tidy(self, missing: list[Path]) -> None:
         """Leave no lock where there is no run, and no folder that was made for nothing."""
         with contextlib.suppress(OSError):
-            if self.holds_run or self.holds_request or (self.path / "run.json").exists():
+            if self.holds_run or (self.path / _NEW).is_dir() or _traces_of_us(self.path):
                 return
             (self.path / _LOCK).unlink(missing_ok=True)
             for folder in missing:
@@ -190,7 +192,8 @@ class RunFolder:
         make_folder(self.base)
 
     def reopen(self) -> None:
-        """Go on with the newest request: one that has no checkpoint yet, or else the run that is here."""
+        """Go on with the newest request (under the lock): one without a checkpoint, or else the run that is here."""
+        self._take()
         self.base = self.path / _NEW if (self.path / _NEW / "config.yaml").is_file() else self.path
 
     @property
@@ -239,7 +242,10 @@ class RunFolder:
                 self._take()
 
     def settle(self) -> None:
-        """Finish what a killed process left (under the lock): a change of runs, files that were never finished."""
+        """Finish what a killed process left (under the lock): a change of runs, files that were never finished.
+
+        Only where a run is, or is to be: in anybody else's folder nothing is to be cleaned.
+        """
         self._take()
         new = self.path / _NEW
         if new.is_dir() and not (new / "config.yaml").is_file():
@@ -287,11 +293,17 @@ class RunHere(UsageError):
 
 def _traces_of_us(folder: Path) -> set[str]:
     """Names in a folder without a run that are a failed run's of ours, and may go when another begins there."""
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        if (folder / "config.yaml").read_text(encoding="utf-8").startswith("schema:"):
-            return {*OWN}
+    if _written_by_us(folder / "config.yaml"):
+        return {*OWN}
     with contextlib.suppress(OSError, ValueError):
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         if isinstance(record, dict) and {"schema", "status"} <= record.keys():
             return {"run.json", "traceback.txt"}
     return set()
+
+
+def _written_by_us(config: Path) -> bool:
+    """Whether a config.yaml begins as every run's does; anybody else's is nothing to replace."""
+    with contextlib.suppress(OSError), config.open("rb") as file:
+        return file.read(7) == b"schema:"
+    return False
