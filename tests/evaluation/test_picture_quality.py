@@ -17,6 +17,7 @@ from threedistill.evaluation.picture_quality import (
     judge_features,
     judge_prompt,
     mean_figures,
+    reference_gain,
     set_distance,
     true_pictures,
 )
@@ -107,6 +108,36 @@ def test_features_are_what_the_heads_read():
     pose = judge.network.pose(found)
     torch.testing.assert_close(torch.atan2(pose[:, 0], pose[:, 1]), expected)
     assert not judge.network.pose._forward_pre_hooks
+
+
+class _Copying:
+    """Draws grey, and what it is shown where it is shown something."""
+
+    size = SIZE
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, prompts, cameras, background, views=None, view_cameras=None, generator=None, **_rest):
+        noise = torch.rand(1, generator=generator)
+        self.asked.append((prompts, cameras.azimuth.tolist(), views, view_cameras, float(noise)))
+        if views is None:
+            return torch.full((len(prompts), SIZE, SIZE, 3), 0.5)
+        return views[:, 0].permute(0, 2, 3, 1) / 2 + 0.5
+
+
+def test_a_reference_view_is_worth_what_it_brings():
+    pipeline = _Copying()
+    found = reference_gain(pipeline, ["a red ball", "a blue duck"])
+    assert found.gain == pytest.approx(found.shown - found.words) and found.gain > 5
+    assert found.words < 10  # grey against white
+    for alone, shown in zip(pipeline.asked[::2], pipeline.asked[1::2], strict=True):
+        assert alone[0] == shown[0] and alone[4] == shown[4] and alone[2] is None
+        assert alone[1] == pytest.approx([math.pi / 2, -math.pi / 2])
+        assert shown[2].shape == (2, 1, 3, SIZE, SIZE) and shown[2].min() >= -1 and shown[2].max() <= 1
+        torch.testing.assert_close(shown[3][0, 0, :2], torch.tensor([0.0, 1.0]))  # seen from the front
+    # A ball looks the same from everywhere: shown it, the copy is nearly right.
+    assert reference_gain(_Copying(), ["a red ball"]).shown > 30
 
 
 def test_the_command_prints_and_writes_the_figures(capsys):

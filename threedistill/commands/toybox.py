@@ -152,7 +152,7 @@ def _judge(argv: Sequence[str]) -> int:
     p.add_argument("--scale", type=number("--scale", 0, 100), default=3.0, metavar="S", help="guidance (3)")
     p.add_argument(
         "--set", type=whole_number("--set", 0, 24), default=24, metavar="N",
-        help="held-out captions, eight pictures each, of the sets that are compared (24; 0 = none)",
+        help="held-out captions, eight pictures each, of the sets that are compared, and objects shown (24; 0 = none)",
     )  # fmt: skip
     p.add_argument(
         "--seed", type=whole_number("--seed", 0, LARGEST_SEED), default=0, metavar="N", help="default 0"
@@ -197,16 +197,21 @@ def _judge_prior(options: Namespace) -> int:
                 sampler, Judge.load(), held_out()[: options.set], pipeline.size, seed=options.seed,
                 progress=lambda prompt: print(f"set: {prompt}", file=sys.stderr, flush=True),
             )  # fmt: skip
+        reference = None
+        if options.set and "image" in pipeline.shows:
+            reference = quality.reference_gain(
+                pipeline, held_out()[: min(12, options.set)], options.steps, options.scale, options.seed
+            )
     mean = quality.mean_figures(list(rows.values()))
     facts = {
         "prior": f"sha256 {weights_hash(folder)}", "size": pipeline.size, "steps": options.steps,
         "scale": options.scale, "views": options.views, "seed": options.seed,
     }  # fmt: skip
     if options.json:
-        print(json.dumps(facts | quality.as_dict(rows, mean, distance)))
+        print(json.dumps(facts | quality.as_dict(rows, mean, distance, reference)))
     else:
         print(", ".join(f"{k} {v}" for k, v in facts.items()))
-        print(quality.table(rows, mean, distance))
+        print(quality.table(rows, mean, distance, reference))
     return 0
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from threedistill.cameras import orbit
 from threedistill.evaluation.prior_figures import Sampler
-from threedistill.evaluation.similarity import nearest
+from threedistill.evaluation.similarity import nearest, psnr
 from threedistill.toybox.grammar import parse
 from threedistill.toybox.judge import Judge
 from threedistill.types import Cameras
@@ -182,7 +183,65 @@ def set_distance(
     return frechet_distance(samples @ kept, truth @ kept) / frechet_distance(again @ kept, truth @ kept)
 
 
-def table(rows: dict[str, Pictures], mean: Pictures, distance: float | None) -> str:
+@dataclass(frozen=True)
+class ReferenceGain:
+    """What a reference view from the front is worth: PSNR (dB) of pictures from the sides to the very same object.
+
+    Attributes:
+        words: told words and camera.
+        shown: told these and shown the view.
+    """
+
+    words: float
+    shown: float
+
+    @property
+    def gain(self) -> float:
+        """dB."""
+        return self.shown - self.words
+
+
+def reference_gain(
+    pipeline: Any, prompts: Sequence[str], steps: int = 16, scale: float = 3.0, seed: int = 0
+) -> ReferenceGain:
+    """How much nearer pictures from the sides come to an object whose front is shown.
+
+    Arguments:
+        pipeline: a loaded prior that can be shown pictures.
+        prompts: of each a random true object is drawn, seen from the front and from both sides.
+        steps, scale: of DDIM and of guidance.
+        seed: of objects and noise; with and without the view they start from the same noise.
+    """
+    from threedistill.render.mesh import render_mesh
+    from threedistill.toybox.conditioning import camera_vectors
+    from threedistill.toybox.model import camera
+    from threedistill.toybox.world import build
+
+    front, sides = (camera(a, size=pipeline.size) for a in ([0.0], [90.0, -90.0]))
+    found: list[list[float]] = []
+    for k, prompt in enumerate(prompts):
+        mesh = build(parse(prompt).scene, random.Random(f"reference/{seed}/{k}"))
+        white = torch.ones(2, 3)
+        truth = render_mesh(mesh, sides, shading="lambertian", background=white).rgb
+        seen = render_mesh(mesh, front, shading="lambertian", background=white[:1]).rgb
+        views = (2 * seen.permute(0, 3, 1, 2) - 1)[None].expand(2, -1, -1, -1, -1)
+        told = camera_vectors(front, 1)[None].expand(2, -1, -1)
+
+        scores = []
+        for extra in ({}, {"views": views, "view_cameras": told}):
+            pictures = pipeline(
+                [prompt] * 2, sides, white, guidance_scale=scale, num_inference_steps=steps,
+                generator=torch.Generator().manual_seed(seed + k), **extra,
+            )  # fmt: skip
+            scores.append(float(psnr(pictures.cpu().float(), truth).mean()))
+        found.append(scores)
+    words, shown = torch.tensor(found).mean(0).tolist()
+    return ReferenceGain(words, shown)
+
+
+def table(
+    rows: dict[str, Pictures], mean: Pictures, distance: float | None, reference: ReferenceGain | None = None
+) -> str:
     """The figures as lines for people."""
     head = f"{'':40s}{'SSIM':>7s}{'PSNR':>7s}{'detail':>8s}   another true object"
     lines = [head]
@@ -193,10 +252,18 @@ def table(rows: dict[str, Pictures], mean: Pictures, distance: float | None) -> 
         )
     if distance is not None:
         lines.append(f"set of pictures to set of renders, over two sets of renders: {distance:.1f}")
+    if reference is not None:
+        lines.append(
+            f"shown the front of an object, PSNR from its sides: {reference.words:.1f} -> {reference.shown:.1f} dB "
+            f"({reference.gain:+.1f})"
+        )
     return "\n".join(lines)
 
 
-def as_dict(rows: dict[str, Pictures], mean: Pictures, distance: float | None) -> dict[str, object]:
+def as_dict(
+    rows: dict[str, Pictures], mean: Pictures, distance: float | None, reference: ReferenceGain | None = None
+) -> dict[str, object]:
     """The figures as plain numbers for JSON."""
     prompts = {name: asdict(x) for name, x in rows.items()}
-    return {"prompts": prompts, "mean": asdict(mean), "set_distance": distance}
+    shown = None if reference is None else asdict(reference) | {"gain": reference.gain}
+    return {"prompts": prompts, "mean": asdict(mean), "set_distance": distance, "reference": shown}

@@ -359,9 +359,13 @@ class ToyboxPipeline(DiffusionPipeline):
 
 
 def camera(
-    azimuth: Sequence[float], elevation: float = 15.0, distance: float = 2.9, fov_y: float = 44.0
+    azimuth: Sequence[float],
+    elevation: float = 15.0,
+    distance: float = 2.9,
+    fov_y: float = 44.0,
+    size: int = IMAGE_SIZE,
 ) -> Cameras:
-    """Cameras by degrees and metres, one per azimuth."""
+    """Cameras by degrees and metres, one per azimuth, for pictures of ``size`` pixels."""
     turn = torch.deg2rad(torch.tensor(list(azimuth), dtype=torch.float32))
     ones = torch.ones_like(turn)
     return place(
@@ -369,6 +373,6 @@ def camera(
         torch.deg2rad(ones * elevation),
         ones * distance,
         torch.deg2rad(ones * fov_y),
-        IMAGE_SIZE,
-        IMAGE_SIZE,
+        size,
+        size,
     )
