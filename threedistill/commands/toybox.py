@@ -74,6 +74,7 @@ def _render(argv: Sequence[str]) -> int:
     options, data = p.parse(argv)
     prompt = _one_prompt("render", data)
     from threedistill.exports.asset import write_mesh
+    from threedistill.exports.settings import FileSettings
     from threedistill.exports.video import write_sheet
     from threedistill.toybox.grammar import parse
     from threedistill.toybox.world import build
@@ -86,7 +87,10 @@ def _render(argv: Sequence[str]) -> int:
     if path.suffix.lower() == ".png":
         write_sheet(mesh, path, views=options.views, unlit=False)
     else:
-        write_mesh(mesh, path)
+        if mesh.vertex_material is not None:
+            print("note: a mesh file has one finish here; shiny beside matt is written matt", file=sys.stderr)
+        # Without light a highlight cannot be seen.
+        write_mesh(mesh, path, FileSettings(unlit=mesh.metallic_roughness is None))
     print(path)
     return 0
 
