@@ -14,6 +14,7 @@ import trimesh
 
 from tests.exports.clouds import cloud
 from tests.exports.objects import ball_with_bands, letter_f
+from threedistill.errors import UsageError
 from threedistill.exports.asset import ExportSettings, build_asset, write_mesh
 from threedistill.exports.formats import FORMATS, of_kind
 from threedistill.exports.read import read_mesh
@@ -259,3 +260,17 @@ def test_an_asset_made_of_splats_is_written_as_both(tmp_path: Path) -> None:
     # Without splats of its own, only what was asked for.
     files = write_asset(letter_f(), tmp_path / "field", replace(SMALL, formats=("3dgs",)), {})  # type: ignore[arg-type]
     assert [f.name for f in files] == ["splats.ply"]
+
+
+def test_files_are_converted_from_python_as_from_the_command_line(f_file: Path, command: Callable) -> None:
+    import threedistill
+
+    made = threedistill.convert("f.glb", "py.ply", unit_size=2.0, up="z")
+    assert command("convert", "f.glb", "cli.ply", "--unit-size", "2", "--up", "z").status == 0
+    assert Path("py.ply").read_bytes() == Path("cli.ply").read_bytes()
+    assert made.kind == "mesh" and made.faces == len(read_mesh(Path("py.ply")).faces) and made.vertices > 0
+    assert "texture (its colours go to the vertices)" in made.lost
+    with pytest.raises(UsageError, match=r"py\.ply exists"):
+        threedistill.convert("f.glb", "py.ply")
+    with pytest.raises(UsageError, match="needs splats"):
+        threedistill.convert("f.glb", "other.obj", sh_degree=1)

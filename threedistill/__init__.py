@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from threedistill.conversion import convert
     from threedistill.pipeline import Result, generate, resume
 
 __version__ = "0.1.0"
-__all__ = ["Result", "__version__", "generate", "resume"]
+__all__ = ["Result", "__version__", "convert", "generate", "resume"]
 
-_LAZY = ("Result", "generate", "resume")
+#: Name -> the module it is in.
+_LAZY = {"Result": "pipeline", "convert": "conversion", "generate": "pipeline", "resume": "pipeline"}
 
 
 def __getattr__(name: str) -> object:
@@ -23,9 +25,9 @@ def __getattr__(name: str) -> object:
     from threedistill.threads import settle_threads
 
     settle_threads()
-    from threedistill import pipeline
+    import importlib
 
-    return getattr(pipeline, name)
+    return getattr(importlib.import_module(f"threedistill.{_LAZY[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -183,6 +183,7 @@ def test_what_is_no_triangle_is_named(tmp_path: Path) -> None:
         ("v 0 0 x\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "'v 0 0 x'"),
         ("v 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "'v 0 0'"),
         ("v 0 0 0\nv 1 0 0\nf 1 2\n", "fewer than three corners"),
+        ("v 0 0 0\nf\n", "it holds no triangles"),
     ],
 )
 def test_wrong_lines_are_named(text: str, reason: str, tmp_path: Path) -> None:

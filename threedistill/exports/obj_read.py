@@ -66,7 +66,7 @@ def read_obj(path: Path) -> Opened:
         ThreedistillError: no faces, indices or numbers that are wrong, a picture that is missing.
     """
     text = _scanned(path)
-    if not text.counts:
+    if not text.corners:
         held = ", ".join(f"{n} {what}{'s' if n > 1 else ''}" for what, n in text.left.items())
         raise ThreedistillError(
             f"cannot read {path}: it holds no triangles{f' (it holds {held})' if held else ''}"
