@@ -209,16 +209,8 @@ def _work(
                 stop.check()
                 before = sum(done.stage.iterations for done in stages[:index])
                 run_stage(
-                    system,
-                    run,
-                    index,
-                    parts.settings,
-                    device,
-                    quiet,
-                    before,
-                    stop,
-                    faster(config, device.type),
-                )
+                    system, run, index, parts.settings, device, quiet, before, stop, faster(config, device.type)
+                )  # fmt: skip
             source = system.representation
         run.take_place()
         stop.check()
