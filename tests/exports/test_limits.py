@@ -79,11 +79,11 @@ def test_the_flag_reaches_the_readers(command: Callable, workspace: Path) -> Non
 
 def test_expansion_grows_with_the_file() -> None:
     check_unpacked("a", FREE_BYTES, 0)
-    check_unpacked("a", FREE_BYTES + 40_000, 1_000)
-    with pytest.raises(ThreedistillError, match=r"more than 40 times .* --limit expansion=41$"):
-        check_unpacked("a", FREE_BYTES + 40_001, 1_000)
-    with limits(expansion=41):
-        check_unpacked("a", FREE_BYTES + 40_001, 1_000)
+    check_unpacked("a", FREE_BYTES + 32_000, 1_000)
+    with pytest.raises(ThreedistillError, match=r"more than 32 times .* --limit expansion=33$"):
+        check_unpacked("a", FREE_BYTES + 32_001, 1_000)
+    with limits(expansion=33):
+        check_unpacked("a", FREE_BYTES + 32_001, 1_000)
 
 
 def test_pixels_grow_with_the_picture() -> None:

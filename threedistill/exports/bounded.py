@@ -22,6 +22,7 @@ __all__ = ["gunzip", "open_picture", "parse_json", "unzip", "unzstd"]
 
 _TOKENS = re.compile(rb'\\.|["\[\]{},]', re.DOTALL)
 _PICTURES = ("PNG", "JPEG", "WEBP")
+_STEP = 1 << 22  # bytes that are unpacked at a time
 
 
 def parse_json(path: Path | str, text: bytes, what: str = "its JSON") -> Any:
@@ -65,7 +66,7 @@ def parse_json(path: Path | str, text: bytes, what: str = "its JSON") -> Any:
         raise ThreedistillError(f"cannot read {path}: {what} is not sound ({str(error)[:80]})") from error
 
 
-def gunzip(path: Path | str, data: bytes, size: int | None = None) -> bytes:
+def gunzip(path: Path | str, data: bytes, size: int | None = None) -> bytes | bytearray:
     """The first ``size`` bytes of a gzip stream, of all of its members.
 
     Arguments:
@@ -76,26 +77,22 @@ def gunzip(path: Path | str, data: bytes, size: int | None = None) -> bytes:
     Raises:
         ThreedistillError: a damaged stream, or one that grows beyond the limits. A short one is returned as it is.
     """
-    parts: list[bytes] = []
-    have = 0
+    found = bytearray()
     rest = data
-    step = 1 << 24
     try:
-        while rest and (size is None or have < size):
+        while rest and (size is None or len(found) < size):
             stream = zlib.decompressobj(wbits=31)
-            while not stream.eof and (size is None or have < size):
-                wanted = step if size is None else min(step, size - have)
-                part = stream.decompress(rest, wanted)
+            while not stream.eof and (size is None or len(found) < size):
+                part = stream.decompress(rest, _STEP if size is None else min(_STEP, size - len(found)))
                 rest = stream.unconsumed_tail
                 if not part and not rest and not stream.eof:
-                    return b"".join(parts)  # cut off: the caller knows how much there should be
-                parts.append(part)
-                have += len(part)
-                check_unpacked(path, have, len(data))
+                    return found  # cut off: the caller knows how much there should be
+                found += part
+                check_unpacked(path, len(found), len(data))
             rest = stream.unused_data
     except zlib.error as error:
         raise ThreedistillError(f"cannot read {path}: its gzip stream is damaged ({error})") from error
-    return b"".join(parts)
+    return found
 
 
 def unzstd(path: Path | str, data: bytes, size: int) -> bytes:

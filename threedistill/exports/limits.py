@@ -50,7 +50,7 @@ class Limits:
         json_depth: how deep they lie in each other.
     """
 
-    expansion: int | None = 40
+    expansion: int | None = 32
     splats: int | None = 50_000_000
     triangles: int | None = 20_000_000
     pixels: int | None = 1 << 25
