@@ -9,6 +9,7 @@ different coordinates) the part is unwrapped and painted anew. A material withou
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from threedistill.errors import ThreedistillError
 from threedistill.exports.bake import fill_gutter, painted
-from threedistill.exports.joined import Group, coverage, encoded, shown, stacked
+from threedistill.exports.joined import Coverage, Group, coverage, encoded, shown, stacked
 from threedistill.exports.materials import Material, Texels, texels, values_at
 from threedistill.exports.unwrap import unwrap
 from threedistill.render.shading import linear_to_srgb
@@ -32,7 +33,9 @@ _FIELD = 4
 #: The longest side of an atlas that graphics hardware takes without question.
 _LONGEST = 8192
 _SMALLEST_PAINTED = 64
-_CHUNK = 1 << 20
+#: Numbers in all of an atlas' pictures: 800 MB.
+_MOST_VALUES = 200_000_000
+_CHUNK = 1 << 18
 
 
 @dataclass
@@ -68,53 +71,59 @@ def atlas(groups: list[Group], unlit: bool, most_pixels: int, lost: list[str]) -
         most_pixels: of each picture; rectangles are reduced by one factor until they fit.
         lost: gets what could not be kept.
     """
+    cover = coverage(groups)
+    wanted = _wanted(groups, unlit, cover)
+    most = min(most_pixels, _MOST_VALUES // sum(channels for channels, _, _ in wanted.values()))
     scale = 1.0
     while True:
         cells = [_cell(group, scale) for group in groups]
         width, height, corners = _packed(cells)
-        if width * height <= most_pixels and max(width, height) <= _LONGEST:
+        if width * height <= most and max(width, height) <= _LONGEST:
             break
-        scale *= min(
-            0.95 * math.sqrt(most_pixels / (width * height)), 0.95 * _LONGEST / max(width, height), 0.95
-        )
+        scale *= min(0.95 * math.sqrt(most / (width * height)), 0.95 * _LONGEST / max(width, height), 0.95)
         if scale < 1e-4:
             break
     if scale < 1:
         lost.append(f"its pictures' full resolution ({scale:.0%} of it in an atlas of {width} x {height})")
-    looks: list[Texels] = []
-    known: list[Tensor | None] = []
-    for cell in cells:
-        look, covered = _look(cell, lost)
-        looks.append(shown(look, cell.group.material, unlit))
-        known.append(covered)
-    alpha, mode, cutoff = coverage([cell.group for cell in cells], [look.coverage for look in looks])
-
-    def picture(values: list[Tensor], empty: float) -> Tensor:
-        image = torch.full((height, width, values[0].shape[1]), empty)
-        for cell, rows, covered, (x, y) in zip(cells, values, known, corners):
-            part = rows.reshape(cell.height, cell.width, -1)
-            if covered is not None:
-                part = fill_gutter(part, covered, 2 * GUTTER)
-            image[y : y + cell.height, x : x + cell.width] = part
-        return image
-
-    vertices, faces, normals = stacked([cell.group for cell in cells])
+    images = {name: torch.full((height, width, c), empty) for name, (c, empty, _) in wanted.items()}
     uv = []
     for cell, (x, y) in zip(cells, corners):
+        for top, bottom, look, covered in _looks(cell, lost):
+            seen = shown(look, cell.group.material, unlit)
+            for name, (channels, _, rows) in wanted.items():
+                part = rows(seen, cell.group.material).reshape(bottom - top, cell.width, channels)
+                if covered is not None:
+                    part = fill_gutter(part, covered, 2 * GUTTER)
+                images[name][y + top : y + bottom, x : x + cell.width] = part
         texel = (cell.uv.double() - torch.tensor(cell.low)) * torch.tensor(cell.density)
         column, row = x + texel[:, 0], y + cell.height - texel[:, 1]
         uv.append(torch.stack([column / width, 1 - row / height], 1))
-    mesh = Mesh(vertices, faces, normals=normals, uv=torch.cat(uv).float())
-    mesh.texture = picture([linear_to_srgb(look.color) for look in looks], 0.5)
-    if any(bool((look.metal != torch.tensor([0.0, 1.0])).any()) for look in looks) and not unlit:
-        mesh.metallic_roughness = picture([look.metal for look in looks], 1.0)
-    if any(cell.group.material.normal is not None and not cell.paint for cell in cells):
-        mesh.normal_map = picture([encoded(look.normal) for look in looks], 0.5)
-    if any(bool((look.glow > 0).any()) for look in looks):
-        mesh.emission = picture([linear_to_srgb(look.glow) for look in looks], 0.0)
-    if mode != "opaque":
-        mesh.alpha, mesh.alpha_cutoff = picture(alpha, 1.0), cutoff
-    return mesh
+    vertices, faces, normals = stacked([cell.group for cell in cells])
+    mesh = Mesh(vertices, faces, normals=normals, uv=torch.cat(uv).float(), alpha_cutoff=cover.cutoff)
+    return replace(mesh, **images)
+
+
+def _wanted(
+    groups: list[Group], unlit: bool, cover: Coverage
+) -> dict[str, tuple[int, float, Callable[[Texels, Material], Tensor]]]:
+    """The pictures that the whole needs: channels, what stands where no cell is, and their values at texels."""
+    materials = [group.material for group in groups]
+    wanted: dict[str, tuple[int, float, Callable[[Texels, Material], Tensor]]] = {
+        "texture": (3, 0.5, lambda look, _: linear_to_srgb(look.color))
+    }
+    plain = [
+        m.unlit or (m.metallic, m.roughness, m.packed, m.reflectance) == (0.0, 1.0, None, None)
+        for m in materials
+    ]
+    if not unlit and not all(plain):
+        wanted["metallic_roughness"] = (2, 1.0, lambda look, _: look.metal)
+    if any(m.normal is not None for m in materials):
+        wanted["normal_map"] = (3, 0.5, lambda look, _: encoded(look.normal))
+    if any(max(m.glow) > 0 or (m.unlit and not unlit) for m in materials):
+        wanted["emission"] = (3, 0.0, lambda look, _: linear_to_srgb(look.glow))
+    if cover.mode != "opaque":
+        wanted["alpha"] = (1, 1.0, lambda look, material: cover.of(material, look.coverage))
+    return wanted
 
 
 def _cell(group: Group, scale: float) -> _Cell:
@@ -201,33 +210,39 @@ def _unwrapped(group: Group, scale: float) -> _Cell:
     return _Cell(split, whole, whole, (0.0, 0.0), (float(whole), float(whole)), uv, paint=True)
 
 
-def _look(cell: _Cell, lost: list[str]) -> tuple[Texels, Tensor | None]:
-    """The material at every texel of a cell, and for painted ones which texels lie on the surface."""
-    group, count = cell.group, cell.width * cell.height
+def _looks(cell: _Cell, lost: list[str]) -> Iterator[tuple[int, int, Texels, Tensor | None]]:
+    """The material at a cell's texels, some rows at a time; of painted ones all, and which lie on the surface."""
     if cell.paint:
-        if group.material.normal is not None:
+        if cell.group.material.normal is not None:
             lost.append("the normal map of a part whose pictures have different coordinates")
-        layout = Mesh(group.vertices, group.faces, uv=cell.uv, normals=group.normals)
-        try:
-            where = painted(layout, cell.width)
-            corner, weights, covered = where.corner, where.weights, where.covered
-        except ThreedistillError:  # thinner than a texel everywhere: one face's colour is all there is to see
-            corner, weights = group.faces[:1], torch.full((1, 3, 1), 1 / 3)
-            covered = torch.zeros(cell.height, cell.width, dtype=torch.bool)
-            covered[cell.height // 2, cell.width // 2] = True
+        yield 0, cell.height, *_painted(cell)
+        return
+    step = max(_CHUNK // cell.width, 1)
+    for top in range(0, cell.height, step):
+        bottom = min(top + step, cell.height)
+        index = torch.arange(top * cell.width, bottom * cell.width)
+        yield top, bottom, texels(cell.group.material, _values(cell, index), None, len(index)), None
 
-        def interpolated(values: Tensor) -> Tensor:
-            return (values[corner] * weights.to(values)).sum(1)
 
-        values = values_at(replace(group.material, normal=None), lambda k: interpolated(group.uvs[k]))
-        colors = None if group.colors is None else interpolated(group.colors)
-        found = texels(group.material, values, colors, len(corner))
-        return _spread(found, covered.reshape(-1)), covered
-    parts = [
-        texels(group.material, _values(cell, rows), None, len(rows))
-        for rows in torch.arange(count).split(_CHUNK)
-    ]
-    return _concatenated(parts), None
+def _painted(cell: _Cell) -> tuple[Texels, Tensor]:
+    """The material painted through a cell's own layout, and which texels lie on the surface."""
+    group = cell.group
+    layout = Mesh(group.vertices, group.faces, uv=cell.uv, normals=group.normals)
+    try:
+        where = painted(layout, cell.width)
+        corner, weights, covered = where.corner, where.weights, where.covered
+    except ThreedistillError:  # thinner than a texel everywhere: one face's colour is all there is to see
+        corner, weights = group.faces[:1], torch.full((1, 3, 1), 1 / 3)
+        covered = torch.zeros(cell.height, cell.width, dtype=torch.bool)
+        covered[cell.height // 2, cell.width // 2] = True
+
+    def interpolated(values: Tensor) -> Tensor:
+        return (values[corner] * weights.to(values)).sum(1)
+
+    values = values_at(replace(group.material, normal=None), lambda k: interpolated(group.uvs[k]))
+    colors = None if group.colors is None else interpolated(group.colors)
+    found = texels(group.material, values, colors, len(corner))
+    return _spread(found, covered.reshape(-1)), covered
 
 
 def _values(cell: _Cell, index: Tensor) -> dict[str, Tensor]:
@@ -256,13 +271,6 @@ def _spread(look: Texels, covered: Tensor) -> Texels:
         return full
 
     return Texels(put(look.color), put(look.coverage), put(look.metal), put(look.normal), put(look.glow))
-
-
-def _concatenated(parts: list[Texels]) -> Texels:
-    if len(parts) == 1:
-        return parts[0]
-    names = ("color", "coverage", "metal", "normal", "glow")
-    return Texels(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
 def _packed(cells: list[_Cell]) -> tuple[int, int, list[tuple[int, int]]]:

@@ -15,7 +15,9 @@ __all__ = ["png_bytes", "replacing", "roughness_and_metal", "to_bytes", "write_b
 
 def to_bytes(image: Float[Tensor, "*S C"]) -> Tensor:
     """[0, 1] to uint8, rounded to the nearest."""
-    return (image.detach().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+    rows = max((1 << 22) // max(image[:1].numel(), 1), 1)  # bounded memory at any size
+    parts = [(part.clamp(0, 1) * 255).round().to(torch.uint8).cpu() for part in image.detach().split(rows)]
+    return torch.cat(parts) if len(parts) != 1 else parts[0]
 
 
 def png_bytes(image: Float[Tensor, "H W C"]) -> bytes:

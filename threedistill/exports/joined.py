@@ -10,7 +10,7 @@ From the least to the most work, the first that is exact is taken:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,6 +26,7 @@ from threedistill.types import Mesh
 __all__ = ["Group", "Joined", "Part", "joined"]
 
 _SAME = 1e-5
+_CHUNK = 1 << 18
 #: Texels of an atlas where the limit on pixels is lifted.
 _MOST_TEXELS = 1 << 26
 
@@ -187,44 +188,44 @@ def _one(group: Group) -> Mesh:
     mesh = Mesh(group.vertices, group.faces, normals=group.normals)
     for lookup in material.lookups.values():
         mesh.uv, mesh.wrap = lookup.place(group.uvs[lookup.uv_set]), lookup.wrap
-    sizes = {slot: lookup.picture.shape[:2] for slot, lookup in material.lookups.items()}
-
-    def seen(*slots: str) -> tuple[Texels, tuple[int, int]]:
-        """The material on the grid of these slots' pictures; of several, on the finer one's."""
-        pictures = {slot: getattr(material, slot).picture for slot in slots if slot in sizes}
-        if len(pictures) == 2:
-            first, second = one_size(*(picture.float() for picture in pictures.values()))
-            pictures = dict(zip(pictures, (first, second)))
-        height, width = next(iter(pictures.values())).shape[:2] if pictures else (1, 1)
-        values = {slot: picture.reshape(-1, 4).float() / 255 for slot, picture in pictures.items()}
-        return texels(material, values, None, height * width), (height, width)
-
     old = material.reflectance is not None  # there the colour needs both pictures
-    color, size = seen("base", "specular") if old else seen("base")
-    if material.base is not None or (old and material.specular is not None):
-        mesh.texture = linear_to_srgb(color.color).reshape(*size, 3)
+    look = ("base", "specular") if old else ("base",)
+    if any(slot in material.lookups for slot in look):
+        mesh.texture = _drawn(material, look, lambda found: linear_to_srgb(found.color))
     else:
-        base = color.color.expand(len(mesh.vertices), 3)
+        base = texels(material, {}, None, 1).color.expand(len(mesh.vertices), 3)
         linear = base if group.colors is None else base * group.colors[:, :3]
         mesh.colors = linear_to_srgb(linear.clamp(0, 1)).contiguous()
     if material.alpha != "opaque":
         factor = 1.0 if group.colors is None else float(group.colors[0, 3])
-        mesh.alpha = (color.coverage * factor).reshape(*size, 1)
+        mesh.alpha = _drawn(material, ("base",), lambda found: found.coverage * factor)
         mesh.alpha_cutoff = material.cutoff if material.alpha == "mask" else None
-    metal, size = (color, size) if old else seen("packed")
-    mesh.metallic_roughness = _unless_default(metal.metal.reshape(*size, 2))
-    if material.unlit and "packed" not in sizes:
-        mesh.metallic_roughness = None
-    if material.normal is not None:
-        if material.normal_scale == 1:  # to the byte
-            mesh.normal_map = material.normal.picture[..., :3].float() / 255
-        else:
-            found, size = seen("normal")
-            mesh.normal_map = encoded(found.normal).reshape(*size, 3)
+    if not material.unlit or material.packed is not None:
+        slots = look if old else ("packed",)
+        mesh.metallic_roughness = _unless_default(_drawn(material, slots, lambda found: found.metal))
+    if material.normal is not None and material.normal_scale == 1:  # to the byte
+        mesh.normal_map = material.normal.picture[..., :3].float() / 255
+    elif material.normal is not None:
+        mesh.normal_map = _drawn(material, ("normal",), lambda found: encoded(found.normal))
     if max(material.glow) > 0:
-        found, size = seen("emission")
-        mesh.emission = linear_to_srgb(found.glow).reshape(*size, 3)
+        mesh.emission = _drawn(material, ("emission",), lambda found: linear_to_srgb(found.glow))
     return mesh
+
+
+def _drawn(material: Material, slots: Sequence[str], shown: Callable[[Texels], Tensor]) -> Tensor:
+    """A picture of what the material shows on the grid of these slots' pictures; of several, on the finer one's."""
+    pictures = {slot: material.lookups[slot].picture for slot in slots if slot in material.lookups}
+    if len(pictures) == 2:
+        pictures = dict(zip(pictures, one_size(*(picture.float() for picture in pictures.values()))))
+    height, width = next(iter(pictures.values())).shape[:2] if pictures else (1, 1)
+    rows = []
+    for top in range(0, height, max(_CHUNK // width, 1)):  # bounded memory at any size
+        part = {slot: picture[top : top + max(_CHUNK // width, 1)] for slot, picture in pictures.items()}
+        count = width * (len(next(iter(part.values()))) if part else 1)
+        values = {slot: picture.reshape(-1, 4).float() / 255 for slot, picture in part.items()}
+        found = shown(texels(material, values, None, count))
+        rows.append(found.reshape(-1, width, found.shape[1]))
+    return torch.cat(rows) if len(rows) > 1 else rows[0]
 
 
 def _plain(groups: list[Group], unlit: bool) -> Mesh:
@@ -242,8 +243,8 @@ def _plain(groups: list[Group], unlit: bool) -> Mesh:
     mesh = Mesh(vertices, faces, normals=normals, colors=linear_to_srgb(torch.cat(colors).clamp(0, 1)))
     metal = torch.cat([look.metal for look in looks])
     glow = torch.cat([look.glow for look in looks])
-    alpha, mode, cutoff = coverage(groups, [look.coverage for look in looks])
-    rest = [metal, glow, torch.cat(alpha)]
+    cover = coverage(groups)
+    rest = [metal, glow, torch.cat([cover.of(g.material, look.coverage) for g, look in zip(groups, looks)])]
     if all(bool((values == values[:1]).all()) for values in rest):
         rest = [values[:1, None] for values in rest]
     else:
@@ -253,11 +254,11 @@ def _plain(groups: list[Group], unlit: bool) -> Mesh:
         mesh.uv = (place + 0.5) / side
         mesh.uv[:, 1] = 1 - mesh.uv[:, 1]
         rest = [_palette(values, side) for values in rest]
-    metal, glow, cover = rest
+    metal, glow, alpha = rest
     mesh.metallic_roughness = None if unlit else _unless_default(metal)
     mesh.emission = linear_to_srgb(glow) if bool((glow > 0).any()) else None
-    if mode != "opaque":
-        mesh.alpha, mesh.alpha_cutoff = cover, cutoff
+    if cover.mode != "opaque":
+        mesh.alpha, mesh.alpha_cutoff = alpha, cover.cutoff
     return mesh
 
 
@@ -288,24 +289,34 @@ def shown(look: Texels, material: Material, unlit: bool) -> Texels:
     return replace(look, color=torch.zeros_like(look.color), glow=look.color, metal=rough)
 
 
-def coverage(groups: Sequence[Group], covered: Sequence[Tensor]) -> tuple[list[Tensor], Alpha, float | None]:
-    """What each group's coverage is within the whole, the whole's mode, and its cutoff.
+@dataclass(frozen=True)
+class Coverage:
+    """What coverage means in a whole of several materials: it blends where any part of it does.
 
-    A whole blends where any part of it does; masks become 0 or 1 there, and where their cutoffs differ.
+    Attributes:
+        mode: of the whole.
+        cutoff: of a mask.
+        kept: whether masks keep their values; else they become 0 or 1, for a whole that blends or has two cutoffs.
     """
+
+    mode: Alpha
+    cutoff: float | None
+    kept: bool
+
+    def of(self, material: Material, values: Float[Tensor, "P 1"]) -> Float[Tensor, "P 1"]:
+        """A material's coverage within the whole."""
+        if material.alpha == "opaque":
+            return torch.ones_like(values)
+        return values if material.alpha == "blend" or self.kept else (values >= material.cutoff).float()
+
+
+def coverage(groups: Sequence[Group]) -> Coverage:
+    """What coverage means in all of these together."""
     modes = {group.material.alpha for group in groups}
     mode: Alpha = "blend" if "blend" in modes else "mask" if "mask" in modes else "opaque"
     cutoffs = {group.material.cutoff for group in groups if group.material.alpha == "mask"}
     kept = mode == "mask" and len(cutoffs) == 1 and 0 < min(cutoffs) <= 1
-    result = []
-    for group, values in zip(groups, covered):
-        own = group.material.alpha
-        if own == "opaque":
-            values = torch.ones_like(values)
-        elif own == "mask" and not kept:
-            values = (values >= group.material.cutoff).float()
-        result.append(values)
-    return result, mode, (cutoffs.pop() if kept else 0.5) if mode == "mask" else None
+    return Coverage(mode, None if mode != "mask" else cutoffs.pop() if kept else 0.5, kept)
 
 
 def encoded(normal: Float[Tensor, "P 3"]) -> Float[Tensor, "P 3"]:
