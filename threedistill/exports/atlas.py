@@ -33,8 +33,8 @@ _FIELD = 4
 #: The longest side of an atlas that graphics hardware takes without question.
 _LONGEST = 8192
 _SMALLEST_PAINTED = 64
-#: Numbers in all of an atlas' pictures: 800 MB.
-_MOST_VALUES = 200_000_000
+#: Numbers in all of an atlas' pictures: 560 MB.
+_MOST_VALUES = 140_000_000
 _CHUNK = 1 << 18
 
 

@@ -218,14 +218,17 @@ def _drawn(material: Material, slots: Sequence[str], shown: Callable[[Texels], T
     if len(pictures) == 2:
         pictures = dict(zip(pictures, one_size(*(picture.float() for picture in pictures.values()))))
     height, width = next(iter(pictures.values())).shape[:2] if pictures else (1, 1)
-    rows = []
-    for top in range(0, height, max(_CHUNK // width, 1)):  # bounded memory at any size
-        part = {slot: picture[top : top + max(_CHUNK // width, 1)] for slot, picture in pictures.items()}
-        count = width * (len(next(iter(part.values()))) if part else 1)
-        values = {slot: picture.reshape(-1, 4).float() / 255 for slot, picture in part.items()}
-        found = shown(texels(material, values, None, count))
-        rows.append(found.reshape(-1, width, found.shape[1]))
-    return torch.cat(rows) if len(rows) > 1 else rows[0]
+    step = max(_CHUNK // width, 1)
+    whole: Tensor | None = None
+    for top in range(0, height, step):  # bounded memory at any size
+        part = {slot: picture[top : top + step] for slot, picture in pictures.items()}
+        values = {slot: rows.reshape(-1, 4).float() / 255 for slot, rows in part.items()}
+        found = shown(texels(material, values, None, min(step, height - top) * width))
+        if whole is None:
+            whole = found.new_empty(height, width, found.shape[1])
+        whole[top : top + step] = found.reshape(-1, width, found.shape[1])
+    assert whole is not None
+    return whole
 
 
 def _plain(groups: list[Group], unlit: bool) -> Mesh:
