@@ -78,6 +78,7 @@ def examine() -> list[Finding]:
         *_toybox(),
         *_accelerators(),
         *(_extra(*row) for row in _EXTRAS),
+        *_plugins(),
         _disk(),
     ]
 
@@ -203,6 +204,31 @@ def _extra(distribution: str, module: str, purpose: str, fix: str) -> Finding:
     except importlib.metadata.PackageNotFoundError:
         version = "installed"
     return Finding(distribution, "ok", version)
+
+
+def _plugins() -> list[Finding]:
+    """The plug-ins that are trusted, and the folders of configurations besides ours."""
+    from threedistill.config.choices import clashes
+    from threedistill.plugins import config_dirs, trusted
+
+    found = []
+    for one in trusted():
+        options = sorted(
+            f"{f.parent.name}={f.stem}" for f in (one.configs or Path()).glob("*/*.yaml") if one.configs
+        )
+        detail = f"{one.source}, brings {', '.join(options) or 'classes only'}"
+        if one.found:
+            found.append(Finding(f"plug-in {one.package}", "ok", detail))
+        else:
+            fix = f"pip install the package, or set PYTHONPATH to the folder that {one.package} is in"
+            found.append(Finding(f"plug-in {one.package}", "missing", "Python does not find it", fix))
+    found += [
+        Finding("config dir", "ok", str(path))
+        for who, path in config_dirs()
+        if who.startswith("--config-dir")
+    ]
+    found += [Finding("config clash", "optional", line, "rename one of them") for line in clashes()]
+    return found
 
 
 def _disk() -> Finding:

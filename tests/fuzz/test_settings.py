@@ -146,7 +146,11 @@ def test_hostile_values_of_what_is_no_argument_of_a_class():
     ]
     keys += [("prompts", key) for key in base["prompts"]] + [("budget", key) for key in base["budget"]]
     keys += [("guidance", key) for key in base["guidance"]] + [("student", key) for key in base["student"]]
-    keys += [("representation", "lr", "table"), ("prior", "name"), ("prior", "recommended", "sds", "scale")]
+    keys += [
+        ("representation", "lr", "table"),
+        ("prior", "name"),
+        ("prior", "recommended", "default", "scale"),
+    ]
     for path in keys:
         for value in (*HOSTILE, {}, "", "\0"):
             config = _with(base, path, value)
@@ -170,7 +174,7 @@ def test_hostile_values_of_what_is_no_argument_of_a_class():
         "prompts.inverse=null", "prompts.view_wordings=null", "particles=1000000000", f"cfg.scale={'9' * 5000}",
         f"budget.iterations={'9' * 5000}", f"cfg.scale={'[' * 2000}{']' * 2000}", "cfg.scale=${cfg.scale}",
         "stages=[{name: a, span: [nan, 1]}]", "cfg.scale={_target_: threedistill.schedule.Ramp, start: 0, end: nan}",
-        "guidance.timesteps.window.min={_target_: os.system}", "seed=-1", "prior.recommended.sds.scale=nan",
+        "guidance.timesteps.window.min={_target_: os.system}", "seed=-1", "prior.recommended.default.scale=nan",
         "export.faces=nan", "export.unit_size=inf", "budget.texture=-1", "optim.betas=[nan,0.9]",
     ],
 )  # fmt: skip

@@ -19,7 +19,8 @@ def test_every_prior_with_every_rule(prior, guidance):
     student = guidance in ("vsd", "esd") and prior in ("oracle", "gaussian", "world")
     overrides = ["student=gaussian"] if student else []
     config = compose(prompt="a red mushroom", prior=prior, guidance=guidance, overrides=overrides)
-    recommended = config["prior"]["recommended"][guidance]
+    own, of_all = (config["prior"]["recommended"].get(row, {}) for row in (guidance, "default"))
+    recommended = {**config["guidance"]["recommended"], **of_all, **own}
     assert config["prior"]["name"] == prior
     rule = build(config["guidance"]["rule"], "guidance.rule")
     weighting = build(config["guidance"]["weighting"], "guidance.weighting")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.rates import RATES
 from tests.representations.balls import ball_mesh, iou, psnr
 from threedistill.cameras import orbit
 from threedistill.errors import ThreedistillError
@@ -71,13 +72,13 @@ def table(
     sources: dict[str, Representation] = {}
     for kind in KINDS:
         sources[kind] = fresh(builders, kind)
-        convert(mushroom(), sources[kind], settings, Streams(0))
+        convert(mushroom(), sources[kind], settings, Streams(0), RATES)
     result = {}
     for source in KINDS:
         before = views(sources[source], settings.size)
         for target in KINDS:
             converted = fresh(builders, target)
-            convert(sources[source], converted, settings, Streams(1))
+            convert(sources[source], converted, settings, Streams(1), RATES)
             after = views(converted, settings.size)
             result[source, target] = iou(before[0], after[0]), psnr(before[1], after[1])
     print({f"{a} -> {b}": f"{i:.3f}, {p:.1f} dB" for (a, b), (i, p) in result.items()})
@@ -150,7 +151,7 @@ def test_a_conversion_depends_on_its_streams_only() -> None:
     def once(seed: int) -> dict[str, Tensor]:
         torch.manual_seed(int(torch.randint(1 << 30, ())))
         target = fresh(SMALL, "gaussians")
-        convert(ball_mesh(0.5, 8), target, ConvertSettings(polish=4, size=16, bank=4), Streams(seed))
+        convert(ball_mesh(0.5, 8), target, ConvertSettings(polish=4, size=16, bank=4), Streams(seed), RATES)
         return target.state_dict()  # type: ignore[attr-defined]
 
     first, second, other = once(0), once(0), once(1)
@@ -161,7 +162,7 @@ def test_a_conversion_depends_on_its_streams_only() -> None:
 def test_the_same_class_of_another_size_is_converted_not_copied() -> None:
     small = Gaussians(count=50)
     large = Gaussians(count=80, sh_degree=1)
-    convert(small, large, ConvertSettings(polish=0, size=16, bank=4), Streams(0))
+    convert(small, large, ConvertSettings(polish=0, size=16, bank=4), Streams(0), RATES)
     assert len(large) == 50
     assert torch.equal(large.means, small.means) and torch.equal(large.sh0, small.sh0)
     assert large.sh_rest is not None and not large.sh_rest.any()
@@ -177,10 +178,10 @@ def test_nothing_to_convert_is_one_clear_line() -> None:
         occupancy_resolution=8,
     )
     with pytest.raises(ThreedistillError, match="empty"):
-        convert(field, fresh(SMALL, "dmtet"), ConvertSettings(size=16, bank=4), Streams(0))
+        convert(field, fresh(SMALL, "dmtet"), ConvertSettings(size=16, bank=4), Streams(0), RATES)
     empty = Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.long))
     with pytest.raises(ThreedistillError, match="empty"):
-        convert(empty, fresh(SMALL, "dmtet"), ConvertSettings(size=16, bank=4), Streams(0))
+        convert(empty, fresh(SMALL, "dmtet"), ConvertSettings(size=16, bank=4), Streams(0), RATES)
 
 
 @pytest.mark.parametrize(

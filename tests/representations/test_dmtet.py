@@ -499,7 +499,7 @@ def test_a_material_comes_along():
     plain = small(resolution=20)
     plain.init_from_mesh(metal_ball(), Streams(0))
     later = small(material="pbr", resolution=20)
-    convert(plain, later, ConvertSettings(), Streams(1))
+    convert(plain, later, ConvertSettings(), Streams(1), RATES)
     assert torch.equal(later.values, plain.values) and torch.equal(later.color.table, plain.color.table)
     settings = ExportSettings(resolution=20, faces=2000, texture_size=128, unlit=False)
     asset = build_asset(field, settings)

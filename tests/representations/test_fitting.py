@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.rates import RATES
 from tests.representations.balls import ball_image, ball_mesh, iou, psnr
 from threedistill.cameras import orbit
 from threedistill.errors import ThreedistillError
@@ -22,7 +23,9 @@ RADIUS = 0.6
 def fitted() -> tuple[HashGrid, list[float]]:
     torch.manual_seed(0)
     field = HashGrid()
-    losses = fit_photometric(field, ball_mesh(RADIUS), steps=150, views=4, size=64, bank=32, shading="none")
+    losses = fit_photometric(
+        field, ball_mesh(RADIUS), steps=150, views=4, size=64, bank=32, shading="none", rates=RATES
+    )
     field.progress.fill_(1.0)
     return field, losses
 
@@ -80,7 +83,9 @@ def test_the_same_seed_repeats_the_fit_and_another_does_not():
     def fit(seed: int) -> list[float]:
         torch.manual_seed(1)
         field = HashGrid(log2_entries=10, occupancy_resolution=16, occupancy_every=2)
-        return fit_photometric(field, ball_mesh(0.5, rings=16), steps=4, views=2, size=16, bank=4, seed=seed)
+        return fit_photometric(
+            field, ball_mesh(0.5, rings=16), steps=4, views=2, size=16, bank=4, seed=seed, rates=RATES
+        )
 
     assert fit(0) == fit(0) != fit(1)
 

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from tests.rates import RATES
 from tests.representations.balls import LOWER, UPPER, ball_image, ball_mesh, iou, psnr
 from threedistill.cameras import orbit
 from threedistill.errors import ThreedistillError
@@ -34,7 +35,7 @@ def make(seed: int = 0, **settings) -> Gaussians:
 def fitted() -> tuple[Gaussians, list[float]]:
     splats = make(densification=Growth(every=10, cap=1500))
     return splats, fit_photometric(
-        splats, ball_mesh(RADIUS), steps=120, views=3, size=48, bank=24, shading="none"
+        splats, ball_mesh(RADIUS), steps=120, views=3, size=48, bank=24, shading="none", rates=RATES
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tests.rates import RATES
 from threedistill.exports.asset import ExportSettings, build_asset
 from threedistill.exports.bake import painted
 from threedistill.ops.marching_cubes import marching_cubes
@@ -73,7 +74,7 @@ def test_the_texture_of_a_fitted_cloud():
     """From pictures of a ball to splats to a textured mesh, whose texels are compared with the ball's own colours."""
     torch.manual_seed(0)
     cloud = Gaussians(count=1500)
-    fit_photometric(cloud, ball(), steps=80, views=4, size=40, bank=32, shading="none")
+    fit_photometric(cloud, ball(), steps=80, views=4, size=40, bank=32, shading="none", rates=RATES)
     asset = build_asset(cloud, ExportSettings(resolution=40, faces=2000, texture_size=128))
     assert asset.texture is not None
     texels = painted(asset, 128)

@@ -64,13 +64,14 @@ def ceiling_fit() -> Callable[[Path, str], Path]:
 
         config: dict[str, Any] = read_config(run_dir / "config.yaml")
         plugins = config["plugins"]
+        node = stage_part(config, -1, "representation")
         steps = sum(s["iterations"] for s in config["stages"])
         bar = Bar(f"ceiling of {prompt!r}", steps)
         try:
             return fit_ceiling(
-                build(stage_part(config, -1, "representation")["model"], "representation.model", plugins),
+                build(node["model"], "representation.model", plugins),
                 prompt, run_dir / "ceiling", build(config["export"], "export", plugins), steps=steps,
-                views=config["cameras"]["views"], seed=config["seed"], on_step=bar.step,
+                views=config["cameras"]["views"], seed=config["seed"], rates=node["lr"], on_step=bar.step,
             )  # fmt: skip
         finally:
             bar.close()

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from threedistill.commands.arguments import Parser, unknown
+from threedistill.config.choices import options
 from threedistill.errors import UsageError
 from threedistill.exports.formats import formats
-from threedistill.resources import configs_dir
 
 #: What the user calls it -> the configuration group.
 _GROUPS = {
@@ -55,8 +55,10 @@ def choices(topic: str) -> dict[str, str]:
         return {name: f"{info.file:14} {info.about}" for name, info in formats().items()}
     if topic == "words":
         return _words()
-    folder = configs_dir() / _GROUPS[topic]
-    return {file.stem: _headline(file) for file in sorted(folder.glob("*.yaml"))}
+    return {
+        name: _headline(option.file) + (f" ({option.source})" if option.source else "")
+        for name, option in options(_GROUPS[topic]).items()
+    }
 
 
 def _headline(file: Path) -> str:

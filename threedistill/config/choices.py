@@ -11,7 +11,7 @@ from threedistill.messages import shown
 from threedistill.plugins import config_dirs
 from threedistill.resources import configs_dir
 
-__all__ = ["FLAG_GROUPS", "Option", "check_option", "groups", "options"]
+__all__ = ["FLAG_GROUPS", "Option", "check_option", "clashes", "groups", "options"]
 
 #: Flags of the command line that are choices of a config group.
 FLAG_GROUPS = ("preset", "representation", "prior", "guidance")
@@ -61,10 +61,27 @@ def check_option(group: str, option: object, plugins: Sequence[str] = ()) -> Non
         close = nearest(str(option)[:80], known, 1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise UsageError(f"unknown {group} {shown(option)}; {hint}choose from {', '.join(known)}")
-    places = [
-        source or "threedistill itself"
-        for source, root in (("", configs_dir()), *config_dirs(plugins))
-        if (root / group / f"{option}.yaml").is_file()
-    ]
+    places = _places(group, option, plugins)
     if len(places) > 1:
         raise UsageError(f"{group} {option!r} is in {' and in '.join(places)}; rename one of them")
+
+
+def clashes() -> list[str]:
+    """What several places call by one name, one line each."""
+    found = []
+    for group, names in groups().items():
+        for name in names:
+            places = _places(group, name, ())
+            if len(places) > 1:
+                found.append(f"{group}={name} is in {' and in '.join(places)}")
+    return found
+
+
+def _places(group: str, option: str, plugins: Sequence[str]) -> list[str]:
+    """Who brings an option."""
+    roots = (("", configs_dir()), *config_dirs(plugins))
+    return [
+        source or "threedistill itself"
+        for source, root in roots
+        if (root / group / f"{option}.yaml").is_file()
+    ]

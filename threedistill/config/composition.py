@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from threedistill.config import recommended
 from threedistill.config.choices import check_option, groups
 from threedistill.config.schema import SCHEMA_VERSION, Config, check_prompt, check_shape
 from threedistill.config.stages import OWN_PART, Request, expand_stages, flat_keys, hint
@@ -163,6 +164,7 @@ def _compose_groups(chosen: dict[str, str], lines: Sequence[_Line], plugins: Seq
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    recommended.register()
     known_groups = groups(plugins)
     group_lines = [f"{name}={value}" for name, value in chosen.items()]
     value_lines: list[tuple[str, str]] = []
@@ -239,12 +241,10 @@ def _composed(stamp: tuple[tuple[str, int], ...], lines: tuple[str, ...]) -> Any
 
 def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    missing = re.search(r"Interpolation key '([^']+)' not found", text)
-    if missing and missing.group(1).startswith("prior.recommended."):
-        rule = missing.group(1).split(".")[2]
-        if rule == "student":
-            return "this prior has no network on which student=lora could grow; use student=gaussian"
-        return (
-            f"this prior's YAML has no recommended.{rule} settings; set guidance.* and cfg.scale, or add them"
-        )
+    if re.search(r"Interpolation key 'prior\.recommended\.student\.", text):
+        return "this prior has no network on which student=lora could grow; use student=gaussian"
+    if own := re.search(
+        r"guidance=\S+ has no recommended\.\S+, nor has the prior: state it in the rule's YAML", text
+    ):
+        return own.group()
     return f"configuration: {text[:300]}"

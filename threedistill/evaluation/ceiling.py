@@ -5,7 +5,7 @@ No distillation run can be expected to beat it; where it is low, the representat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ def fit_ceiling(
     settings: ExportSettings,
     *,
     steps: int,
+    rates: Mapping[str, float],
     views: int = 4,
     seed: int = 0,
     on_step: Callable[[int], None] | None = None,
@@ -36,6 +37,7 @@ def fit_ceiling(
         folder: where ``model.glb`` goes.
         settings: the run's export settings.
         steps, views: the run's budget.
+        rates: learning rate per parameter group.
         seed: of cameras and jitter.
         on_step: called with the number of steps done after every step of the fit.
 
@@ -48,7 +50,7 @@ def fit_ceiling(
 
     truth = build(parse(prompt).scene, None)
     fit_photometric(
-        representation, truth, steps=steps, views=views, seed=seed,
+        representation, truth, steps=steps, views=views, seed=seed, rates=rates,
         on_step=None if on_step is None else lambda index, *_: on_step(index + 1),
     )  # fmt: skip
     path = Path(folder) / "model.glb"

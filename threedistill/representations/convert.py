@@ -12,7 +12,7 @@ converted into whatever renders differentiably.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Annotated, Protocol, runtime_checkable
 
@@ -76,7 +76,7 @@ class ConvertSettings:
 
 def convert(
     source: Representation | Mesh | Splats, target: Representation, settings: ConvertSettings, rng: Streams,
-    on_step: Callable[[int, int], None] | None = None,
+    rates: Mapping[str, float], on_step: Callable[[int, int], None] | None = None,
 ) -> None:  # fmt: skip
     """Make ``target`` show what ``source`` shows, in place.
 
@@ -85,6 +85,7 @@ def convert(
         target: freshly built; on the device where it is to be computed.
         settings: see :class:`ConvertSettings`.
         rng: the streams of this conversion: the result depends on them, the source and the settings only.
+        rates: learning rate of a fit per parameter group of the target.
         on_step: called with the steps done and their number after every step of a fit.
 
     Raises:
@@ -107,7 +108,7 @@ def convert(
         steps = settings.steps
     if steps:
         fit_to_pictures(
-            target, pictures, steps, settings.views, rng, masks=1.0,
+            target, pictures, steps, settings.views, rng, masks=1.0, rates=rates,
             on_step=None if on_step is None else lambda index, *_: on_step(index + 1, steps),
         )  # fmt: skip
 

@@ -21,15 +21,7 @@ from threedistill.rng import Streams
 from threedistill.schedule import Ramp
 from threedistill.types import Cameras, Mesh, Rendering, Shading, Splats
 
-__all__ = ["RATES", "Pictures", "fit_photometric", "fit_to_pictures", "pictures_of"]
-
-#: Learning rates by parameter group that suit each representation (Adam, eps 1e-15).
-RATES: dict[str, float] = {
-    "table": 0.01, "mlp": 0.003,
-    "shape_table": 0.01, "shape_mlp": 0.003, "sdf": 0.003, "displacement": 0.01,
-    "reflectance_table": 0.01, "reflectance_mlp": 0.003,
-    "means": 0.004, "scales": 0.02, "rotations": 0.02, "opacities": 0.05, "sh0": 0.03, "sh_rest": 0.0015,
-}  # fmt: skip
+__all__ = ["Pictures", "fit_photometric", "fit_to_pictures", "pictures_of"]
 
 #: The rates decay to a tenth over the second half.
 _DECAY = Ramp(start=1.0, end=0.1, at=0.5, over=0.5, shape="log")
@@ -79,7 +71,7 @@ def pictures_of(
 
 def fit_photometric(
     representation: Representation, mesh: Mesh, steps: int = 1000, views: int = 4, seed: int = 0, *,
-    size: int = 64, bank: int = 96, shading: Shading = "lambertian", rates: Mapping[str, float] | None = None,
+    size: int = 64, bank: int = 96, shading: Shading = "lambertian", rates: Mapping[str, float],
     on_step: Callable[[int, Rendering, float], None] | None = None,
 ) -> list[float]:  # fmt: skip
     """Minimise ``mean (render - truth)^2`` over random views of ``mesh`` and random backgrounds, in sRGB.
@@ -95,7 +87,7 @@ def fit_photometric(
         size: pixels per side.
         bank: number of ground-truth views that are rendered once and drawn from.
         shading: of the truth; the representation bakes it in.
-        rates: learning rate per parameter group; None = :data:`RATES`.
+        rates: learning rate per parameter group, as in the representation's configuration (``lr``).
         on_step: called with (step, rendering, loss) after every step.
 
     Returns:
@@ -111,7 +103,7 @@ def fit_photometric(
 
 def fit_to_pictures(
     representation: Representation, pictures: Pictures, steps: int, views: int, streams: Streams, *,
-    masks: float = 0.0, rates: Mapping[str, float] | None = None,
+    masks: float = 0.0, rates: Mapping[str, float],
     on_step: Callable[[int, Rendering, float], None] | None = None,
 ) -> list[float]:  # fmt: skip
     """Minimise ``mean (render - picture)^2 + masks mean (opacity - mask)^2`` over random views and backgrounds.
@@ -122,7 +114,7 @@ def fit_to_pictures(
         steps, views: optimizer steps and views per step; at most as many views as there are pictures.
         streams: of the views, backgrounds and jitter.
         masks: weight of the silhouettes.
-        rates: learning rate per parameter group; None = :data:`RATES`.
+        rates: learning rate per parameter group, as in the representation's configuration (``lr``).
         on_step: called with (step, rendering, loss) after every step.
 
     Returns:
@@ -132,9 +124,10 @@ def fit_to_pictures(
         ThreedistillError: a parameter group without a rate, or a loss that is not finite.
     """
     groups = representation.parameter_groups()
-    rates = RATES if rates is None else rates
     if missing := [name for name in groups if name not in rates]:
-        raise ThreedistillError(f"the fit has no learning rate for {', '.join(missing)}; pass rates={{...}}")
+        raise ThreedistillError(
+            f"the fit has no learning rate for {', '.join(missing)}; name them under lr in the representation's YAML"
+        )
     base = {name: rates[name] for name in groups}
     optimizer = torch.optim.Adam(
         [{"params": list(parameters), "lr": base[name], "name": name} for name, parameters in groups.items()],

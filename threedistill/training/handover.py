@@ -55,6 +55,7 @@ def hand_over(
         return
     names = f"{type(source).__name__} -> {type(targets[0]).__name__}"
     began = time.perf_counter()
+    rates = stage_part(config, index, "representation")["lr"]
     settings = build(stage_part(config, index, "convert"), f"stages.{index}.convert", config["plugins"])
     streams = replace(system.streams, branch="convert")
     with torch.random.fork_rng(devices=[]):
@@ -62,7 +63,7 @@ def hand_over(
         system.to(device)
         for target in targets:
             with Fitting(f"{system.stage.name}: {names}", quiet) as fitting:
-                convert(source, target, settings, streams, fitting.step)
+                convert(source, target, settings, streams, rates, fitting.step)
     save_stage(path, system, [], {"iteration": 0, "iterations": system.stage.iterations})
     if not quiet:
         print(
