@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
 import sys
 import types
 from pathlib import Path
 
 import pytest
+
+from tests.installed import installed
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs" / "extend").glob("*.md"))
@@ -29,49 +33,117 @@ def test_python_blocks_run(page, monkeypatch):
         exec(compile(block, f"{page.name} block {number + 1}", "exec"), vars(module))
 
 
+#: Page -> (package, option's group and name).
+PACKAGES = {
+    "prior": ("grey_prior", "prior", "grey"),
+    "representation": ("soft_ball", "representation", "ball"),
+    "rule": ("blended_rule", "guidance", "blended"),
+}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """All three packages, installed by pip into a folder of their own."""
+    place = tmp_path_factory.mktemp("plugins")
+    for stem, (package, group, option) in PACKAGES.items():
+        page = ROOT / "docs" / "extend" / f"{stem}.md"
+        files = {
+            f"{package}/__init__.py": blocks(page, "python")[0],
+            f"{package}/configs/{group}/{option}.yaml": blocks(page, "yaml")[0],
+            "pyproject.toml": blocks(page, "toml")[0],
+        }
+        installed(files, place / "site", place)
+    return place / "site"
+
+
 @pytest.fixture
-def configs(tmp_path, monkeypatch) -> Path:
-    """A copy of the configurations that is used instead of them, in a folder that modules may come from."""
-    from threedistill import config
+def threedistill(site, tmp_path):
+    """Run the command line in a fresh process, in a folder of its own, with these packages beside ours."""
 
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_package", raising=False)
-    monkeypatch.setattr(config, "configs_dir", lambda: tmp_path / "configs")
-    return tmp_path / "configs"
+    def run(*words: str, installed: bool = True) -> subprocess.CompletedProcess[str]:
+        inherited = filter(None, [os.environ.get("PYTHONPATH")])
+        paths = [*([str(site)] if installed else []), str(ROOT), *inherited]
+        return subprocess.run(
+            [sys.executable, "-m", "threedistill", *words],
+            cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        )  # fmt: skip
+
+    return run
 
 
-def test_the_rule_page_makes_a_rule_that_can_be_chosen(configs):
-    from threedistill import config
-    from threedistill.training.assemble import check
+#: As little of a run as can be.
+TINY = (
+    "--preset", "bench", "budget.iterations=2", "budget.views=2", "budget.resolution=32", "budget.grid=24",
+    "export.faces=200", "export.texture_size=0", "trainer.preview_every=0",
+)  # fmt: skip
 
-    page = ROOT / "docs" / "extend" / "rule.md"
-    rule, recommended = blocks(page, "yaml")
-    (configs.parent / "blended_rule.py").write_text(blocks(page, "python")[0])
-    (configs / "guidance" / "blended.yaml").write_text(rule)
-    prior = configs / "prior" / "toybox.yaml"
-    prior.write_text(prior.read_text().replace("recommended:\n", f"recommended:\n{recommended}"))
 
-    chosen = config.compose(
-        prompt="a red ball", guidance="blended", overrides=["guidance.rule.mix=0.2", "plugins=[blended_rule]"]
+def done(process: subprocess.CompletedProcess[str]) -> Path:
+    assert process.returncode == 0, process.stderr
+    return Path(process.args and process.stdout.splitlines()[-1])
+
+
+def test_what_is_installed_is_listed_and_named(threedistill):
+    for topic, name in (("priors", "grey"), ("representations", "ball"), ("guidance", "blended")):
+        assert f"  {name} " in threedistill("list", topic).stdout
+        assert f"  {name} " not in threedistill("list", topic, installed=False).stdout
+    report = threedistill("doctor").stdout
+    assert "plug-in grey_prior" in report and "grey-prior, brings prior=grey" in report
+
+
+def test_the_prior_page_makes_a_prior_that_teaches(threedistill, tmp_path):
+    asset = done(threedistill("generate", "a red ball", "--prior", "grey", "--out", "run", *TINY))
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    assert (tmp_path / asset).is_file() and "_target_: grey_prior.Grey" in config
+    assert "plugins:\n- grey_prior" in config
+    again = threedistill("generate", "a red ball", "--prior", "grey", "--guidance", "csm", "--print-config")
+    assert "scale: 2.0" in again.stdout.split("guidance:")[0].split("cfg:")[1]
+    # Where the package is gone, the run's own file is no reason to look for it.
+    refused = threedistill("resume", "run", installed=False)
+    assert refused.returncode == 2 and "plugins=[grey_prior]" in refused.stderr
+
+
+def test_the_rule_page_makes_a_rule_that_guides(threedistill, tmp_path):
+    words = ("--guidance", "blended", "guidance.rule.mix=0.2", "--prior", "oracle", "--out", "run")
+    asset = done(threedistill("generate", "a red ball", *words, *TINY))
+    assert (tmp_path / asset).is_file()
+    assert "mix: 0.2" in (tmp_path / "run" / "config.yaml").read_text()
+    assert "arXiv" not in threedistill("cite", "run").stderr
+    refused = threedistill("generate", "a red ball", *words, "guidance.rule.mix=nan", *TINY)
+    assert refused.returncode == 2 and "guidance.rule.mix=nan must be a finite number" in refused.stderr
+
+
+def test_the_representation_page_makes_one_for_any_stage(threedistill, tmp_path):
+    """First, later, and from a file: fits take the rates of its YAML."""
+    stages = "stages=[{name: a, iterations: 2}, {name: b, iterations: 2, representation: ball}]"
+    fits = ("convert.steps=3", "convert.bank=4", "convert.size=16", "--prior", "oracle")
+    asset = done(threedistill("generate", "a red ball", stages, *fits, "--out", "late", *TINY))
+    init = ("--init", str(asset), "--representation", "ball", "--out", "again")
+    asset = done(threedistill("generate", "a red ball", *init, *fits, *TINY))
+    assert (tmp_path / asset).is_file()
+
+
+def test_a_package_that_is_only_importable_is_named_by_the_user(site, threedistill, tmp_path):
+    """``plugins=[...]`` and ``--config-dir`` do for one command what installing does for all."""
+    shutil.copytree(site / "grey_prior", tmp_path / "loose" / "grey_prior")
+    (tmp_path / "mine" / "background").mkdir(parents=True)
+    (tmp_path / "mine" / "background" / "mostly_white.yaml").write_text(
+        "# White nine times of ten\n_target_: threedistill.representations.background.BackgroundSampler\n"
+        "white: 0.9\nclearance: 0.1\n"
     )
-    check(chosen)
-    rule = config.build(chosen["guidance"]["rule"], "guidance.rule", chosen["plugins"])
-    assert type(rule) is sys.modules["blended_rule"].Blended
-    assert rule.mix == 0.2
+    loose = os.pathsep.join([str(tmp_path / "loose"), str(ROOT), os.environ.get("PYTHONPATH", "")])
 
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "threedistill", *words],
+            cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": loose},
+        )  # fmt: skip
 
-@pytest.mark.parametrize(
-    ("group", "name", "cls"), [("prior", "grey", "Grey"), ("representation", "ball", "SoftBall")]
-)
-def test_the_page_makes_an_option_that_can_be_chosen(configs, group, name, cls):
-    from threedistill import config
-    from threedistill.training.assemble import check
-
-    page = ROOT / "docs" / "extend" / f"{group}.md"
-    (configs.parent / "my_package.py").write_text(blocks(page, "python")[0])
-    (configs / group / f"{name}.yaml").write_text(blocks(page, "yaml")[0])
-    chosen = config.compose(prompt="a red ball", overrides=["plugins=[my_package]"], **{group: name})
-    check(chosen)
-    built = config.build(chosen[group]["model"], f"{group}.model", chosen["plugins"])
-    assert type(built) is getattr(sys.modules["my_package"], cls)
+    ask = ("generate", "a red ball", "--prior", "grey", "--print-config")
+    assert "unknown prior 'grey'" in run(*ask).stderr
+    for named in (["plugins=[grey_prior]"], ["--plugins", "grey_prior"]):
+        assert "_target_: grey_prior.Grey" in run(*ask, *named).stdout
+    assert "  grey " in run("list", "priors", "plugins=[grey_prior]").stdout
+    own = run("generate", "a red ball", "background=mostly_white", "--config-dir", "mine", "--print-config")
+    assert "white: 0.9" in own.stdout, own.stderr
+    assert "no such folder" in run("list", "priors", "--config-dir", "nowhere").stderr

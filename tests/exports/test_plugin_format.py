@@ -6,11 +6,11 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
-import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.installed import installed
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "extend" / "format.md").read_text(encoding="utf-8")
@@ -24,31 +24,6 @@ def block(language: str) -> str:
 def site(tmp_path) -> Path:
     """A folder that packages are installed into, outside of the repository."""
     return tmp_path / "site"
-
-
-def installed(files: dict[str, str], site: Path, tmp_path: Path) -> None:
-    """Install a package from its files with pip; the wheel is put together here, so that no build tool is needed."""
-    project = tomllib.loads(files.pop("pyproject.toml"))["project"]
-    name, version = project["name"].replace("-", "_"), project["version"]
-    info = f"{name}-{version}.dist-info"
-    points = "".join(
-        f"[{group}]\n" + "".join(f"{key} = {value}\n" for key, value in entries.items())
-        for group, entries in project["entry-points"].items()
-    )
-    files |= {
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {version}\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/entry_points.txt": points,
-    }
-    files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])
-    wheel = tmp_path / f"{name}-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as bundle:
-        for path, text in files.items():
-            bundle.writestr(path, text)
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", site, wheel],
-        check=True,
-    )
 
 
 def test_the_format_page_makes_a_format_that_can_be_used(tmp_path, site):
