@@ -22,7 +22,9 @@ from threedistill.errors import ThreedistillError
 __all__ = ["Report", "run"]
 
 #: Ways to end that are faults.
-FAULTS = ("traceback", "hang", "crash", "memory", "long line", "silent loss")
+FAULTS = (
+    "traceback", "hang", "crash", "memory", "long line", "silent loss", "silent", "outside", "forbidden", "asset lost",
+)  # fmt: skip
 
 
 @dataclass

@@ -19,6 +19,7 @@ from typing import Literal
 
 from threedistill.cameras import ViewName
 from threedistill.errors import UsageError, nearest
+from threedistill.messages import shown
 from threedistill.resources import assets_dir
 from threedistill.toybox.lexicon import (
     ACCESSORIES,
@@ -271,10 +272,16 @@ def _unknown(found: list[str], prompt: str, known: Collection[str]) -> UsageErro
         )
     hint = f"nearest known: {', '.join(dict.fromkeys(close))}; " if close else ""
     return UsageError(
-        f"prompt {prompt!r}: the toybox prior does not know {', '.join(map(repr, said))} "
+        f"prompt {shown(prompt)}: the toybox prior does not know {_listed(said)} "
         f"({hint}all words: `threedistill list words`); "
         "use its vocabulary, or an open-vocabulary prior such as prior=sd15 or prior=sd21"
     )
+
+
+def _listed(said: list[str], most: int = 12) -> str:
+    """The words themselves, and how many more there are."""
+    more = f" and {len(said) - most} more" if len(said) > most else ""
+    return ", ".join(map(shown, said[:most])) + more
 
 
 def parse(prompt: str, known: Collection[str] | None = None) -> ParsedPrompt:
@@ -376,7 +383,7 @@ class _Reader:
         colors, self.colors = self.colors, []
         if len(colors) > 1 and "pattern" not in self.waiting:
             raise UsageError(
-                f"prompt {self.prompt!r}: {' and '.join(colors)} before {kind!r}: give one colour, or two with "
+                f"prompt {shown(self.prompt)}: {' and '.join(colors)} before {kind!r}: give one colour, or two with "
                 f"'striped' or 'spotted'"
             )
         marks = colors[1] if len(colors) > 1 else None
@@ -387,19 +394,19 @@ class _Reader:
 
     def _add(self, token: str, whose: str, **said: object) -> None:
         if not self.objects:
-            raise UsageError(f"prompt {self.prompt!r}: {token!r} comes before the {whose}")
+            raise UsageError(f"prompt {shown(self.prompt)}: {token!r} comes before the {whose}")
         self.objects[-1] = replace(self.objects[-1], **said)  # type: ignore[arg-type]
 
     def _part(self, part: str) -> None:
         color = self._color()
         if not self.objects:
-            raise UsageError(f"prompt {self.prompt!r}: {part!r} comes before the thing that has it")
+            raise UsageError(f"prompt {shown(self.prompt)}: {part!r} comes before the thing that has it")
         kind = self.objects[-1].kind
         having = KIND_PARTS.get(kind, ())
         if part not in having:
             has = f"it has: {', '.join(having)}" if having else "it has no parts to colour"
             raise UsageError(
-                f"prompt {self.prompt!r}: {article(kind)} has no {part} that could be coloured; {has}"
+                f"prompt {shown(self.prompt)}: {article(kind)} has no {part} that could be coloured; {has}"
             )
         if color is None:
             self.ignored.append(part)  # it has that anyway
@@ -415,7 +422,7 @@ class _Reader:
         if not self.objects:
             kinds = [kind for token, kind in _KIND_TOKENS.items() if _knows(token, self.known)]
             raise UsageError(
-                f"prompt {self.prompt!r} names no thing that the toybox prior knows; it knows: {', '.join(kinds)} "
+                f"prompt {shown(self.prompt)} names no thing that the toybox prior knows; it knows: {', '.join(kinds)} "
                 "(or use an open-vocabulary prior such as prior=sd15)"
             )
         if self.waiting:
@@ -426,7 +433,7 @@ class _Reader:
         if len(specs) > 2 or (self.twins and specs[0] != specs[-1]):
             count = len(specs) + (self.twins and len(specs) == 2)
             raise UsageError(
-                f"prompt {self.prompt!r} names {count} things; the toybox prior knows scenes of one or two"
+                f"prompt {shown(self.prompt)} names {count} things; the toybox prior knows scenes of one or two"
             )
         if len(specs) == 1:
             self.relation = None
@@ -434,7 +441,7 @@ class _Reader:
             self.relation = self.relation or "next to"
         if self.relation == "on" and specs[1].kind not in BASES:
             raise UsageError(
-                f"prompt {self.prompt!r}: things can stand on {' or '.join('a ' + b for b in BASES)}, not on "
+                f"prompt {shown(self.prompt)}: things can stand on {' or '.join('a ' + b for b in BASES)}, not on "
                 f"{article(specs[1].kind)}"
             )
         if len(specs) == 1 or specs[0] == specs[1]:  # alone, or as big as the other
@@ -450,7 +457,7 @@ class _Reader:
             spec = replace(spec, color=color, pattern_color=marks)
         if spec.accessory and spec.kind not in WEARERS:
             raise UsageError(
-                f"prompt {self.prompt!r}: {article(spec.kind)} cannot wear a {spec.accessory[0]}; "
+                f"prompt {shown(self.prompt)}: {article(spec.kind)} cannot wear a {spec.accessory[0]}; "
                 f"{', '.join(w for w in WEARERS if _knows(w.replace(' ', '_'), self.known))} can"
             )
         return spec
