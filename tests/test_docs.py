@@ -147,3 +147,13 @@ def test_a_package_that_is_only_importable_is_named_by_the_user(site, threedisti
     own = run("generate", "a red ball", "background=mostly_white", "--config-dir", "mine", "--print-config")
     assert "white: 0.9" in own.stdout, own.stderr
     assert "no such folder" in run("list", "priors", "--config-dir", "nowhere").stderr
+
+
+def test_every_test_that_a_page_names_exists():
+    """``tests/file.py`` and ``tests/file.py::test_name`` in README and docs."""
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+        for file, name in re.findall(r"(tests/[\w/]+\.py)(?:::(\w+))?", page.read_text(encoding="utf-8")):
+            assert (ROOT / file).is_file(), f"{page.name} names {file}"
+            assert not name or f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), (
+                f"{page.name} names {file}::{name}"
+            )
