@@ -71,7 +71,7 @@ def test_a_result_is_exported_as_the_command_line_does(command, finished, worksp
 def test_the_facts_travel_whichever_way_a_file_is_made(command, finished, workspace):
     """The licence of the prior among them: converted, meshed anew, and as splats."""
     from threedistill.exports.read import read_mesh
-    from threedistill.exports.splats import read_splats
+    from threedistill.exports.splat_files import read_splats
 
     own = read_mesh(finished / "asset" / "model.glb").extras
     assert own["prior_licence"] == "Apache-2.0" and own["generator"].startswith("threedistill ")

@@ -18,7 +18,7 @@ from threedistill.errors import UsageError
 from threedistill.exports.asset import ExportSettings, build_asset, write_mesh
 from threedistill.exports.formats import FORMATS, of_kind
 from threedistill.exports.read import read_mesh
-from threedistill.exports.splats import read_splats, write_splats
+from threedistill.exports.splat_files import read_splats, write_splats
 from threedistill.types import Mesh
 
 SMALL = ExportSettings(resolution=40, faces=800, texture_size=64, turntable_frames=0)

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from threedistill.errors import UsageError
-from threedistill.exports import surface
 from threedistill.exports.aspects import dropped
 from threedistill.exports.asset import build_asset, put_back
 from threedistill.exports.formats import Format, Kind, format_of, writable, writable_suffixes
 from threedistill.exports.frames import Axis
-from threedistill.exports.nearest import MeshField
+from threedistill.exports.meshes import surface
+from threedistill.exports.meshes.nearest import MeshField
+from threedistill.exports.meshes.surface import Origin
 from threedistill.exports.progress import step
 from threedistill.exports.read import open_file
 from threedistill.exports.settings import ExportSettings
-from threedistill.exports.splat_cloud import moved, with_degree
-from threedistill.exports.surface import Origin
+from threedistill.exports.splats.cloud import moved, with_degree
 from threedistill.exports.write import write_file
 from threedistill.representations import splat_color, splat_surface
 from threedistill.representations.convert import as_splats

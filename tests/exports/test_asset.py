@@ -11,7 +11,7 @@ from PIL import Image
 from tests.exports.objects import SIDES, Solid, box, cube, letter_f
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.exports.asset import ExportSettings, build_asset
-from threedistill.exports.surface import is_watertight, welded
+from threedistill.exports.meshes.surface import is_watertight, welded
 from threedistill.exports.video import write_sheet, write_turntable
 from threedistill.types import Mesh
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from threedistill.errors import ThreedistillError
-from threedistill.exports.opened import Opened
+from threedistill.exports.foreign.opened import Opened
 from threedistill.exports.read import open_file, read_mesh
 from threedistill.render.mesh import sample_texture
 from threedistill.types import Mesh

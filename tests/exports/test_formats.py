@@ -19,8 +19,8 @@ from tests.exports.objects import SIDES, inside_f
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.exports.asset import ExportSettings, export_asset, write_mesh
 from threedistill.exports.formats import of_kind
+from threedistill.exports.meshes.surface import unused_removed
 from threedistill.exports.read import read_mesh
-from threedistill.exports.surface import unused_removed
 from threedistill.render.mesh import sample_texture
 from threedistill.types import Mesh
 

@@ -21,8 +21,8 @@ from tests.exports.test_gltf_materials import (
     srgb,
     textured,
 )
-from threedistill.exports.gltf_read import read_gltf
-from threedistill.exports.limits import limits
+from threedistill.exports.foreign.limits import limits
+from threedistill.exports.gltf.read import read_gltf
 from threedistill.render.mesh import sample_texture
 from threedistill.types import Mesh
 

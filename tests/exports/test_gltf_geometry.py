@@ -13,7 +13,7 @@ import trimesh
 from tests.exports.gltf_files import CORNERS, QUAD, File
 from threedistill.errors import ThreedistillError
 from threedistill.exports.asset import FileSettings, write_mesh
-from threedistill.exports.gltf_read import read_gltf
+from threedistill.exports.gltf.read import read_gltf
 from threedistill.types import Mesh
 
 

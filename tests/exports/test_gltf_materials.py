@@ -11,8 +11,8 @@ import torch
 
 from tests.exports.gltf_files import CORNERS, FOUR, QUAD_UV, File, four, png
 from threedistill.errors import ThreedistillError
-from threedistill.exports.gltf_read import read_gltf
-from threedistill.exports.joined import Joined
+from threedistill.exports.appearance.joined import Joined
+from threedistill.exports.gltf.read import read_gltf
 from threedistill.render.mesh import sample_texture
 from threedistill.types import Mesh
 

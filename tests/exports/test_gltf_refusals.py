@@ -16,8 +16,8 @@ import pytest
 from tests.exports.gltf_files import CORNERS, File, container, four, png
 from tests.exports.test_gltf_materials import textured
 from threedistill.errors import ThreedistillError
-from threedistill.exports.gltf_read import read_gltf
-from threedistill.exports.limits import limits
+from threedistill.exports.foreign.limits import limits
+from threedistill.exports.gltf.read import read_gltf
 
 
 def refused(path: Path, *words: str) -> str:

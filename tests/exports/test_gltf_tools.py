@@ -16,8 +16,8 @@ from tests.exports.gltf_files import CORNERS, QUAD_UV, File, four, png
 from tests.exports.test_gltf_atlas import checker
 from tests.node_tools import node_modules, run_node
 from threedistill.cameras import orbit
-from threedistill.exports.gltf_read import read_gltf
-from threedistill.exports.joined import Joined
+from threedistill.exports.appearance.joined import Joined
+from threedistill.exports.gltf.read import read_gltf
 from threedistill.render.mesh import render_mesh, sample_texture
 from threedistill.render.shading import linear_to_srgb
 from threedistill.types import Mesh

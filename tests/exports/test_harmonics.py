@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from threedistill.exports.harmonics import change_degree, rotate_harmonics
+from threedistill.exports.splats.harmonics import change_degree, rotate_harmonics
 from threedistill.render.harmonics import basis
 
 

@@ -18,8 +18,8 @@ from PIL import Image
 
 from tests.exports.clouds import cloud
 from threedistill.errors import ThreedistillError, UsageError
-from threedistill.exports.bounded import gunzip, open_picture, parse_json, unzip
-from threedistill.exports.limits import (
+from threedistill.exports.foreign.bounded import gunzip, open_picture, parse_json, unzip
+from threedistill.exports.foreign.limits import (
     FREE_BYTES,
     Limits,
     check,
@@ -30,7 +30,7 @@ from threedistill.exports.limits import (
     parse_limits,
 )
 from threedistill.exports.settings import ExportSettings
-from threedistill.exports.splats import write_splats
+from threedistill.exports.splat_files import write_splats
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -17,10 +17,10 @@ from PIL import Image
 from tests.exports.objects import Solid, ball_with_bands
 from threedistill.cameras import orbit
 from threedistill.exports.asset import ExportSettings, build_asset, write_mesh
-from threedistill.exports.nearest import MeshField, NearestSurface
-from threedistill.exports.normal_map import shading_normals, vertex_tangents
+from threedistill.exports.meshes.nearest import MeshField, NearestSurface
+from threedistill.exports.meshes.normal_map import shading_normals, vertex_tangents
+from threedistill.exports.meshes.unwrap import unwrap
 from threedistill.exports.read import read_mesh
-from threedistill.exports.unwrap import unwrap
 from threedistill.types import Mesh
 
 LIT = ExportSettings(
@@ -91,7 +91,7 @@ def test_relief_points_the_right_way() -> None:
             ]
         ),
     )
-    from threedistill.exports.normal_map import bake_normals
+    from threedistill.exports.meshes.normal_map import bake_normals
 
     quad = torch.tensor([[-1.0, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])
     for turn in (0, 1, 5):  # as it is, turned by a quarter, mirrored

@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from threedistill.exports.appearance.pictures import glowing
 from threedistill.exports.asset import ExportSettings, write_mesh
-from threedistill.exports.pictures import glowing
 from threedistill.render.mesh import picture_at, render_mesh, sample_texture
 from threedistill.render.shading import linear_to_srgb, srgb_to_linear
 from threedistill.types import Mesh

@@ -12,9 +12,9 @@ import trimesh
 from tests.exports.gltf_files import CORNERS, QUAD_UV, File, four, png
 from tests.exports.test_gltf_materials import MIDDLES, RED, opened, seen, srgb
 from threedistill.cli import main
-from threedistill.exports.gltf_read import read_gltf
-from threedistill.exports.normal_map import shading_normals
-from threedistill.exports.surface import welded
+from threedistill.exports.gltf.read import read_gltf
+from threedistill.exports.meshes.normal_map import shading_normals
+from threedistill.exports.meshes.surface import welded
 from threedistill.render.mesh import sample_texture
 
 

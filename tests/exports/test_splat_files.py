@@ -15,7 +15,7 @@ import torch
 
 from tests.exports.splat_files import ksplat_file, packed_ply, ply_file, sog_file, spz_body
 from threedistill.errors import ThreedistillError
-from threedistill.exports.opened import Opened
+from threedistill.exports.foreign.opened import Opened
 from threedistill.exports.read import open_file
 from threedistill.render.harmonics import C0
 from threedistill.types import Splats

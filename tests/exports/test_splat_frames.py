@@ -13,9 +13,9 @@ from threedistill.exports.formats import FORMATS
 from threedistill.exports.frames import Frame
 from threedistill.exports.read import open_file
 from threedistill.exports.settings import FileSettings
-from threedistill.exports.splat_cloud import into_file_frame, rotated
-from threedistill.exports.splats import read_splats, write_splats
-from threedistill.exports.upside_down import upside_down
+from threedistill.exports.splat_files import read_splats, write_splats
+from threedistill.exports.splats.cloud import into_file_frame, rotated
+from threedistill.exports.splats.upside_down import upside_down
 from threedistill.types import Splats
 
 KINDS = [

@@ -18,7 +18,7 @@ import torch
 
 from tests.exports.splat_files import ksplat_file, packed_ply, sog_file, spz_body
 from tests.exports.test_splat_files import sog_parts
-from threedistill.exports.splats import write_splats
+from threedistill.exports.splat_files import write_splats
 from threedistill.types import Splats
 
 pytest.importorskip("resource", reason="the bound on memory is a POSIX one")
@@ -29,8 +29,8 @@ import json, re, resource, sys
 from pathlib import Path
 import PIL.Image, PIL.PngImagePlugin, PIL.WebPImagePlugin, torch, zstandard
 from threedistill.errors import ThreedistillError
-from threedistill.exports.splats import read_splats
-import threedistill.exports.compressed_ply
+from threedistill.exports.splat_files import read_splats
+import threedistill.exports.ply.compressed
 PIL.Image.new("RGBA", (64, 64)).save("/dev/null", "WEBP")
 torch.ones(3).double().norm()
 torch.linalg.lstsq(torch.rand(9, 3), torch.rand(9, 3))

@@ -11,8 +11,8 @@ import torch
 from tests.exports.clouds import cloud
 from threedistill.cameras import orbit
 from threedistill.exports.settings import FileSettings
-from threedistill.exports.splat_cloud import rotated
-from threedistill.exports.splats import read_splats, write_splats
+from threedistill.exports.splat_files import read_splats, write_splats
+from threedistill.exports.splats.cloud import rotated
 from threedistill.render.splat import render_splats
 from threedistill.types import Cameras, Splats
 

@@ -15,7 +15,7 @@ import torch
 from tests.exports.clouds import cloud, covariances, matched
 from tests.node_tools import node_modules, run_node
 from tests.python_tools import python_tool, run_python
-from threedistill.exports.splats import read_splats, write_splats
+from threedistill.exports.splat_files import read_splats, write_splats
 from threedistill.types import Splats
 
 #: What a format may lose: position, log scale, covariance, opacity, constant colour, higher coefficients. Steps of the

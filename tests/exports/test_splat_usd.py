@@ -15,8 +15,8 @@ from tests.exports.clouds import FIELDS, axes, cloud, covariances
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.exports.read import open_file
 from threedistill.exports.settings import FileSettings
-from threedistill.exports.splat_cloud import rotated
-from threedistill.exports.splats import read_splats, write_splats
+from threedistill.exports.splat_files import read_splats, write_splats
+from threedistill.exports.splats.cloud import rotated
 from threedistill.types import Splats
 
 pytest.importorskip("pxr", reason="splats in USD need usd-core")

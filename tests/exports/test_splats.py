@@ -19,8 +19,8 @@ from tests.exports.clouds import FIELDS, axes, cloud, covariances, matched
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.exports.frames import frame_of
 from threedistill.exports.settings import FileSettings
-from threedistill.exports.splat_cloud import from_file_frame, into_file_frame, moved, rotated
-from threedistill.exports.splats import read_splats, write_splats
+from threedistill.exports.splat_files import read_splats, write_splats
+from threedistill.exports.splats.cloud import from_file_frame, into_file_frame, moved, rotated
 from threedistill.types import Splats
 
 FORMATS = ("ply", "splat", "spz", "sog", "glb")

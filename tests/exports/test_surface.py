@@ -11,7 +11,7 @@ import trimesh
 
 from tests.exports.objects import Solid, ball_with_bands, box, letter_f
 from threedistill.errors import ThreedistillError
-from threedistill.exports import surface
+from threedistill.exports.meshes import surface
 from threedistill.types import Mesh
 
 

@@ -11,9 +11,9 @@ import torch
 from tests.exports.objects import Solid, ball_with_bands, box, cube, letter_f
 from threedistill.errors import ThreedistillError
 from threedistill.exports.asset import ExportSettings, build_asset
-from threedistill.exports.bake import bake, fill_gutter
-from threedistill.exports.surface import decimate, vertex_normals
-from threedistill.exports.unwrap import Unwrapped, unwrap
+from threedistill.exports.meshes.bake import bake, fill_gutter
+from threedistill.exports.meshes.surface import decimate, vertex_normals
+from threedistill.exports.meshes.unwrap import Unwrapped, unwrap
 from threedistill.types import Mesh
 
 

@@ -24,7 +24,7 @@ from tests.exports.splat_files import ksplat_file, packed_ply, ply_file, sog_fil
 from tests.exports.test_splat_files import sog_parts, splat_records
 from threedistill.errors import ThreedistillError
 from threedistill.exports.read import open_file
-from threedistill.exports.splats import write_splats
+from threedistill.exports.splat_files import write_splats
 from threedistill.types import Splats
 
 resource = pytest.importorskip("resource", reason="peak memory is measured as POSIX does")

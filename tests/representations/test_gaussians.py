@@ -11,7 +11,7 @@ from tests.rates import RATES
 from tests.representations.balls import LOWER, UPPER, ball_image, ball_mesh, iou, psnr
 from threedistill.cameras import orbit
 from threedistill.errors import ThreedistillError
-from threedistill.exports.surface import is_watertight
+from threedistill.exports.meshes.surface import is_watertight
 from threedistill.protocols import RenderContext, Representation, SplatSource
 from threedistill.render.splat import render_splats
 from threedistill.representations.densify import Growth, Relocation

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tests.rates import RATES
 from threedistill.exports.asset import ExportSettings, build_asset
-from threedistill.exports.bake import painted
+from threedistill.exports.meshes.bake import painted
 from threedistill.ops.marching_cubes import marching_cubes
 from threedistill.render.harmonics import C0, color_of
 from threedistill.render.surface import vertex_normals

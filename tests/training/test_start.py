@@ -12,7 +12,7 @@ from tests.exports.gltf_files import File
 from tests.representations.balls import ball_mesh
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.exports.asset import write_mesh
-from threedistill.exports.splats import write_splats
+from threedistill.exports.splat_files import write_splats
 from threedistill.pipeline import generate, resume
 from threedistill.representations.convert import as_splats
 from threedistill.rng import Streams

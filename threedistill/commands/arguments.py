@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from threedistill.errors import UsageError, nearest
-from threedistill.exports.limits import limits, parse_limits
+from threedistill.exports.foreign.limits import limits, parse_limits
 
 
 class Parser(argparse.ArgumentParser):

@@ -24,8 +24,8 @@ from threedistill.commands.arguments import (
     whole_number,
 )
 from threedistill.errors import UsageError
+from threedistill.exports.foreign.limits import limits, parse_limits
 from threedistill.exports.formats import of_kind
-from threedistill.exports.limits import limits, parse_limits
 
 if TYPE_CHECKING:
     from threedistill.exports.frames import Axis

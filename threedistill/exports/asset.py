@@ -11,13 +11,13 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from threedistill.exports import surface
-from threedistill.exports.bake import bake, bake_values, color_at, painted
 from threedistill.exports.formats import file_of, of_kind
+from threedistill.exports.meshes import surface
+from threedistill.exports.meshes.bake import bake, bake_values, color_at, painted
+from threedistill.exports.meshes.unwrap import unwrap
 from threedistill.exports.progress import step
 from threedistill.exports.settings import AssetSettings, ExportSettings, FileSettings
-from threedistill.exports.splat_cloud import moved
-from threedistill.exports.unwrap import unwrap
+from threedistill.exports.splats.cloud import moved
 from threedistill.exports.video import need_encoder
 from threedistill.exports.write import refuse_splats, write_format, write_mesh
 from threedistill.types import Mesh, Splats
@@ -98,7 +98,7 @@ def build_asset(
         mesh = _with_pictures(mesh, representation, size, gutter, device)
         relief = representation.relief if isinstance(representation, HasPictures) else None
         if settings.normal_map or relief is not None:
-            from threedistill.exports.normal_map import bake_normals
+            from threedistill.exports.meshes.normal_map import bake_normals
 
             with step("painting the normal map"):
                 mesh = bake_normals(mesh, relief or fine, size, gutter)

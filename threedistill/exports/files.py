@@ -1,8 +1,10 @@
-"""The PNG that several formats share, and the atomic writes (re-exported) they all use."""
+"""What several formats share: PNG, the facts that they carry, and the atomic writes (re-exported)."""
 
 from __future__ import annotations
 
 import io
+import math
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
@@ -10,7 +12,9 @@ from torch import Tensor
 
 from threedistill.atomic import replacing, write_bytes
 
-__all__ = ["png_bytes", "replacing", "roughness_and_metal", "to_bytes", "write_bytes"]
+__all__ = [
+    "generator", "jsonable", "png_bytes", "replacing", "roughness_and_metal", "to_bytes", "write_bytes",
+]  # fmt: skip
 
 
 def to_bytes(image: Float[Tensor, "*S C"]) -> Tensor:
@@ -33,3 +37,24 @@ def roughness_and_metal(metallic_roughness: Float[Tensor, "H W 2"]) -> Float[Ten
     """glTF's packing, which USD's channels can read too: nothing in red, roughness in green, metalness in blue."""
     metallic, roughness = metallic_roughness.unbind(-1)
     return torch.stack([torch.ones_like(metallic), roughness, metallic], -1)
+
+
+def generator() -> str:
+    """What wrote a file, as the formats that can say so do."""
+    from threedistill import __version__
+
+    return f"threedistill {__version__}"
+
+
+def jsonable(value: object) -> object:
+    """Facts as JSON can hold them: numbers that are not finite become null, unknown types their text."""
+    if isinstance(value, Mapping):
+        return {str(k): jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        items = sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value
+        return [jsonable(v) for v in items]
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value)

@@ -91,15 +91,15 @@ _MATERIAL: tuple[Aspect, ...] = ("normal map", "metalness and roughness", "emiss
 _ROWS = (
     Format(
         "glb", ".glb", "model.glb", "mesh", "binary glTF 2.0 with its textures inside", fixed=True,
-        read=_ours("gltf_read:read_glb"), write=_ours("glb:write_glb"), also=(".gltf",), begins=(b"glTF", b"{"),
+        read=_ours("gltf.read:read_glb"), write=_ours("gltf.write:write_glb"), also=(".gltf",), begins=(b"glTF", b"{"),
     ),
     Format(
-        "obj", ".obj", "model.obj", "mesh", "Wavefront OBJ with MTL and PNG", read=_ours("obj_read:read_obj"),
-        write=_ours("obj:write_obj"), loses=("facts",),
+        "obj", ".obj", "model.obj", "mesh", "Wavefront OBJ with MTL and PNG", read=_ours("obj.read:read_obj"),
+        write=_ours("obj.write:write_obj"), loses=("facts",),
     ),
     Format(
-        "ply", ".ply", "model.ply", "mesh", "mesh with vertex colours", read=_ours("ply_read:read_ply_mesh"),
-        write=_ours("ply:write_ply"), loses=("texture", *_MATERIAL, "unlit", "facts"), begins=(b"ply",),
+        "ply", ".ply", "model.ply", "mesh", "mesh with vertex colours", read=_ours("ply.read:read_ply_mesh"),
+        write=_ours("ply.write:write_ply"), loses=("texture", *_MATERIAL, "unlit", "facts"), begins=(b"ply",),
     ),
     Format(
         "stl", ".stl", "model.stl", "mesh", "shape only, millimetres, for printing", frame="z",
@@ -108,41 +108,44 @@ _ROWS = (
     ),
     Format(
         "usdz", ".usdz", "model.usdz", "mesh", "USD with its textures inside (reading: extra usd)",
-        read=_ours("usd_read:read_usd"), write=_ours("usd:write_usdz"), also=(".usd", ".usda", ".usdc"),
+        read=_ours("usd.read:read_usd"), write=_ours("usd.write:write_usdz"), also=(".usd", ".usda", ".usdc"),
         begins=(b"PK\x03\x04", b"PXR-USDC", b"#usda"),
     ),
     Format(
         "3dgs", ".ply", "splats.ply", "splats", "Gaussian splats as the 3DGS tools write them", frame="-y",
-        read=_ours("splats:read_ply_file"), write=_ours("splats:write_ply_file"), sniff=_ours("splat_ply:is_splat_ply"),
-        also=(".splat",), begins=(b"ply",),  # some programs call the same file .splat
+        read=_ours("splat_files:read_ply_file"), write=_ours("splat_files:write_ply_file"),
+        sniff=_ours("ply.splats:is_splat_ply"), also=(".splat",), begins=(b"ply",),
+        # some programs call the same file .splat
     ),
     Format(
         "splat", ".splat", "splats.splat", "splats", "Gaussian splats, 32 bytes each, no view dependence", frame="-y",
-        read=_ours("splats:read_splat_file"), write=_ours("splats:write_splat_file"),
+        read=_ours("splat_files:read_splat_file"), write=_ours("splat_files:write_splat_file"),
         loses=("view dependence", "facts"),
     ),
     Format(
         "ksplat", ".ksplat", "splats.ksplat", "splats", "Gaussian splats of GaussianSplats3D (mkkellogg)", frame="-y",
-        read=_ours("splats:read_ksplat_file"), loses=("facts",),
+        read=_ours("splat_files:read_ksplat_file"), loses=("facts",),
     ),
     Format(
         "spz", ".spz", "splats.spz", "splats", "Gaussian splats, compressed (Niantic)", fixed=True, loses=("facts",),
-        read=_ours("splats:read_spz_file"), write=_ours("splats:write_spz_file"), begins=(b"\x1f\x8b", b"NGSP"),
+        read=_ours("splat_files:read_spz_file"), write=_ours("splat_files:write_spz_file"),
+        begins=(b"\x1f\x8b", b"NGSP"),
     ),
     Format(
         "sog", ".sog", "splats.sog", "splats", "Gaussian splats, compressed (PlayCanvas)", frame="-y",
-        read=_ours("splats:read_sog_file"), write=_ours("splats:write_sog_file"), begins=(b"PK\x03\x04",),
+        read=_ours("splat_files:read_sog_file"), write=_ours("splat_files:write_sog_file"), begins=(b"PK\x03\x04",),
     ),
     Format(
         "gltf-splat", ".glb", "splats.glb", "splats", "Gaussian splats in glTF, KHR_gaussian_splatting", fixed=True,
-        read=_ours("splats:read_gltf_file"), write=_ours("splats:write_gltf_file"), also=(".gltf",),
-        sniff=_ours("gltf_splats:is_gltf_splats"), begins=(b"glTF", b"{"),
+        read=_ours("splat_files:read_gltf_file"), write=_ours("splat_files:write_gltf_file"), also=(".gltf",),
+        sniff=_ours("gltf.splats:is_gltf_splats"), begins=(b"glTF", b"{"),
     ),
     Format(
         "usd-splat", ".usdz", "splats.usdz", "splats",
         "Gaussian splats in USD, ParticleField3DGaussianSplat (extra usd)",
-        read=_ours("splat_usd:read_usd_splats"), write=_ours("splats:write_usd_file"), also=(".usd", ".usda", ".usdc"),
-        sniff=_ours("splat_usd:is_usd_splats"), begins=(b"PK\x03\x04", b"PXR-USDC", b"#usda"),
+        read=_ours("usd.splats:read_usd_splats"), write=_ours("splat_files:write_usd_file"),
+        also=(".usd", ".usda", ".usdc"), sniff=_ours("usd.splats:is_usd_splats"),
+        begins=(b"PK\x03\x04", b"PXR-USDC", b"#usda"),
     ),
     Format(
         "mp4", ".mp4", "turntable.mp4", "film", "turntable, H.264 (extra video)", write=_ours("video:write_film"),

@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from threedistill.errors import ThreedistillError
+from threedistill.exports.foreign.opened import Opened
 from threedistill.exports.formats import Kind, format_of, formats
 from threedistill.exports.frames import Axis, frame_in_file, turned
-from threedistill.exports.opened import Opened
+from threedistill.exports.meshes.surface import check
 from threedistill.exports.progress import step
-from threedistill.exports.splat_cloud import check_splats, from_file_frame
-from threedistill.exports.surface import check
-from threedistill.exports.upside_down import upside_down
+from threedistill.exports.splats.cloud import check_splats, from_file_frame
+from threedistill.exports.splats.upside_down import upside_down
 from threedistill.types import Mesh, Splats
 
 __all__ = ["LARGEST", "open_file", "read_asset", "read_asset_splats", "read_mesh"]

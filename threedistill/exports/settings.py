@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from threedistill.exports.formats import formats
-from threedistill.exports.surface import Origin
+from threedistill.exports.meshes.surface import Origin
 from threedistill.render.harmonics import MAX_DEGREE
 
 __all__ = ["AssetSettings", "ExportSettings", "FileSettings", "PassName"]

@@ -14,12 +14,12 @@ import torch
 
 from threedistill.atomic import write_bytes
 from threedistill.errors import ThreedistillError
+from threedistill.exports.files import generator
+from threedistill.exports.foreign.limits import check
+from threedistill.exports.foreign.opened import Opened
 from threedistill.exports.frames import Axis, Frame, frame_of
-from threedistill.exports.gltf import generator
-from threedistill.exports.limits import check
-from threedistill.exports.opened import Opened
+from threedistill.exports.meshes.surface import welded
 from threedistill.exports.settings import FileSettings
-from threedistill.exports.surface import welded
 from threedistill.types import Mesh
 
 __all__ = ["MARK", "read_stl", "write_stl"]

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from threedistill.errors import UsageError
-from threedistill.exports import surface
+from threedistill.exports.appearance.pictures import glowing
 from threedistill.exports.formats import Format, named, of_kind, writable
 from threedistill.exports.frames import frame_to_write, turned
-from threedistill.exports.pictures import glowing
+from threedistill.exports.meshes import surface
 from threedistill.exports.progress import step
 from threedistill.exports.settings import FileSettings
-from threedistill.exports.splat_cloud import check_splats, into_file_frame, with_degree
+from threedistill.exports.splats.cloud import check_splats, into_file_frame, with_degree
 from threedistill.types import Mesh, Splats
 
 __all__ = ["refuse_splats", "write_file", "write_format", "write_mesh"]

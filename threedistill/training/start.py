@@ -13,8 +13,8 @@ from torch import Tensor
 
 from threedistill.atomic import write_bytes
 from threedistill.errors import ThreedistillError, UsageError
+from threedistill.exports.appearance.pictures import glowing
 from threedistill.exports.frames import Axis
-from threedistill.exports.pictures import glowing
 from threedistill.exports.read import open_file
 from threedistill.training.tensor_file import Damaged, read_tensors, tensor_bytes
 from threedistill.types import Mesh, Splats

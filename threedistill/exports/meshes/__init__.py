@@ -1,0 +1,1 @@
+"""From an extracted surface to a mesh with coordinates, colours and relief."""

@@ -1,0 +1,1 @@
+"""PLY: its head and tables, meshes, and 3DGS splats with PlayCanvas' compression of them."""

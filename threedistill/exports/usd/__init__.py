@@ -1,0 +1,1 @@
+"""USD: packages written without its library; meshes and splats read through it."""
