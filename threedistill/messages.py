@@ -44,8 +44,9 @@ def complaint(error: Any, place: str = "", *, whole: bool = False, names: Sequen
     first = error.errors(include_url=False)[0]
     kind, value = first["type"], first.get("input")
     steps = [str(step) for step in first["loc"]]
-    if first["loc"] and isinstance(first["loc"][0], int) and first["loc"][0] < len(names):
-        steps[0] = names[first["loc"][0]]
+    position = first["loc"][0] if steps else None
+    if isinstance(position, int) and position < len(names):
+        steps[0] = names[position]
     if not whole:  # below an argument pydantic names the branches of a union: only numbers are places there
         steps = steps[:1] + [step for step in steps[1:] if step.isdigit()]
     where = ".".join([place, *steps]).strip(".")

@@ -144,6 +144,15 @@ def test_bootstrap_over_prompts_is_wider_than_over_runs():
         bootstrap([])
 
 
+def test_bootstrap_draws_whole_groups_of_any_size():
+    """``a`` holds one 1, ``b`` three 0s: two drawn groups have means 1, 1/4, 1/4 or 0, in any order of the values."""
+    for values, prompts in (([1.0, 0, 0, 0], "abbb"), ([0.0, 1, 0, 0], "babb")):
+        wide = bootstrap(values, groups=list(prompts))
+        assert (wide.value, wide.low, wide.high, wide.count) == (0.25, 0.0, 1.0, 4)
+        middle = bootstrap(values, groups=list(prompts), level=0.4)
+        assert (middle.low, middle.high) == (0.25, 0.25)
+
+
 def test_wilson_interval_of_a_published_example():
     # 10 of 20: 0.2993 .. 0.7007 (Wilson 1927; Brown, Cai and DasGupta 2001 give the closed form).
     found = wilson(0.5, 20)

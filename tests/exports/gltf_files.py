@@ -1,4 +1,4 @@
-"""glTF files put together byte by byte from the specification: no library has a part in them."""
+"""glTF files put together and taken apart byte by byte as the specification says: no library has a part in them."""
 
 from __future__ import annotations
 
@@ -134,3 +134,27 @@ def container(text: bytes, binary: bytes = b"") -> bytes:
         binary += b"\0" * (-len(binary) % 4)
         body += struct.pack("<I4s", len(binary), b"BIN\0") + binary
     return struct.pack("<4sII", b"glTF", 2, 12 + len(body)) + body
+
+
+def taken_apart(path: Path) -> tuple[dict[str, Any], bytes]:
+    """A GLB's document and its binary chunk."""
+    data = path.read_bytes()
+    assert data[:4] == b"glTF" and struct.unpack_from("<II", data, 4) == (2, len(data))
+    length, kind = struct.unpack_from("<I4s", data, 12)
+    assert kind == b"JSON"
+    return json.loads(data[20 : 20 + length]), data[28 + length :]
+
+
+def pictures_in(document: dict[str, Any], binary: bytes) -> list[Image.Image]:
+    """The pictures of a GLB, in the order of its images."""
+    views = [document["bufferViews"][image["bufferView"]] for image in document.get("images", ())]
+    return [Image.open(io.BytesIO(binary[v["byteOffset"] :][: v["byteLength"]])) for v in views]
+
+
+def floats_in(document: dict[str, Any], binary: bytes, name: str) -> np.ndarray:
+    """An attribute of the first primitive that is stored as packed floats: (N, width)."""
+    accessor = document["accessors"][document["meshes"][0]["primitives"][0]["attributes"][name]]
+    assert accessor["componentType"] == CODES["f4"]
+    width = {kind: number for number, kind in TYPES.items()}[accessor["type"]]
+    start = document["bufferViews"][accessor["bufferView"]]["byteOffset"] + accessor.get("byteOffset", 0)
+    return np.frombuffer(binary, "<f4", accessor["count"] * width, start).reshape(-1, width).astype(float)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +13,7 @@ import torch
 import trimesh
 
 from tests.exports.conftest import EXTRAS
+from tests.exports.gltf_files import floats_in, taken_apart
 from tests.exports.objects import SIDES, inside_f
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.exports.asset import ExportSettings, export_asset, write_mesh
@@ -174,28 +173,18 @@ def test_a_reopened_asset_is_converted_with_its_colours(cube_asset: Mesh, tmp_pa
 def test_gltf_vertex_colours_are_linear(cube_asset: Mesh, tmp_path: Path) -> None:
     path = tmp_path / "model.glb"
     write_mesh(untextured(cube_asset), path)
-    document, binary = chunks(path)
-    accessor = document["accessors"][document["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"]]
-    start = document["bufferViews"][accessor["bufferView"]]["byteOffset"]
-    stored = np.frombuffer(binary, "<f4", accessor["count"] * 3, start).reshape(-1, 3)
+    document, binary = taken_apart(path)
+    stored = floats_in(document, binary, "COLOR_0")
     assert cube_asset.colors is not None
     srgb = cube_asset.colors.double().numpy()
     expected = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     assert np.abs(stored - expected).max() < 1e-6
 
 
-def chunks(path: Path) -> tuple[dict, bytes]:
-    data = path.read_bytes()
-    assert data[:4] == b"glTF" and struct.unpack_from("<II", data, 4) == (2, len(data))
-    length, kind = struct.unpack_from("<I4s", data, 12)
-    assert kind == b"JSON"
-    return json.loads(data[20 : 20 + length]), data[28 + length :]
-
-
 def test_glb_says_what_it_is(cube_asset: Mesh, tmp_path: Path) -> None:
     path = tmp_path / "a red cube.glb"
     write_mesh(cube_asset, path)
-    document, _ = chunks(path)
+    document, _ = taken_apart(path)
     assert document["asset"]["generator"].startswith("threedistill ")
     assert EXTRAS.items() <= document["asset"]["extras"].items()
     assert document["extensionsUsed"] == ["KHR_materials_unlit"]
@@ -206,7 +195,7 @@ def test_glb_says_what_it_is(cube_asset: Mesh, tmp_path: Path) -> None:
     assert document["nodes"][0]["name"] == "a red cube"
     assert {v.get("target") for v in document["bufferViews"]} == {34962, 34963, None}
     write_mesh(cube_asset, path, ExportSettings(unlit=False))
-    document, _ = chunks(path)
+    document, _ = taken_apart(path)
     assert "extensionsUsed" not in document and "extensions" not in document["materials"][0]
     reopened = read_mesh(path)
     assert EXTRAS.items() <= reopened.extras.items()

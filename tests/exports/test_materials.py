@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +12,12 @@ import torch
 import trimesh
 from PIL import Image
 
+from tests.exports.gltf_files import floats_in, pictures_in, taken_apart
 from tests.exports.objects import Solid, ball_with_bands
 from threedistill.cameras import orbit
 from threedistill.exports.asset import ExportSettings, build_asset, write_mesh
 from threedistill.exports.meshes.nearest import MeshField, NearestSurface
-from threedistill.exports.meshes.normal_map import shading_normals, vertex_tangents
+from threedistill.exports.meshes.normal_map import bake_normals, shading_normals, vertex_tangents
 from threedistill.exports.meshes.unwrap import unwrap
 from threedistill.exports.read import read_mesh
 from threedistill.types import Mesh
@@ -91,8 +90,6 @@ def test_relief_points_the_right_way() -> None:
             ]
         ),
     )
-    from threedistill.exports.meshes.normal_map import bake_normals
-
     quad = torch.tensor([[-1.0, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])
     for turn in (0, 1, 5):  # as it is, turned by a quarter, mirrored
         uv = torch.tensor([[0.0, 0], [1, 0], [1, 1], [0, 1]]).roll(turn, 0)
@@ -111,6 +108,54 @@ def test_relief_points_the_right_way() -> None:
             torch.stack([-slope, torch.full_like(slope, -0.02), torch.ones_like(slope)], 1), dim=1
         )
         assert (shading_normals(baked, face, weights) - truth).abs().quantile(0.98) < 0.02, turn
+
+
+#: A quad seen from +z with its picture upright, turned by a quarter, and mirrored.
+LAYOUTS = [
+    [[0.0, 0], [1, 0], [1, 1], [0, 1]],
+    [[0.0, 1], [0, 0], [1, 0], [1, 1]],
+    [[1.0, 0], [0, 0], [0, 1], [1, 1]],
+]
+
+
+@pytest.mark.parametrize("uv", LAYOUTS)
+def test_a_normal_map_means_what_gltf_says(uv: list, tmp_path: Path) -> None:
+    """Decoded without us: ``n = T (2 r - 1) + B (2 g - 1) + N (2 b - 1)``, ``B = w cross(N, T)``, +Y up in the picture.
+
+    Source: glTF 2.0, sections 3.7.2.1 (TANGENT) and 3.9.3 (normalTexture).
+    """
+    slope = torch.tensor([0.3, 0.2])
+    corners = torch.tensor([[-1.0, -1], [1, -1], [1, 1], [-1, 1]])
+    faces = torch.tensor([[0, 1, 2], [0, 2, 3]])
+    fine = Mesh(torch.cat([2 * corners, 2 * corners @ slope[:, None]], 1), faces)
+    truth = torch.nn.functional.normalize(torch.tensor([-0.3, -0.2, 1.0]), dim=0)
+    flat = Mesh(
+        torch.cat([corners, torch.zeros(4, 1)], 1), faces,
+        normals=torch.tensor([[0.0, 0, 1]]).expand(4, 3), uv=torch.tensor(uv), texture=torch.ones(4, 4, 3),
+    )  # fmt: skip
+    baked = bake_normals(flat, fine, 16)
+    write_mesh(baked, tmp_path / "m.glb", LIT)
+    document, binary = taken_apart(tmp_path / "m.glb")
+    normal, tangent = (floats_in(document, binary, name) for name in ("NORMAL", "TANGENT"))
+    bitangent = np.cross(normal, tangent[:, :3]) * tangent[:, 3:]
+    texture = document["textures"][document["materials"][0]["normalTexture"]["index"]]
+    picture = pictures_in(document, binary)[texture["source"]].convert("RGB")
+    red, green, blue = np.asarray(picture, dtype=float)[8, 8] / 255 * 2 - 1  # the same everywhere
+    seen = tangent[:, :3] * red + bitangent * green + normal * blue
+    assert np.abs(seen - truth.numpy()).max() < 0.01
+    if uv == LAYOUTS[0]:  # what faces left and down is dark in red and green
+        assert [red, green, blue] == pytest.approx(truth.tolist(), abs=0.01)
+    # Up in the picture is where the file's v falls: from there and from the corners alone, without TANGENT.
+    where, place = floats_in(document, binary, "TEXCOORD_0"), floats_in(document, binary, "POSITION")
+    along = np.linalg.lstsq(where - where[0], place - place[0], rcond=None)[0]
+    assert np.abs(bitangent + along[1] / np.linalg.norm(along[1])).max() < 1e-6
+    painted = replace(
+        flat, normal_map=((torch.tensor([0.6, 0.48, 0.64]) + 1) / 2).expand(4, 4, 3).contiguous()
+    )
+    weights = torch.full((1, 3), 1 / 3)
+    expected = tangent[0, :3] * 0.6 + bitangent[0] * 0.48 + normal[0] * 0.64
+    found = shading_normals(painted, torch.tensor([0]), weights)[0].numpy()
+    assert np.abs(found - expected).max() < 1e-5
 
 
 def test_tangents_are_unit_orthogonal_and_along_u(ball: Mesh) -> None:
@@ -146,11 +191,6 @@ def test_materials_are_baked_where_they_are(ball: Mesh) -> None:
     assert (found[:, 1] - (centre[:, 1] * 1.4 + 1) / 2).abs().max() < 0.03
 
 
-def glb_document(path: Path) -> dict:
-    data = path.read_bytes()
-    return json.loads(data[20 : 20 + struct.unpack_from("<I", data, 12)[0]])
-
-
 @pytest.mark.parametrize("maps", ["all", "normal", "material"])
 def test_the_official_validator_finds_nothing_in_materials(
     maps: str, ball: Mesh, tmp_path: Path, validate: Callable[[Path], dict]
@@ -161,7 +201,7 @@ def test_the_official_validator_finds_nothing_in_materials(
     report = validate(tmp_path / "m.glb")
     assert report["issues"]["messages"] == []
     assert report["info"]["hasTextures"]
-    document = glb_document(tmp_path / "m.glb")
+    document, _ = taken_apart(tmp_path / "m.glb")
     material = document["materials"][0]
     assert ("normalTexture" in material) == (maps != "material")
     assert ("TANGENT" in document["meshes"][0]["primitives"][0]["attributes"]) == (maps != "material")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from tests.exports.gltf_files import pictures_in, taken_apart
 from threedistill.exports.appearance.pictures import glowing
 from threedistill.exports.asset import ExportSettings, write_mesh
 from threedistill.render.mesh import picture_at, render_mesh, sample_texture
@@ -104,20 +102,6 @@ def test_emission_is_seen_in_linear_light() -> None:
     assert plain.colors is not None and bool((plain.colors == 1).all())
 
 
-def document_of(path: Path) -> tuple[dict, list[Image.Image]]:
-    """A GLB's JSON and its pictures, taken apart by hand."""
-    import io
-
-    data = path.read_bytes()
-    length = struct.unpack_from("<I", data, 12)[0]
-    document, binary = json.loads(data[20 : 20 + length]), data[28 + length :]
-    images = []
-    for image in document.get("images", ()):
-        view = document["bufferViews"][image["bufferView"]]
-        images.append(Image.open(io.BytesIO(binary[view["byteOffset"] :][: view["byteLength"]])))
-    return document, images
-
-
 @pytest.mark.parametrize(
     ("wrap", "codes"), [(("repeat", "mirror"), (10497, 33648)), (("clamp", "repeat"), (33071, 10497))]
 )
@@ -128,7 +112,7 @@ def test_glb_and_usdz_say_how_pictures_go_on(
 
     mesh = quad(texture=torch.rand(4, 4, 3), wrap=wrap)
     write_mesh(mesh, tmp_path / "m.glb")
-    sampler = document_of(tmp_path / "m.glb")[0]["samplers"][0]
+    sampler = taken_apart(tmp_path / "m.glb")[0]["samplers"][0]
     assert (sampler["wrapS"], sampler["wrapT"]) == codes
     assert validate(tmp_path / "m.glb")["issues"]["numErrors"] == 0
     write_mesh(mesh, tmp_path / "m.usdz")
@@ -153,7 +137,8 @@ def test_light_holes_and_factors_reach_glb(
     write_mesh(mesh, tmp_path / "m.glb", ExportSettings(unlit=False))
     issues = validate(tmp_path / "m.glb")["issues"]
     assert issues["numErrors"] == issues["numWarnings"] == 0, issues["messages"]
-    document, images = document_of(tmp_path / "m.glb")
+    document, binary = taken_apart(tmp_path / "m.glb")
+    images = pictures_in(document, binary)
     material = document["materials"][0]
     assert material["doubleSided"] is True
     assert material["alphaMode"] == ("BLEND" if cutoff is None else "MASK")

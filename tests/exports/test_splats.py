@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
 import struct
 import zipfile
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from tests.exports.clouds import FIELDS, axes, cloud, covariances, matched
+from tests.exports.gltf_files import floats_in, taken_apart
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.exports.frames import frame_of
 from threedistill.exports.settings import FileSettings
@@ -233,18 +235,43 @@ def test_gltf_splats_as_the_validator_sees_them(validate: Callable[[Path], dict]
     assert report["info"]["totalVertexCount"] == 200
 
 
+def test_gltf_splats_hold_what_the_extension_defines(tmp_path: Path) -> None:
+    """One splat read by hand: (x, y, z, w), scales, coverage and coefficients are stored as they are."""
+    sh = torch.arange(12.0).reshape(1, 4, 3) / 10
+    one = Splats(
+        torch.tensor([[1.0, 2, 3]]), torch.tensor([[2.0, 3, 4]]).log(), torch.tensor([[0.5, 0.1, 0.7, 0.5]]),
+        torch.tensor([math.log(3)]), sh,
+    )  # fmt: skip
+    write_splats(one, tmp_path / "a.glb")
+    document, binary = taken_apart(tmp_path / "a.glb")
+
+    def stored(name: str) -> list[float]:
+        return floats_in(document, binary, name)[0].tolist()
+
+    assert stored("POSITION") == [1, 2, 3]  # glTF's axes are ours
+    assert stored("KHR_gaussian_splatting:SCALE") == pytest.approx([2, 3, 4])
+    assert stored("KHR_gaussian_splatting:ROTATION") == pytest.approx([0.1, 0.7, 0.5, 0.5])
+    assert stored("KHR_gaussian_splatting:OPACITY") == pytest.approx([0.75])
+    for degree, k, index in ((0, 0, 0), (1, 0, 1), (1, 1, 2), (1, 2, 3)):
+        name = f"KHR_gaussian_splatting:SH_DEGREE_{degree}_COEF_{k}"
+        assert stored(name) == pytest.approx(sh[0, index].tolist())
+    primitive = document["meshes"][0]["primitives"][0]
+    assert primitive["mode"] == 0 and document["extensionsUsed"] == ["KHR_gaussian_splatting"]
+    assert primitive["extensions"]["KHR_gaussian_splatting"] == {
+        "kernel": "ellipse", "colorSpace": "srgb_rec709_display", "projection": "perspective",
+        "sortingMethod": "cameraDistance",
+    }  # fmt: skip
+
+
 def test_gltf_nodes_place_their_splats(tmp_path: Path) -> None:
     splats = cloud(50, degree=2)
     write_splats(splats, tmp_path / "a.glb")
-    data = (tmp_path / "a.glb").read_bytes()
-    length = struct.unpack_from("<I", data, 12)[0]
-    document = json.loads(data[20 : 20 + length])
+    document, binary = taken_apart(tmp_path / "a.glb")
     half = 0.5**0.5
     document["nodes"] = [
         {"children": [1], "translation": [1, 2, 3]},
         {"mesh": 0, "rotation": [0, half, 0, half], "scale": [2, 2, 2]},
     ]
-    binary = data[28 + length :]
     document["buffers"][0]["uri"] = "a.bin"
     (tmp_path / "a.bin").write_bytes(binary)
     (tmp_path / "b.gltf").write_text(json.dumps(document))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from threedistill.priors.noise_path import DiscretePath, RectifiedFlowPath
-from threedistill.priors.space import FoldedPixelSpace, PixelSpace, resize
+from threedistill.priors.space import FoldedPixelSpace, LatentSpace, PixelSpace, resize
 from threedistill.protocols import ImageSpace, NoisePath
 
 # Stable Diffusion's schedule: t, alpha, sigma, sigma/alpha, rectified-flow sigma of the same noise, log-SNR.
@@ -148,3 +148,25 @@ def test_gradient_through_resizing_and_folding_against_finite_differences():
     space = FoldedPixelSpace(8, 4)
     rgb = torch.rand(1, 12, 12, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     assert torch.autograd.gradcheck(space.encode, rgb.requires_grad_(True))
+
+
+def test_latents_are_shifted_and_then_scaled():
+    """``x0 = (z - shift) scale`` and ``z = x0 / scale + shift``, as the families with a shift are trained.
+
+    Source: Esser et al. 2024 (Stable Diffusion 3), as in diffusers' ``pipeline_stable_diffusion_3_img2img``.
+    """
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4, sample_size=16,
+        scaling_factor=1.5, shift_factor=0.7,
+    )  # fmt: skip
+    space = LatentSpace(vae, 16)
+    rgb = torch.rand(2, 16, 16, 3, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        z = vae.encode(2 * rgb.permute(0, 3, 1, 2) - 1).latent_dist.mode()
+        shown = (vae.decode(z).sample / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+    torch.testing.assert_close(space.encode(rgb), (z - 0.7) * 1.5)
+    torch.testing.assert_close(space.decode((z - 0.7) * 1.5), shown)

@@ -14,6 +14,7 @@ from threedistill import pipeline
 from threedistill.commands import bench
 from threedistill.errors import UsageError
 from threedistill.evaluation.statistics import Estimate
+from threedistill.sweeps import gradient_noise
 from threedistill.sweeps import launch as launch_module
 from threedistill.sweeps.gradient_noise import NoiseShare, measure, noise_share, paired_noise
 from threedistill.sweeps.guidance_bench import CLAIMS, FRONT_BIAS, PARTS, PROMPTS, RULES, SCALES, chosen
@@ -114,6 +115,24 @@ def test_pairs_of_noise_shares_are_of_the_same_picture():
     two = NoiseShare("b", flat, flat, (("q", "true", 0.1, 0.2), ("p", "true", 0.3, 0.1), ("r", "true", 0, 0)))
     assert paired_noise(one, two).value == pytest.approx((-0.3 - 0.2) / 2)
     assert paired_noise(one, two, "drawn").value == pytest.approx((-0.5 - 0.5) / 2)
+    # One picture of p, three of q: two drawn prompts differ by 1, 1/4 or 0.
+    keys = [("p", "1", 1), *(("q", str(k), 0) for k in range(3))]
+    one, two = (NoiseShare("a", flat, flat, tuple((*k[:2], s * k[2], 0) for k in keys)) for s in (0.0, 1.0))
+    assert paired_noise(one, two) == Estimate(0.25, 0, 1, 4)
+
+
+def test_the_interval_of_a_noise_share_is_that_of_whole_prompts(monkeypatch: pytest.MonkeyPatch):
+    """Two pictures of each of three prompts: all three draws hit the one noisy prompt in 1 of 27."""
+    noisy = {"a": 1.0, "b": 0.0, "c": 0.0}
+    monkeypatch.setattr(gradient_noise, "_system", lambda setting, prompt, views, seed: prompt)
+    monkeypatch.setattr(
+        gradient_noise,
+        "_shares",
+        lambda system, prompt, state, draws, seed: (noisy[prompt], 1 - noisy[prompt]),
+    )
+    (found,) = measure([Setting("SDS", ())], list(noisy))
+    assert (found.fixed.low, found.fixed.high, found.fixed.count) == (0, 1, 6)
+    assert (found.drawn.low, found.drawn.high) == (0, 1)
 
 
 def test_deterministic_inversion_has_no_noise_and_fresh_noise_has():

@@ -10,12 +10,15 @@ from threedistill.cameras import orbit
 from threedistill.errors import ThreedistillError
 from threedistill.evaluation.judging import judge_asset, look
 from threedistill.evaluation.prior_figures import (
+    Sample,
     grain,
     ground_truth_sampler,
     judge_samples,
     object_mask,
+    summarise,
     variety,
 )
+from threedistill.evaluation.statistics import Estimate
 from threedistill.render.mesh import render_mesh
 from threedistill.rng import Streams
 from threedistill.toybox.dataset import RenderedWorld, WorldSettings
@@ -101,6 +104,13 @@ def test_ground_truth_as_a_prior_reaches_every_goal(judge):
     assert plain["grain"]["value"] < 0.004 and plain["front"] is None
     assert found["tier2"]["extras"]["value"] >= 0.6
     assert varied != 1 and varied == pytest.approx(1, abs=0.25)  # other objects of the same world
+
+
+def test_a_priors_figures_have_intervals_over_prompts():
+    """One picture of a prompt, three of another: two drawn prompts have means 1, 1/4 or 0."""
+    samples = [Sample(prompt, prompt, None, None) for prompt in ("duck", "car", "car", "car", "ball")]
+    found = summarise(samples, {"iou": [1.0, 0.0, 0.0, 0.0, None], "grain": [None] * 5})
+    assert found == {"iou": Estimate(0.25, 0, 1, 4), "grain": None}
 
 
 def test_variety_is_nought_where_every_sample_is_the_same():
