@@ -52,7 +52,8 @@ def run(
 ):
     """Snapshots (K, 64, 64, 3), and the seconds they took."""
     from threedistill.config import compose
-    from threedistill.training.assemble import build_stages, check
+    from threedistill.training.assemble import build_stages
+    from threedistill.training.planning import build_plan
 
     extra = []
     if rule == "dds":
@@ -64,8 +65,7 @@ def run(
         prompt=prompt, preset="draft", seed=seed, guidance=rule, representation="canvas",
         overrides=[f"budget.iterations={iterations}", *extra, *overrides],
     )  # fmt: skip
-    check(config)
-    system = build_stages(config, prior, torch.device("cpu"))[0]
+    system = build_stages(build_plan(config), prior)[0]
     optimizers = system.configure_optimizers()
     system.optimizers = lambda use_pl_optimizer=False: optimizers
     system.manual_backward = lambda loss: loss.backward()
@@ -104,8 +104,10 @@ def main() -> None:
     from threedistill.config import compose, groups
     from threedistill.exports.files import png_bytes, write_bytes
     from threedistill.training.assemble import build_prior
+    from threedistill.training.planning import build_plan
 
-    prior = build_prior(compose(prompt=options.prompt, overrides=options.overrides), torch.device("cpu"))
+    plan = build_plan(compose(prompt=options.prompt, overrides=options.overrides))
+    prior = build_prior(plan, torch.device("cpu"))
     options.out.mkdir(parents=True, exist_ok=True)
     truth = picture_of(options.prompt, options.out / "truth.png")
     names = options.rules.split(",") if options.rules else groups()["guidance"]

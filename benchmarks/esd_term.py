@@ -25,13 +25,12 @@ def main() -> None:
 
     from threedistill.config import compose
     from threedistill.sweeps.guidance_bench import ESD_BLIND
-    from threedistill.training.assemble import build_prior, build_stages, check
+    from threedistill.training.assemble import build_prior, build_stages
+    from threedistill.training.planning import build_plan
 
     lines = [*ESD_BLIND.overrides, f"budget.iterations={options.iterations}", *options.overrides]
-    config = compose(prompt=options.prompt, overrides=lines)
-    check(config)
-    device = torch.device("cpu")
-    system = build_stages(config, build_prior(config, device), device)[0]
+    plan = build_plan(compose(prompt=options.prompt, overrides=lines))
+    system = build_stages(plan, build_prior(plan, torch.device("cpu")))[0]
     optimizers = system.configure_optimizers()
     system.optimizers = lambda use_pl_optimizer=False: optimizers
     system.manual_backward = lambda loss: loss.backward()

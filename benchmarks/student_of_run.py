@@ -21,6 +21,7 @@ from threedistill.guidance.timesteps import Uniform, Window
 from threedistill.guidance.trajectory import Situation
 from threedistill.training.assemble import build_prior, build_stages
 from threedistill.training.checkpoint import StageState
+from threedistill.training.planning import build_plan
 from threedistill.training.run_folder import RunFolder
 from threedistill.training.student_report import DRAWS, fresh_views
 from threedistill.types import Query
@@ -42,12 +43,12 @@ def finest(pictures: torch.Tensor, opacity: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def report(run: Path) -> None:
-    config = read_config(run / "config.yaml")
-    stages = build_stages(config, build_prior(config, torch.device("cpu")), torch.device("cpu"))
+    plan = build_plan(read_config(run / "config.yaml"))
+    stages = build_stages(plan, build_prior(plan, torch.device("cpu")))
     system = stages[-1]
     student, step = system.student, system.student_step
     if student is None or step is None:
-        raise SystemExit(f"{run}: guidance={config['guidance']['name']} has no student")
+        raise SystemExit(f"{run}: guidance={plan.names.guidance} has no student")
     last = RunFolder(run).checkpoint(len(stages) - 1, system.stage.name)
     if not last.is_file():
         raise SystemExit(f"{run}: no state of its last stage ({last.parent.name})")

@@ -16,7 +16,7 @@ from threedistill import config as configuration
 from threedistill.config import build, compose, groups, read_config, write_config
 from threedistill.errors import UsageError
 from threedistill.resources import configs_dir
-from threedistill.training.assemble import check
+from threedistill.training.planning import build_plan
 
 
 def nodes(tree, path=""):
@@ -47,7 +47,7 @@ def test_every_option_composes_builds_and_lists_every_constructor_argument(group
         needs["init"] = "model.glb"
         overrides.append("prompts.source='a red ball'")
     config = compose(prompt="a red mushroom", overrides=overrides, **flags, **needs)  # type: ignore[arg-type]
-    check(config)
+    build_plan(config)
     for path, node in nodes(config):
         arguments = set(inspect.signature(get_class(node["_target_"])).parameters)
         given_keys = {k for k in node if not k.startswith("_")}
@@ -135,7 +135,7 @@ def test_wrong_overrides_name_the_right_key(overrides: list[str], needle: str) -
 )
 def test_values_out_of_range_are_refused_before_anything_is_written(override: str, needle: str) -> None:
     with pytest.raises(UsageError, match=needle):
-        check(compose(prompt="a red mushroom", overrides=[override]))
+        build_plan(compose(prompt="a red mushroom", overrides=[override]))
 
 
 def test_flag_and_override_that_disagree_are_an_error() -> None:

@@ -14,7 +14,8 @@ from threedistill.config import compose, groups
 from threedistill.guidance.trajectory import draw_noise
 from threedistill.priors.oracle import ground_truth
 from threedistill.protocols import PictureSource, RenderContext
-from threedistill.training.assemble import build_prior, build_stages, check
+from threedistill.training.assemble import build_prior, build_stages
+from threedistill.training.planning import build_plan
 from threedistill.training.rule_setup import render_unedited
 
 RULES = groups()["guidance"]
@@ -78,9 +79,8 @@ def make(rule, representation, picture, prior="gaussian", extra=()):
         prompt="a red ball", preset="draft", prior=prior, guidance=rule, representation=representation, init=init,
         overrides=overrides,
     )  # fmt: skip
-    check(config)
-    device = torch.device("cpu")
-    system = build_stages(config, build_prior(config, device), device)[0]
+    plan = build_plan(config)
+    system = build_stages(plan, build_prior(plan, torch.device("cpu")))[0]
     if init is not None:
         system.unedited = ground_truth("a blue ball")
     return system

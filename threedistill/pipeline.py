@@ -1,13 +1,15 @@
-"""The main path, prompt to asset: compose -> build -> claim the folder -> optimise each stage -> mesh -> verdict.
+"""The main path, prompt to asset: compose -> plan -> build -> claim the folder -> optimise -> mesh -> verdict.
 
 Read this file first. :func:`generate` and :func:`resume` are what ``threedistill.generate`` and the command line call.
-Everything that a request can be refused for is built before its folder is touched.
+The configuration becomes a plan once; everything that a request can be refused for is built before its folder is
+touched.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +27,7 @@ __all__ = ["Result", "generate", "resume", "start_run"]
 if TYPE_CHECKING:
     from threedistill.exports.frames import Axis
     from threedistill.training.assemble import Assembled
+    from threedistill.training.plan import RunPlan
     from threedistill.training.record import Record
 
 
@@ -76,22 +79,24 @@ def generate(
         )
     with stoppable() as stop:
         check_place(run, config, overwrite=overwrite)
-        from threedistill.training.assemble import check
+        from threedistill.training.planning import build_plan
         from threedistill.training.start import read_start
 
-        check(config)
+        plan = build_plan(config)
         start = read_start(init, init_up, init_front, quiet) if init else None
-        return _begin(config, run, start, overwrite, quiet, stop)
+        return _begin(plan, config, run, start, overwrite, quiet, stop)
 
 
 def start_run(
     config: Config, run_dir: str | Path, *, quiet: bool, facts: dict[str, Any] | None = None
 ) -> Result:
     """Carry out a composed configuration in a folder, in place of what may be there; ``facts`` go into ``run.json``."""
+    from threedistill.training.planning import build_plan
+
     run = RunFolder(run_dir)
     check_place(run, config, overwrite=True)
     with stoppable() as stop:
-        return _begin(config, run, None, True, quiet, stop, facts)
+        return _begin(build_plan(config), config, run, None, True, quiet, stop, facts)
 
 
 def resume(
@@ -109,8 +114,8 @@ def resume(
 
 
 def _begin(
-    config: Config, run: RunFolder, start: Mesh | Splats | None, overwrite: bool, quiet: bool, stop: Stop,
-    facts: dict[str, Any] | None = None,
+    plan: RunPlan, config: Config, run: RunFolder, start: Mesh | Splats | None, overwrite: bool, quiet: bool,
+    stop: Stop, facts: dict[str, Any] | None = None,
 ) -> Result:  # fmt: skip
     """Build everything, then claim the folder, then work."""
     from threedistill.training.assemble import assemble
@@ -120,7 +125,7 @@ def _begin(
     record = Record()
     try:
         with record.phase("setup"):
-            parts = assemble(config)
+            parts = assemble(plan)
             stop.check()
     except KeyboardInterrupt as error:
         error.hint = "; nothing had begun, the same command starts it"  # type: ignore[attr-defined]
@@ -136,8 +141,8 @@ def _begin(
         except Exception:
             run.abandon()
             raise
-        with recorded(run, config, record, facts):
-            return _work(parts, config, run, start, quiet, stop, record)
+        with recorded(run, plan.names, record, facts):
+            return _work(parts, plan, run, start, quiet, stop, record)
 
 
 def _go_on(
@@ -153,8 +158,8 @@ def _go_on(
         more: for more steps.
         asked: flags, overrides and their configuration, which must not contradict the run's.
     """
-    from threedistill.training.assemble import assemble, check
-    from threedistill.training.continuation import with_more_steps
+    from threedistill.training.assemble import assemble
+    from threedistill.training.planning import build_plan
     from threedistill.training.record import Record, recorded
     from threedistill.training.start import load_start
 
@@ -169,21 +174,21 @@ def _go_on(
             refuse_other_settings(run, config, *asked)
         if more:
             config = with_more_steps(config, more, run.path)
-            check(config)
-        kept, config = config, {**config, "device": device or config["device"]}
-        with recorded(run, config, record):
+        plan = build_plan(config)
+        plan = replace(plan, device=device or plan.device)
+        with recorded(run, plan.names, record):
             with record.phase("setup"):
-                parts = assemble(config)
-                start = load_start(run.start) if config["init"] else None
+                parts = assemble(plan)
+                start = load_start(run.start) if plan.given else None
                 stop.check()
             if more:
-                write_config(kept, run.config)
+                write_config(config, run.config)
                 run.forget_evaluation()
-            return _work(parts, config, run, start, quiet, stop, record)
+            return _work(parts, plan, run, start, quiet, stop, record)
 
 
 def _work(
-    parts: Assembled, config: Config, run: RunFolder, start: Mesh | Splats | None, quiet: bool, stop: Stop,
+    parts: Assembled, plan: RunPlan, run: RunFolder, start: Mesh | Splats | None, quiet: bool, stop: Stop,
     record: Record,
 ) -> Result:  # fmt: skip
     """Carry out a run in its (locked) folder."""
@@ -192,11 +197,9 @@ def _work(
     from threedistill.training.finish import export_run, judge_run
     from threedistill.training.handover import first_unfinished, hand_over
     from threedistill.training.stages import run_stage
-    from threedistill.training.words import check_words
 
-    ignored = check_words(config["prompt"], config["prior"])
-    if ignored and not quiet:
-        print(f"ignored: {', '.join(ignored)}", file=sys.stderr)
+    if plan.ignored and not quiet:
+        print(f"ignored: {', '.join(plan.ignored)}", file=sys.stderr)
     run.update_record(**prior_facts(parts.prior))
     stages, device, source = parts.stages, parts.device, start
     try:
@@ -205,22 +208,22 @@ def _work(
             system = stages[index]
             system.unedited = start
             with record.phase(f"stage {system.stage.name}"):
-                hand_over(source, system, config, run, index, device, quiet)
+                hand_over(source, system, plan, run, index, device, quiet)
                 stop.check()
                 before = sum(done.stage.iterations for done in stages[:index])
                 run_stage(
-                    system, run, index, parts.settings, device, quiet, before, stop, faster(config, device.type)
+                    system, run, index, parts.settings, device, quiet, before, stop, faster(plan, device.type)
                 )  # fmt: skip
             source = system.representation
         run.take_place()
         stop.check()
         with record.phase("export"):
-            asset = export_run(stages[-1].representation, config, run)
+            asset = export_run(stages[-1].representation, plan, run)
         stop.check()
         with record.phase("judge"):
-            evaluation = judge_run(config, run, quiet)
+            evaluation = judge_run(plan.names.prompt, run, quiet)
     except Exception as error:
-        error.advice = smaller(config, device.type)  # type: ignore[attr-defined]
+        error.advice = smaller(plan, device.type)  # type: ignore[attr-defined]
         raise
     line = evaluation["verdict"] if evaluation else None
-    return Result(run.path, asset, line, record.seconds, evaluation, tuple(config["plugins"]))
+    return Result(run.path, asset, line, record.seconds, evaluation, plan.plugins)

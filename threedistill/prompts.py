@@ -11,6 +11,7 @@ from threedistill.cameras import ViewName, view_name
 from threedistill.conditions import Role
 from threedistill.errors import UsageError
 from threedistill.rng import Streams
+from threedistill.texts import check_prompt
 from threedistill.types import Cameras, TextKind
 
 #: Ways to name a view; the first of each is the plain one.
@@ -96,8 +97,7 @@ class PromptSet:
     told_front: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.prompt.strip():
-            raise UsageError('the prompt is empty; give one, for example "a red mushroom"')
+        check_prompt(self.prompt)
         if self.view_wordings not in ("one", "several"):
             raise UsageError(f"prompts.view_wordings={self.view_wordings!r} must be one or several")
         if not 0 <= self.front_bias <= 1:

@@ -90,7 +90,7 @@ def _try(place, path, node, value) -> str:
         "DiffusersPrior",
         "ToyboxPrior",
     ):
-        from threedistill.config import check_arguments as made
+        from threedistill.config import recipe as made
     else:
         made = build
     try:
@@ -204,8 +204,9 @@ def test_memory_is_counted_before_it_is_taken(monkeypatch, overrides):
     """On a machine that has a gigabyte, of which next to nothing is taken."""
     from threedistill import memory
     from threedistill.training.assemble import build_representation
+    from threedistill.training.planning import asset_plan
 
     monkeypatch.setattr(memory, "available", lambda: 1 << 30)
     config = compose(prompt="a red ball", overrides=overrides)
     with pytest.raises(UsageError, match=r"GiB of memory, and 1\.0 GiB are free"):
-        build_representation(config, 0)
+        build_representation(asset_plan(config).scene)

@@ -7,7 +7,7 @@ import torch
 
 from threedistill.config import compose
 from threedistill.errors import UsageError
-from threedistill.training.assemble import check
+from threedistill.training.planning import build_plan
 
 REFUSED = [
     (
@@ -77,21 +77,20 @@ REFUSED = [
 @pytest.mark.parametrize(("choices", "overrides", "text"), REFUSED, ids=[row[2][:40] for row in REFUSED])
 def test_refused_with_this_text(choices, overrides, text):
     with pytest.raises(UsageError) as refused:
-        check(compose(prompt="a red ball", overrides=overrides, **choices))
+        build_plan(compose(prompt="a red ball", overrides=overrides, **choices))
     assert str(refused.value) == text
 
 
 def test_the_same_pairs_mended_pass():
-    check(compose(prompt="a red ball", guidance="vsd", prior="gaussian", overrides=["student=gaussian"]))
-    check(compose(prompt="a red ball", guidance="csds", prior="oracle", overrides=["baseline=gaussian"]))
-    check(
+    build_plan(compose(prompt="a red ball", guidance="vsd", prior="gaussian", overrides=["student=gaussian"]))
+    build_plan(compose(prompt="a red ball", guidance="csds", prior="oracle", overrides=["baseline=gaussian"]))
+    build_plan(
         compose(prompt="a red ball", guidance="dds", init="x.glb", overrides=["prompts.source='a blue ball'"])
     )
 
 
 def test_a_baseline_in_another_space_is_refused_when_it_is_built():
-    from threedistill.training.assemble import build_prior
-    from threedistill.training.rule_setup import build_baseline
+    from threedistill.training.assemble import build_baseline, build_prior
 
     config = compose(
         prompt="a red ball",
@@ -99,9 +98,9 @@ def test_a_baseline_in_another_space_is_refused_when_it_is_built():
         prior="gaussian",
         overrides=["baseline=gaussian", "baseline.model.size=32"],
     )
-    check(config)
-    prior = build_prior(config, torch.device("cpu"))
+    plan = build_plan(config)
+    prior = build_prior(plan, torch.device("cpu"))
     with pytest.raises(
         UsageError, match="baseline=gaussian works on PixelSpace 3x32x32, the teacher gaussian on PixelSpace"
     ):
-        build_baseline(config, 0, prior)
+        build_baseline(plan, plan.stages[0], prior)

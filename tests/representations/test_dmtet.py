@@ -26,7 +26,7 @@ from threedistill.representations.dmtet import DMTet
 from threedistill.representations.fitting import fit_photometric
 from threedistill.representations.hashfield import HashField, HashSettings
 from threedistill.rng import Streams
-from threedistill.training.assemble import check
+from threedistill.training.planning import build_plan
 from threedistill.types import Mesh
 
 GOLDEN = Path(__file__).with_name("golden_dmtet.json")
@@ -515,5 +515,5 @@ def test_a_material_that_no_stage_shows_lit_is_refused():
     with pytest.raises(
         UsageError, match=r"material=pbr: no stage shows lit pictures.*stages\.0\.shading=lambertian"
     ):
-        check(compose(prompt="a red ball", overrides=chosen))
-    check(compose(prompt="a red ball", overrides=[*chosen, "stages.0.shading=lambertian"]))
+        build_plan(compose(prompt="a red ball", overrides=chosen))
+    build_plan(compose(prompt="a red ball", overrides=[*chosen, "stages.0.shading=lambertian"]))

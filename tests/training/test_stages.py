@@ -18,8 +18,9 @@ from threedistill.commands.stage_file import stages_override
 from threedistill.config import compose
 from threedistill.errors import UsageError
 from threedistill.pipeline import Result, generate, resume
-from threedistill.training.assemble import build_prior, build_stages, check
+from threedistill.training.assemble import build_prior, build_stages
 from threedistill.training.checkpoint import StageState
+from threedistill.training.planning import build_plan
 from threedistill.training.run_folder import RunFolder
 
 FIELD = [
@@ -76,7 +77,7 @@ def test_a_part_by_name_is_that_option_and_a_mapping_changes_the_runs() -> None:
         "stages=[{name: a, iterations: 1, optim: {lr: {table: 0.5}}, cameras: {elevation: [0.0, 9.0]}, guidance: sds}]",
         "representation.lr.mlp=0.25",
     )
-    check(config)
+    build_plan(config)
     node = config["stages"][0]
     assert node["optim"]["lr"] == {"table": 0.5, "mlp": 0.25}
     assert node["optim"]["decay"] == config["optim"]["decay"]
@@ -87,7 +88,7 @@ def test_a_part_by_name_is_that_option_and_a_mapping_changes_the_runs() -> None:
 
 def test_overrides_reach_into_a_stage() -> None:
     config = composed("stages.0.representation.model.levels=3", "stages.0.guidance.rule.cfg.scale=7.5")
-    check(config)
+    build_plan(config)
     assert config["stages"][0]["representation"]["model"]["levels"] == 3
     assert config["representation"]["model"]["levels"] == 4
     assert config["stages"][0]["guidance"]["rule"]["cfg"]["scale"] == 7.5
@@ -119,7 +120,7 @@ def test_overrides_reach_into_a_stage() -> None:
 )  # fmt: skip
 def test_mistakes_in_a_stage_are_named(override: str, line: str) -> None:
     with pytest.raises(UsageError) as caught:
-        check(composed(override))
+        build_plan(composed(override))
     assert line in str(caught.value)
 
 
@@ -129,7 +130,7 @@ def test_the_list_in_the_docs_is_read_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(text.replace("iterations: 800", "iterations: ${budget.iterations}"))
     config = composed(stages_override(str(file)), "budget.iterations=7")
-    check(config)
+    build_plan(config)
     coarse, splats, finish = config["stages"]
     assert coarse["iterations"] == 7 and "representation" not in coarse
     assert splats["representation"]["name"] == "gaussians"
@@ -232,16 +233,16 @@ def test_a_finished_stage_is_neither_repeated_nor_converted_again(
 
 
 def test_rates_and_views_of_later_stages_are_checked_before_the_first_begins() -> None:
-    cpu = torch.device("cpu")
     config = composed("stages=[{name: a}, {name: b, cameras: {views: 3}, optim: {lr: {table: 0.1}}}]")
-    prior = build_prior(config, cpu)
+    plan = build_plan(config)
+    prior = build_prior(plan, torch.device("cpu"))
     prior.view_group = 2
     with pytest.raises(UsageError, match=r"cameras\.views=3 is not a multiple"):
-        build_stages(config, prior, cpu)
+        build_stages(plan, prior)
     prior.view_group = 1
     del config["stages"][1]["optim"]["lr"]["mlp"]
     with pytest.raises(UsageError, match=r"stages\.1: .*no rate for the parameter group 'mlp'"):
-        build_stages(config, prior, cpu)
+        build_stages(build_plan(config), prior)
 
 
 def test_high_is_a_field_then_its_geometry_then_its_colours(

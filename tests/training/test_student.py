@@ -18,7 +18,8 @@ from threedistill.priors.noise_path import DiscretePath
 from threedistill.priors.student import GaussianStudent, denoising_loss
 from threedistill.prompts import PromptSet
 from threedistill.rng import Streams
-from threedistill.training.assemble import build_prior, build_stages, check
+from threedistill.training.assemble import build_prior, build_stages
+from threedistill.training.planning import build_plan
 from threedistill.training.student_step import Gains, Shown, StudentStep, StudentTraining
 
 MEAN, SWING = 0.7, 0.9
@@ -146,9 +147,8 @@ TINY = [
 def tiny_system(*overrides: str, guidance: str = "vsd"):
     """A system of the Gaussian prior that steps without a trainer."""
     config = compose(prompt="a red ball", prior="gaussian", guidance=guidance, overrides=[*TINY, *overrides])
-    check(config)
-    device = torch.device("cpu")
-    system = build_stages(config, build_prior(config, device), device)[0]
+    plan = build_plan(config)
+    system = build_stages(plan, build_prior(plan, torch.device("cpu")))[0]
     optimizers = system.configure_optimizers()
     system._optimizers = lambda: optimizers
     system.manual_backward = lambda loss: loss.backward()
@@ -217,14 +217,16 @@ def test_the_log_carries_the_gains_and_the_state_the_student():
 def test_what_cannot_work_is_refused_before_anything_is_loaded():
     def refused(*overrides: str, guidance: str, prior: str = "toybox") -> str:
         with pytest.raises(UsageError) as caught:
-            check(compose(prompt="a red ball", prior=prior, guidance=guidance, overrides=list(overrides)))
+            build_plan(
+                compose(prompt="a red ball", prior=prior, guidance=guidance, overrides=list(overrides))
+            )
         return str(caught.value)
 
     assert "guidance=vsd asks a student, and there is none; use student=lora" in refused(
         "student=none", guidance="vsd"
     )
     assert "student.training.camera_dropout=0" in refused("student.training.camera_dropout=0", guidance="esd")
-    check(
+    build_plan(
         compose(prompt="a red ball", guidance="vsd", overrides=["student.training.camera_dropout=0"])
     )  # VSD never asks it blind
     assert "use student=gaussian" in refused(guidance="vsd", prior="gaussian")
@@ -240,8 +242,8 @@ def test_stages_start_with_a_fresh_student_unless_it_is_kept(keep):
         prompt="a red ball", prior="gaussian", guidance="vsd",
         overrides=[*TINY, f"student.keep={keep}", "stages=[{name: a, iterations: 2}, {name: b, iterations: 2}]"],
     )  # fmt: skip
-    device = torch.device("cpu")
-    first, second = build_stages(config, build_prior(config, device), device)
+    plan = build_plan(config)
+    first, second = build_stages(plan, build_prior(plan, torch.device("cpu")))
     assert (first.student is second.student) == keep
 
 

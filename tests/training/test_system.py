@@ -20,6 +20,7 @@ from threedistill.pipeline import generate, resume
 from threedistill.training.assemble import build_prior, build_stages
 from threedistill.training.callbacks import read_metrics
 from threedistill.training.checkpoint import StageState
+from threedistill.training.planning import build_plan
 from threedistill.training.run_folder import RunFolder
 
 #: Small enough for a test, large enough that every part of a run happens.
@@ -218,8 +219,8 @@ def test_another_seed_is_another_run(whole: Path, tmp_path: Path) -> None:
 
 def test_the_prior_is_never_in_the_checkpoint_nor_a_submodule(whole: Path) -> None:
     config = compose(prompt="a red ball", prior="oracle", preset="draft", overrides=TINY)
-    device = torch.device("cpu")
-    system = build_stages(config, build_prior(config, device), device)[0]
+    plan = build_plan(config)
+    system = build_stages(plan, build_prior(plan, torch.device("cpu")))[0]
     roots = {name.split(".")[0] for name, _ in system.named_modules() if name}
     assert roots == {"representation", "regularizers"}
     assert not any("teacher" in name or "prior" in name for name in parameters(whole))
@@ -231,8 +232,8 @@ def test_the_scene_gradient_is_the_direction_through_the_render() -> None:
         prompt="a red ball", prior="oracle", preset="draft",
         overrides=[*TINY, "regularizers.weights.sparsity=0", "regularizers.weights.opacity_entropy=0"],
     )  # fmt: skip
-    device = torch.device("cpu")
-    system = build_stages(config, build_prior(config, device), device)[0]
+    plan = build_plan(config)
+    system = build_stages(plan, build_prior(plan, torch.device("cpu")))[0]
     from threedistill.protocols import RenderContext
 
     rng = system.streams.at(0)

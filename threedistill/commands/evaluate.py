@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from threedistill.commands.arguments import Parser, limit_option, limits_of
 from threedistill.commands.resume import run_folder
@@ -58,20 +57,18 @@ def ceiling_fit() -> Callable[[Path, str], Path]:
     """Fits the run's own representation to the truth, with the run's own budget and export."""
 
     def fit(run_dir: Path, prompt: str) -> Path:
-        from threedistill.config import build, read_config, stage_part
+        from threedistill.config import read_config
         from threedistill.evaluation.ceiling import fit_ceiling
+        from threedistill.training.planning import build_plan
         from threedistill.training.progress import Bar
 
-        config: dict[str, Any] = read_config(run_dir / "config.yaml")
-        plugins = config["plugins"]
-        node = stage_part(config, -1, "representation")
-        steps = sum(s["iterations"] for s in config["stages"])
-        bar = Bar(f"ceiling of {prompt!r}", steps)
+        plan = build_plan(read_config(run_dir / "config.yaml"))
+        last = plan.stages[-1]
+        bar = Bar(f"ceiling of {prompt!r}", plan.iterations)
         try:
             return fit_ceiling(
-                build(node["model"], "representation.model", plugins),
-                prompt, run_dir / "ceiling", build(config["export"], "export", plugins), steps=steps,
-                views=config["cameras"]["views"], seed=config["seed"], rates=node["lr"], on_step=bar.step,
+                last.scene.model.make(), prompt, run_dir / "ceiling", plan.export, steps=plan.iterations,
+                views=plan.stages[0].cameras.views, seed=plan.names.seed, rates=last.scene.rates, on_step=bar.step,
             )  # fmt: skip
         finally:
             bar.close()

@@ -26,6 +26,7 @@ from threedistill.commands.arguments import (
 from threedistill.errors import UsageError
 from threedistill.exports.foreign.limits import limits, parse_limits
 from threedistill.exports.formats import of_kind
+from threedistill.texts import check_prompt
 
 if TYPE_CHECKING:
     from threedistill.exports.frames import Axis
@@ -138,7 +139,7 @@ def parse(argv: Sequence[str]) -> Request:
         prompt, data = data[0], data[1:]
     else:
         raise UsageError('generate needs a prompt: threedistill generate "a red mushroom"')
-    _check_prompt(prompt)
+    check_prompt(prompt)
     overrides = frame_overrides(options, _split_overrides(options, prompt, data))
     if options.stages:
         from threedistill.commands.stage_file import stages_override
@@ -223,15 +224,6 @@ def _read_prompt(file: str) -> str:
     except UnicodeDecodeError as error:
         raise UsageError(f"--prompt-file {file}: not UTF-8 text (byte {error.start})") from None
     return text.removesuffix("\n").removesuffix("\r")
-
-
-def _check_prompt(prompt: str) -> None:
-    if not prompt.strip():
-        raise UsageError('the prompt is empty; describe one object, for example "a red mushroom"')
-    if any(0xD800 <= ord(c) <= 0xDFFF or c == "\0" for c in prompt):
-        raise UsageError(
-            "the prompt is not valid text (bytes that are not UTF-8); use --prompt-file with a UTF-8 file"
-        )
 
 
 def _split_overrides(options: argparse.Namespace, prompt: str, words: Sequence[str]) -> list[str]:

@@ -5,6 +5,8 @@
     stages.py       the parts that a stage has of its own
     schema.py       the shape of the whole, whatever it comes from
     files.py        config.yaml
+    differences.py  what two of them do not share, in words
+    continuation.py one more stage for a run that is finished
     places.py       what may stand where
     targets.py      which class a ``_target_`` may name
     building.py     nodes -> objects, through pydantic: constructor signatures are the schema
@@ -12,16 +14,19 @@
 It is the home of every error about a configuration.
 """
 
-from threedistill.config.building import build, build_as, check_arguments, checked_class
+from threedistill.config.building import Recipe, build, build_as, checked_class, recipe
 from threedistill.config.choices import FLAG_GROUPS, groups, options
 from threedistill.config.composition import compose, parse_override
+from threedistill.config.continuation import with_more_steps
+from threedistill.config.differences import asked_otherwise, different_settings, in_words
 from threedistill.config.files import accept, parse_yaml, read_config, write_config
 from threedistill.config.places import STAGE_PARTS
-from threedistill.config.schema import SCHEMA_VERSION, Config, check_prompt, check_shape
+from threedistill.config.schema import SCHEMA_VERSION, Config, check_shape
 from threedistill.config.stages import stage_node, stage_part, stage_path
 
 __all__ = [
-    "FLAG_GROUPS", "SCHEMA_VERSION", "STAGE_PARTS", "Config", "accept", "build", "build_as", "check_arguments",
-    "check_prompt", "check_shape", "checked_class", "compose", "groups", "options", "parse_override", "parse_yaml",
-    "read_config", "stage_node", "stage_part", "stage_path", "write_config",
+    "FLAG_GROUPS", "SCHEMA_VERSION", "STAGE_PARTS", "Config", "Recipe", "accept", "asked_otherwise", "build",
+    "build_as", "check_shape", "checked_class", "compose", "different_settings", "groups", "in_words", "options",
+    "parse_override", "parse_yaml", "read_config", "recipe", "stage_node", "stage_part", "stage_path",
+    "with_more_steps", "write_config",
 ]  # fmt: skip

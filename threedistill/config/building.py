@@ -6,15 +6,19 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 from threedistill.config.places import contract_of
+from threedistill.config.schema import Config
 from threedistill.config.targets import argument_types, class_of, inner_contract
 from threedistill.errors import UsageError
 from threedistill.messages import complaint, shown
 from threedistill.values import VALIDATION
 
-__all__ = ["build", "build_as", "check_arguments", "checked_class"]
+__all__ = ["Recipe", "build", "build_as", "checked_class", "recipe"]
+
+T = TypeVar("T")
 
 #: Deeper than any configuration is.
 _DEEPEST = 32
@@ -49,14 +53,42 @@ def checked_class(node: Any, where: str, plugins: Sequence[str] = ()) -> type:
     return class_of(node["_target_"], contract_of(where), where, plugins)
 
 
-def check_arguments(node: Any, where: str, plugins: Sequence[str] = ()) -> None:
-    """Refuse what :func:`build` would refuse, without making the object of the place (weights, tables) itself.
+@dataclass(frozen=True)
+class Recipe(Generic[T]):
+    """An object of a configuration that is made later: it is large, random, or needs what is not there yet.
+
+    Attributes:
+        cls: its class.
+        node, where, plugins: as for :func:`build`.
+    """
+
+    cls: type[T]
+    node: Config
+    where: str
+    plugins: tuple[str, ...]
+
+    def given(self, argument: str) -> Any:
+        """What the configuration says for an argument of the constructor; None where it says nothing."""
+        return self.node.get(argument)
+
+    def make(self) -> T:
+        """A fresh object.
+
+        Raises:
+            UsageError: what only the constructor's body sees.
+        """
+        return build(self.node, self.where, self.plugins)
+
+
+def recipe(node: Any, where: str, plugins: Sequence[str] = ()) -> Recipe[Any]:
+    """How to make the object of a place, its class and its arguments checked already.
 
     Raises:
         UsageError: as :func:`build`, but for what only the constructor's body sees.
     """
     cls = checked_class(node, where, plugins)
     _validated(cls, _arguments(cls, node, where, plugins, 0), where)
+    return Recipe(cls, node, where, tuple(plugins))
 
 
 def _built(node: Any, contract: Any, where: str, plugins: Sequence[str], depth: int) -> Any:

@@ -15,12 +15,13 @@ from typing import Any
 
 from threedistill.config import recommended
 from threedistill.config.choices import check_option, groups
-from threedistill.config.schema import SCHEMA_VERSION, Config, check_prompt, check_shape
+from threedistill.config.schema import SCHEMA_VERSION, Config, check_shape
 from threedistill.config.stages import OWN_PART, Request, expand_stages, flat_keys, hint
 from threedistill.errors import UsageError
 from threedistill.messages import shown
 from threedistill.plugins import config_dirs, trusted
 from threedistill.resources import configs_dir
+from threedistill.texts import check_prompt
 
 __all__ = ["compose", "parse_override"]
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 from typing import Annotated, Any, Literal
 
 from threedistill.errors import UsageError
 from threedistill.messages import complaint
+from threedistill.texts import check_prompt, check_text
 
-__all__ = ["SCHEMA_VERSION", "Config", "check_prompt", "check_shape", "check_text"]
+__all__ = ["SCHEMA_VERSION", "Config", "check_shape"]
 
 Config = dict[str, Any]
 
@@ -26,21 +26,6 @@ _MOST_STAGES = 64
 
 #: All of them are rendered and written; what they take in memory is counted besides.
 _MOST_PARTICLES = 1024
-
-
-def check_prompt(prompt: object) -> None:
-    """Refuse what cannot be a prompt: nothing but blanks, or text that no file can hold."""
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise UsageError('the prompt is empty; say what to make, e.g. threedistill generate "a red mushroom"')
-    check_text(prompt, "the prompt")
-
-
-def check_text(text: str, what: str) -> None:
-    """Refuse bytes that were not UTF-8, and the characters that YAML and file systems cannot hold."""
-    if re.search("[\ud800-\udfff\0]", text):
-        raise UsageError(
-            f"{what} is not valid text (bytes that are not UTF-8); pass it as UTF-8, or in a file"
-        )
 
 
 def check_shape(config: object, source: str = "") -> None:

@@ -113,13 +113,12 @@ def paired_noise(first: NoiseShare, second: NoiseShare, which: str = "fixed") ->
 def _system(setting: Setting, prompt: str, views: int, seed: int) -> Any:
     """The run's system, as training would build it."""
     from threedistill.config import compose
-    from threedistill.training.assemble import build_prior, build_stages, check
+    from threedistill.training.assemble import build_prior, build_stages
+    from threedistill.training.planning import build_plan
 
     overrides = [*setting.overrides, f"budget.views={views}"]
-    config = compose(prompt=prompt, seed=seed, device="cpu", overrides=overrides)
-    check(config)
-    device = torch.device("cpu")
-    return build_stages(config, build_prior(config, device), device)[0]
+    plan = build_plan(compose(prompt=prompt, seed=seed, device="cpu", overrides=overrides))
+    return build_stages(plan, build_prior(plan, torch.device("cpu")))[0]
 
 
 @torch.no_grad()

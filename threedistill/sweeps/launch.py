@@ -86,8 +86,8 @@ def check_runs(runs: Sequence[Cell], *, skip_impossible: bool = False) -> Checke
     Raises:
         UsageError: a setting that cannot work (unless ``skip_impossible``), or a prompt that its prior does not know.
     """
-    from threedistill.training.assemble import check
-    from threedistill.training.words import check_words
+    from threedistill.training.planning import build_plan
+    from threedistill.training.words import UnknownWords, check_words
 
     composed: dict[str, dict[str, Any]] = {}
     impossible: dict[str, str] = {}
@@ -97,15 +97,16 @@ def check_runs(runs: Sequence[Cell], *, skip_impossible: bool = False) -> Checke
     for name, (setting, prompts) in settings.items():
         try:
             config = _compose(setting, prompts[0])
-            # Its words are looked at below, where a wrong one is the prompt's fault and not the setting's.
-            check({**config, "prior": {k: v for k, v in config["prior"].items() if k != "vocabulary"}})
+            known = build_plan(config).prior.words
+        except UnknownWords:  # the prompt's fault, not the setting's
+            raise
         except UsageError as error:
             if not skip_impossible:
                 raise UsageError(f"{name}: {error}" if len(settings) > 1 else str(error)) from None
             impossible[name] = str(error)
             continue
         for prompt in dict.fromkeys(prompts):
-            check_words(prompt, config["prior"])
+            check_words(prompt, known)
         composed[name] = config
     if not composed:
         reasons = list(dict.fromkeys(impossible.values()))

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from threedistill.training.plan import RunPlan
 
 __all__ = ["faster", "smaller"]
 
 
-def faster(config: Mapping[str, Any], device: str) -> str:
+def faster(plan: RunPlan, device: str) -> str:
     """What would make this run faster, as a list in words; empty where everything is as fast as it gets."""
     words = []
-    if config["budget"].get("preset") not in ("draft", "bench"):
+    if plan.names.preset not in ("draft", "bench"):
         words.append("--preset draft")
-    if config["prior"]["name"] not in ("toybox", "oracle", "gaussian"):
+    if plan.prior.name not in ("toybox", "oracle", "gaussian"):
         words.append("--prior toybox")
     if device == "cpu":
         words.append("a machine with a GPU")
     return _either(words)
 
 
-def smaller(config: Mapping[str, Any], device: str) -> str:
+def smaller(plan: RunPlan, device: str) -> str:
     """What would let this run do with less memory, as a list in words."""
     words = []
-    if config["budget"].get("preset") not in ("draft", "bench"):
+    if plan.names.preset not in ("draft", "bench"):
         words.append("--preset draft")
-    if config["cameras"]["views"] > 1:
-        words.append(f"fewer views than cameras.views={config['cameras']['views']}")
+    views = max(stage.cameras.views for stage in plan.stages)
+    if views > 1:
+        words.append(f"fewer views than cameras.views={views}")
     words.append("--device cpu" if device == "cuda" else "close other programs")
     return _either(words)
 

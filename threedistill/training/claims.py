@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from threedistill.config import Config, read_config
+from threedistill.config import Config, asked_otherwise, different_settings, in_words, read_config
 from threedistill.errors import UsageError
-from threedistill.training.differences import asked_otherwise, different_settings, in_words
 from threedistill.training.naming import free_folder
 from threedistill.training.run_folder import RunFolder, RunHere
 
@@ -51,7 +50,7 @@ def refuse_other_settings(
     Arguments:
         run: the folder.
         made: its configuration.
-        given, lines, asked: as for :func:`~threedistill.training.differences.asked_otherwise`.
+        given, lines, asked: as for :func:`~threedistill.config.differences.asked_otherwise`.
 
     Raises:
         UsageError: with every such setting, and what can be done.
@@ -59,9 +58,9 @@ def refuse_other_settings(
     others = asked_otherwise(given, lines, asked, made)
     if not others:
         return
-    if any(name == "prompt" for name, _, _ in others):
+    if prompts := [has for name, _, has in others if name == "prompt"]:
         raise UsageError(
-            f"{run.path} was started with the prompt {made['prompt']!r}; give that one, or another --out"
+            f"{run.path} was started with the prompt {prompts[0]!r}; give that one, or another --out"
         )
     more = [f"budget.iterations={wanted}" for name, wanted, _ in others if name == "budget.iterations"]
     steps = f", more steps with threedistill resume {run.path} {more[0]}" if more else ""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from threedistill import __version__
-from threedistill.config import Config, stage_part
 from threedistill.protocols import Prior
+from threedistill.training.plan import Names
 from threedistill.training.run_folder import RunFolder
 
 __all__ = ["facts_of", "prior_facts"]
@@ -17,11 +17,11 @@ def prior_facts(prior: Prior) -> dict[str, object]:
     return {"prior_version": getattr(prior, "version", None), "prior_licence": prior.licence}
 
 
-def facts_of(config: Config, run: RunFolder) -> dict[str, object]:
-    """The facts about a run's asset, from its configuration and its record."""
+def facts_of(names: Names, run: RunFolder) -> dict[str, object]:
+    """The facts about a run's asset, from its plan and its record."""
     record: dict[str, Any] = run.read_record()
     return {
-        "prompt": config["prompt"], "seed": config["seed"], "prior": config["prior"]["name"],
+        "prompt": names.prompt, "seed": names.seed, "prior": names.prior,
         "prior_version": record.get("prior_version"), "prior_licence": record.get("prior_licence"),
-        "guidance": stage_part(config, -1, "guidance")["name"], "generator": f"threedistill {__version__}",
+        "guidance": names.guidance, "generator": f"threedistill {__version__}",
     }  # fmt: skip

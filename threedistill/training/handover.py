@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import torch
 
-from threedistill.config import Config, build, stage_part
 from threedistill.protocols import Representation, Settles
 from threedistill.representations.convert import convert
 from threedistill.representations.particles import members
 from threedistill.training.checkpoint import has_state, save_stage
+from threedistill.training.plan import RunPlan
 from threedistill.training.progress import Bar
 from threedistill.training.run_folder import RunFolder
 from threedistill.training.system import ScoreDistillation
@@ -29,7 +29,7 @@ def first_unfinished(run: RunFolder, stages: Sequence[ScoreDistillation]) -> int
 
 
 def hand_over(
-    source: Representation | Mesh | Splats | None, system: ScoreDistillation, config: Config, run: RunFolder,
+    source: Representation | Mesh | Splats | None, system: ScoreDistillation, plan: RunPlan, run: RunFolder,
     index: int, device: torch.device, quiet: bool,
 ) -> None:  # fmt: skip
     """Let a stage start from ``source``, and write that start down as the stage's first checkpoint.
@@ -40,7 +40,7 @@ def hand_over(
     Arguments:
         source: what came before; None for a first stage that starts from nothing, or where nobody asks.
         system: the stage; its representation is changed in place.
-        config, run, index: the run, and which of its stages this is.
+        plan, run, index: the run, and which of its stages this is.
         device: where the conversion is computed.
         quiet: no line on stderr.
 
@@ -49,21 +49,20 @@ def hand_over(
     """
     targets, path = members(system.representation), run.checkpoint(index, system.stage.name)
     for target in targets:
-        if isinstance(target, Settles) and (index or config["init"]):
+        if isinstance(target, Settles) and (index or plan.given):
             target.settle()
     if source is None or has_state(path):
         return
     names = f"{type(source).__name__} -> {type(targets[0]).__name__}"
     began = time.perf_counter()
-    rates = stage_part(config, index, "representation")["lr"]
-    settings = build(stage_part(config, index, "convert"), f"stages.{index}.convert", config["plugins"])
+    stage = plan.stages[index]
     streams = replace(system.streams, branch="convert")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(streams.generator("seed").initial_seed())
         system.to(device)
         for target in targets:
             with Fitting(f"{system.stage.name}: {names}", quiet) as fitting:
-                convert(source, target, settings, streams, rates, fitting.step)
+                convert(source, target, stage.convert, streams, stage.scene.rates, fitting.step)
     save_stage(path, system, [], {"iteration": 0, "iterations": system.stage.iterations})
     if not quiet:
         print(

@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 
 from threedistill.atomic import copy_file, is_temporary
-from threedistill.config import Config
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.training.run_folder import RunFolder
 
@@ -16,7 +15,7 @@ def particle_folder(run: RunFolder, index: int, count: int) -> Path:
     return run.asset_dir if count == 1 else run.asset_dir / f"particle-{index}"
 
 
-def keep_best(files: list[Path], config: Config, run: RunFolder) -> Path:
+def keep_best(files: list[Path], prompt: str, run: RunFolder) -> Path:
     """Copy the best particle's files to the asset's folder; the copy of its main file.
 
     The best is the one whose caption the judge finds most likely; without a judge, or for words it does not know, the
@@ -24,9 +23,9 @@ def keep_best(files: list[Path], config: Config, run: RunFolder) -> Path:
 
     Arguments:
         files: the main file of each particle.
-        config, run: what was asked for, and where; ``run.json`` gets the scores and the choice.
+        prompt, run: what was asked for, and where; ``run.json`` gets the scores and the choice.
     """
-    scores = [_score(file.parent / "model.glb", config["prompt"]) for file in files]
+    scores = [_score(file.parent / "model.glb", prompt) for file in files]
     best = max(range(len(files)), key=lambda index: (scores[index], -index))
     run.update_record(
         particles={"best": best, "caption_logp": [round(s, 4) if math.isfinite(s) else None for s in scores]}

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from threedistill.config import Config, stage_part
+from threedistill.training.plan import Names
 from threedistill.training.run_folder import RunFolder
 
 _PACKAGES = (
@@ -46,7 +46,7 @@ class Record:
 
 @contextlib.contextmanager
 def recorded(
-    run: RunFolder, config: Config, record: Record, facts: Mapping[str, Any] | None = None
+    run: RunFolder, names: Names, record: Record, facts: Mapping[str, Any] | None = None
 ) -> Iterator[None]:
     """Keep ``run.json`` true from start to end: running, then done, interrupted or failed.
 
@@ -54,7 +54,7 @@ def recorded(
     seconds that are there. A run that fails before it has a place in its folder leaves nothing in it.
 
     Arguments:
-        run, config: what is carried out, and where.
+        run, names: where, and what is carried out.
         record: seconds so far.
         facts: more to write down.
     """
@@ -65,10 +65,8 @@ def recorded(
         record.seconds[name] = round(record.seconds.get(name, 0.0) + seconds, 3)
     run.update_record(
         **(facts or {}),
-        status="running", prompt=config["prompt"], seed=config["seed"], preset=config["budget"].get("preset"),
-        prior=config["prior"]["name"],
-        representation=stage_part(config, -1, "representation")["name"],
-        guidance=stage_part(config, -1, "guidance")["name"],
+        status="running", prompt=names.prompt, seed=names.seed, preset=names.preset, prior=names.prior,
+        representation=names.representation, guidance=names.guidance,
         deterministic=True, threads=threads, versions=_versions(), machine=f"{platform.system()} {platform.machine()}",
     )  # fmt: skip
     try:

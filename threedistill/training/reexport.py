@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from threedistill.atomic import make_folder
-from threedistill.config import Config, build, parse_override, read_config
+from threedistill.config import parse_override, read_config
 from threedistill.errors import UsageError, nearest
 from threedistill.exports.asset import build_asset
 from threedistill.exports.formats import formats, of_kind
@@ -21,6 +21,8 @@ from threedistill.training.assemble import build_representation
 from threedistill.training.asset_files import splats_for
 from threedistill.training.checkpoint import load_stage
 from threedistill.training.facts import facts_of
+from threedistill.training.plan import AssetPlan
+from threedistill.training.planning import asset_plan
 from threedistill.training.run_folder import RunFolder
 
 __all__ = ["format_for", "reopen", "write_run"]
@@ -42,16 +44,16 @@ def write_run(
         UsageError: an unknown setting, or a run without the asset or checkpoint that this needs.
         ThreedistillError: a place that cannot be written.
     """
-    config = read_config(run.config, plugins)
-    changed = _overridden(config["export"], overrides)
-    settings: ExportSettings = build(changed, "export", config["plugins"])
+    changes = [_change(line) for line in overrides]
+    plan = asset_plan(read_config(run.config, plugins), changes)
+    settings = plan.export
     if "mp4" in paths:
         need_encoder(paths["mp4"])
-    facts = facts_of(config, run)
+    facts = facts_of(plan.names, run)
     wanted = set(paths) & set(of_kind("splats"))
     mesh, splats = None, None
-    if any(_setting(line) in _OF_MAKING for line in overrides):
-        source = reopen(run, config)
+    if any(setting in _OF_MAKING for setting, _ in changes):
+        source = reopen(run, plan)
         mesh = build_asset(source, settings, facts)
         splats = splats_for(tuple(paths), mesh, source)
     else:
@@ -79,19 +81,18 @@ def format_for(run: RunFolder, path: Path) -> str:
     return writable(path, *kind).name
 
 
-def reopen(run: RunFolder, config: Config) -> Any:
+def reopen(run: RunFolder, plan: AssetPlan) -> Any:
     """The optimised representation of a run's last stage, from its checkpoint; of several particles the best.
 
     Raises:
         UsageError: the checkpoint is not there.
     """
-    last = len(config["stages"]) - 1
-    state = load_stage(run.checkpoint(last, config["stages"][last]["name"]))
+    state = load_stage(run.checkpoint(plan.index, plan.stage))
     if state is None:
         raise UsageError(
             f"{run.path} has no checkpoint of its last stage; finish it with threedistill resume {run.path}"
         )
-    representation: Any = build_representation(config, last)
+    representation: Any = build_representation(plan.scene)
     state.load_module(representation, part="representation")
     best = run.read_record().get("particles", {}).get("best", 0)
     return members(representation)[best]
@@ -111,19 +112,13 @@ def _with(facts: dict[str, object], found: dict[str, object]) -> dict[str, objec
     return {**found, **{key: value for key, value in facts.items() if value is not None or key not in found}}
 
 
-def _setting(line: str) -> str:
-    return line.partition("=")[0].removeprefix("export.")
-
-
-def _overridden(settings: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The run's export settings with some of them replaced."""
-    changed = dict(settings)
+def _change(line: str) -> tuple[str, Any]:
+    """The setting of ``export`` that an override names, and its value."""
+    key, value = parse_override(line)
+    name = key.removeprefix("export.")
     known = [name for name in ExportSettings.__dataclass_fields__ if name != "formats"]
-    for line in overrides:
-        name = _setting(line)
-        if name not in known:
-            close = nearest(name, known, count=1)
-            hint = f"did you mean export.{close[0]}?" if close else f"there are: {', '.join(known)}"
-            raise UsageError(f"{line}: export has no setting {line.partition('=')[0]!r}; {hint}")
-        changed[name] = parse_override(line)[1]
-    return changed
+    if name not in known:
+        close = nearest(name, known, count=1)
+        hint = f"did you mean export.{close[0]}?" if close else f"there are: {', '.join(known)}"
+        raise UsageError(f"{line}: export has no setting {key!r}; {hint}")
+    return name, value

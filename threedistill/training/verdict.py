@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from threedistill.config import Config
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.training.run_folder import RunFolder
 
 
-def verdict(config: Config, run: RunFolder) -> dict[str, Any] | None:
+def verdict(prompt: str, run: RunFolder) -> dict[str, Any] | None:
     """What :func:`~threedistill.evaluation.report.evaluate_asset` says about ``asset/model.glb``, with its line.
 
     None where there is no GLB, no judge, or a prompt outside the judge's words.
@@ -22,11 +21,11 @@ def verdict(config: Config, run: RunFolder) -> dict[str, Any] | None:
     if not glb.exists() or not available():
         return None
     try:
-        parse(config["prompt"])
+        parse(prompt)
     except UsageError:
         return None
     try:
-        return evaluate_asset(glb, config["prompt"], quick=True)
+        return evaluate_asset(glb, prompt, quick=True)
     except ThreedistillError as error:
         # The asset is made; a judge that cannot look must not undo that.
         return {"verdict": f"not judged: {error}"}

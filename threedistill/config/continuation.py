@@ -7,7 +7,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from threedistill.config import STAGE_PARTS, Config, build_as, stage_part
+from threedistill.config.building import build_as
+from threedistill.config.places import STAGE_PARTS
+from threedistill.config.schema import Config
+from threedistill.config.stages import stage_part
 from threedistill.errors import UsageError
 from threedistill.schedule import Schedule, value_at
 

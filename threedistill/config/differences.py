@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from threedistill.config import Config
+from threedistill.config.schema import Config
 
 __all__ = ["asked_otherwise", "different_settings", "in_words"]
 

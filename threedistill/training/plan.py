@@ -1,0 +1,192 @@
+"""What a run is to do, in objects: every setting typed and checked, everything heavy still a recipe.
+
+:func:`threedistill.training.planning.build_plan` makes it from the configuration, once; whoever works on a run is given
+the plan or a part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from threedistill.cameras import CameraSampler
+from threedistill.config import Recipe
+from threedistill.exports.settings import ExportSettings
+from threedistill.guidance.regularizers import Regularizers
+from threedistill.prompts import PromptSet
+from threedistill.protocols import Prior, Representation, StudentMaker
+from threedistill.representations.background import BackgroundSampler
+from threedistill.representations.convert import ConvertSettings
+from threedistill.rng import Streams
+from threedistill.training.optim import Adam
+from threedistill.training.stages import TrainerSettings
+from threedistill.training.student_step import StudentTraining
+from threedistill.training.system import Guidance, Stage
+from threedistill.training.watchdog import Watchdog
+
+__all__ = [
+    "AssetPlan", "BaselinePlan", "Names", "PriorPlan", "RunPlan", "ScenePlan", "StagePlan", "StudentPlan",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a run is known by: in ``run.json``, in its files' facts, in advice.
+
+    Attributes:
+        prompt, seed: what was asked for.
+        preset: the budget's; None where it has no name.
+        prior: the teacher's option.
+        representation, guidance: the last stage's options.
+    """
+
+    prompt: str
+    seed: int
+    preset: str | None
+    prior: str
+    representation: str
+    guidance: str
+
+
+@dataclass(frozen=True)
+class PriorPlan:
+    """The frozen teacher.
+
+    Attributes:
+        name: its option.
+        model: how to load it.
+        needs_camera: it has no answer to questions without one.
+        words: the words that it knows; None = any.
+    """
+
+    name: str
+    model: Recipe[Prior]
+    needs_camera: bool
+    words: Collection[str] | None
+
+
+@dataclass(frozen=True)
+class ScenePlan:
+    """What a stage optimises.
+
+    Attributes:
+        name: the representation's option.
+        model: how to make one, with random parameters.
+        rates: learning rates by parameter group.
+        particles: how many of them.
+        streams: where their random parameters come from.
+    """
+
+    name: str
+    model: Recipe[Representation]
+    rates: Mapping[str, float]
+    particles: int
+    streams: Streams
+
+
+@dataclass(frozen=True)
+class StudentPlan:
+    """The score of the renders, and how it learns.
+
+    Attributes:
+        maker: attaches it to a prior.
+        training: how it learns.
+        kept: it is the one of the stage before.
+    """
+
+    maker: StudentMaker
+    training: StudentTraining
+    kept: bool
+
+
+@dataclass(frozen=True)
+class BaselinePlan:
+    """The second frozen model.
+
+    Attributes:
+        name: its option; ``self`` = the teacher itself.
+        model: how to load it; None = nothing to load.
+    """
+
+    name: str
+    model: Recipe[Prior] | None
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage.
+
+    Attributes:
+        stage: how long, how large, how shaded.
+        scene: what is optimised.
+        guidance_name: the option that ``guidance`` is.
+        guidance: rule, noise levels, weights.
+        student, baseline: the rule's other networks; None = there is none.
+        cameras, background, regularizers, optim, watchdog: the stage's own, or the run's.
+        convert: how it takes over what came before.
+    """
+
+    stage: Stage
+    scene: ScenePlan
+    guidance_name: str
+    guidance: Guidance
+    student: StudentPlan | None
+    baseline: BaselinePlan | None
+    cameras: CameraSampler
+    background: BackgroundSampler
+    regularizers: Regularizers
+    optim: Adam
+    watchdog: Watchdog
+    convert: ConvertSettings
+
+
+@dataclass(frozen=True)
+class AssetPlan:
+    """What the asset of a finished run is made of.
+
+    Attributes:
+        names: what the run is known by.
+        index, stage: its last stage.
+        scene: what that stage optimised.
+        export: how an asset is made and written.
+    """
+
+    names: Names
+    index: int
+    stage: str
+    scene: ScenePlan
+    export: ExportSettings
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A whole run.
+
+    Attributes:
+        names: what it is known by.
+        prompts: the wordings of its prompt.
+        ignored: words of the prompt that change nothing for this prior.
+        prior: the teacher.
+        stages: one after the other.
+        export: how the asset is made and written.
+        trainer: how the run is watched and saved.
+        device: auto, cpu or cuda.
+        given: whether it starts from a file.
+        plugins: packages besides ``threedistill`` from which its classes may come.
+    """
+
+    names: Names
+    prompts: PromptSet
+    ignored: tuple[str, ...]
+    prior: PriorPlan
+    stages: tuple[StagePlan, ...]
+    export: ExportSettings
+    trainer: TrainerSettings
+    device: str
+    given: bool
+    plugins: tuple[str, ...]
+
+    @property
+    def iterations(self) -> int:
+        """Scene steps of all stages."""
+        return sum(stage.stage.iterations for stage in self.stages)
