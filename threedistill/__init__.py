@@ -8,27 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from threedistill.lazy import lazily
+
 if TYPE_CHECKING:
-    from threedistill.conversion import convert
+    from threedistill.citation import Citations, cite
+    from threedistill.conversion import Converted, convert
     from threedistill.pipeline import Result, generate, resume
 
 __version__ = "0.1.0"
-__all__ = ["Result", "__version__", "convert", "generate", "resume"]
+__all__ = ["Citations", "Converted", "Result", "__version__", "cite", "convert", "generate", "resume"]
 
-#: Name -> the module it is in.
-_LAZY = {"Result": "pipeline", "convert": "conversion", "generate": "pipeline", "resume": "pipeline"}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'threedistill' has no attribute {name!r}")
-    from threedistill.threads import settle_threads
-
-    settle_threads()
-    import importlib
-
-    return getattr(importlib.import_module(f"threedistill.{_LAZY[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+__getattr__, __dir__ = lazily(__name__, __file__)

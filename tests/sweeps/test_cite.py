@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 
-from threedistill.commands.cite import CLASSES, SETTINGS, citations, entries, used_classes
+from threedistill.citation import CLASSES, SETTINGS, citations, entries, used_classes
 from threedistill.config import compose, groups, write_config
-from threedistill.resources import assets_dir, configs_dir
+from threedistill.resources import assets_dir
 from threedistill.training.run_folder import RunFolder
 
 MATHS = Path(__file__).resolve().parents[2] / "docs" / "maths"
@@ -25,8 +24,8 @@ RULES = {
 
 
 def option(group: str, name: str, **changes: object) -> dict:
-    """A group's option as its file has it, with other arguments for its rule or itself."""
-    node = yaml.safe_load((configs_dir() / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    """A group's option as a run has it, with other arguments for its rule or itself."""
+    node = compose(prompt="a red ball", overrides=[f"{group}={name}"])[group]
     node.get("rule", node).update(changes)
     return node
 

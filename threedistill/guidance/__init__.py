@@ -1,1 +1,31 @@
 """Score-distillation rules: pure functions from gathered predictions to a direction in prior space."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from threedistill.lazy import lazily
+
+if TYPE_CHECKING:
+    from threedistill.guidance.cfg import CFG, ClassifierFree
+    from threedistill.guidance.perp_neg import PerpNeg
+    from threedistill.guidance.regularizers import Regularizers
+    from threedistill.guidance.rules import MVSDS, SDS, SJC
+    from threedistill.guidance.rules_classifier import CSD, CSM, NFSD
+    from threedistill.guidance.rules_inversion import CDS, ISM, SDI
+    from threedistill.guidance.rules_reference import CSDS, DDS
+    from threedistill.guidance.rules_student import ESD, VSD
+    from threedistill.guidance.surrogate import Surrogate
+    from threedistill.guidance.timesteps import Annealed, DreamTime, Uniform, Window
+    from threedistill.guidance.weighting import Weighting
+    from threedistill.protocols import GuidanceRule
+    from threedistill.schedule import Constant, Piecewise, Ramp
+    from threedistill.types import Evidence, Query
+
+__all__ = [
+    "CDS", "CFG", "CSD", "CSDS", "CSM", "DDS", "ESD", "ISM", "MVSDS", "NFSD", "SDI", "SDS", "SJC", "VSD",
+    "Annealed", "ClassifierFree", "Constant", "DreamTime", "Evidence", "GuidanceRule", "PerpNeg", "Piecewise",
+    "Query", "Ramp", "Regularizers", "Surrogate", "Uniform", "Weighting", "Window",
+]  # fmt: skip
+
+__getattr__, __dir__ = lazily(__name__, __file__)

@@ -1,0 +1,48 @@
+"""What Python users import: every listed name is there, from a package that costs nothing until then."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+from threedistill.lazy import listed
+
+PACKAGE = Path(__file__).resolve().parent.parent / "threedistill"
+PACKAGES = ("", "evaluation", "exports", "guidance", "priors", "representations")
+
+
+def init_of(package: str) -> Path:
+    return PACKAGE / package / "__init__.py"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_listed_name_is_the_one_of_its_module(package: str) -> None:
+    module = importlib.import_module(f"threedistill.{package}".strip("."))
+    places = listed(str(module.__file__))
+    assert set(module.__all__) - {"__version__"} == set(places), "__all__ and the imports for type checkers differ"
+    assert set(module.__all__) <= set(dir(module))
+    for name, place in places.items():
+        assert getattr(module, name) is vars(importlib.import_module(place))[name]
+        assert not (init_of(package).parent / f"{name}.py").exists(), f"{name} is a module of this name, too"
+        assert not (init_of(package).parent / name).is_dir(), f"{name} is a package of this name, too"
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        module.nothing  # noqa: B018
+
+
+def test_packages_load_nothing_before_something_of_them_is_used(clean_python) -> None:
+    names = ", ".join(f"threedistill.{package}".strip(".") for package in PACKAGES)
+    assert clean_python(f"import sys, {names}; print('torch' in sys.modules)").strip() == "False"
+    assert clean_python("from threedistill.guidance import SDS; print(SDS.__name__)").strip() == "SDS"
+
+
+def test_the_list_for_type_checkers_is_all_that_the_packages_import() -> None:
+    for package in PACKAGES:
+        tree = ast.parse(init_of(package).read_text(encoding="utf-8"))
+        imported = {ast.unparse(node) for node in tree.body if isinstance(node, ast.ImportFrom)}
+        assert imported == {
+            "from __future__ import annotations", "from typing import TYPE_CHECKING",
+            "from threedistill.lazy import lazily",
+        }  # fmt: skip

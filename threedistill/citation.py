@@ -1,0 +1,206 @@
+"""The BibTeX of exactly what a run used, from its configuration: ``threedistill.cite``.
+
+The entries are in ``assets/references.bib``. A class that this table does not know (a plugin's) is cited by the arXiv
+numbers behind "Source:" in its docstring, if it has any.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from threedistill.config import read_config
+from threedistill.training.result import Result
+from threedistill.training.run_folder import RunFolder
+
+__all__ = ["CLASSES", "SETTINGS", "Citations", "citations", "cite", "entries", "software", "used_classes"]
+
+_ENTRY = re.compile(r"^@(\w+)\{([^,]+),.*?^\}", re.MULTILINE | re.DOTALL)
+_ARXIV = re.compile(r"arXiv:?\s*(\d{4}\.\d{4,5})")
+
+#: Class -> what is cited wherever it is used, and for what.
+CLASSES: dict[str, tuple[tuple[str, str], ...]] = {
+    "guidance.rules.SDS": (("poole2023dreamfusion", "SDS"),),
+    "guidance.rules.SJC": (("wang2023sjc", "SJC"),),
+    "guidance.rules.MVSDS": (("shi2024mvdream", "multi-view SDS"), ("poole2023dreamfusion", "SDS")),
+    "guidance.rules_student.VSD": (("wang2023prolificdreamer", "VSD"),),
+    "guidance.rules_student.ESD": (("wang2024esd", "ESD"), ("wang2023prolificdreamer", "its student")),
+    "guidance.rules_classifier.CSD": (("yu2024csd", "CSD"),),
+    "guidance.rules_classifier.CSM": (("yang2024tv3dg", "CSM (our reading of the abstract)"),),
+    "guidance.rules_classifier.NFSD": (("katzir2024nfsd", "NFSD"),),
+    "guidance.rules_reference.CSDS": (("zou2024sparse3d", "C-SDS (our reading of the abstract)"),),
+    "guidance.rules_reference.DDS": (("hertz2023dds", "DDS"),),
+    "guidance.rules_inversion.ISM": (("liang2024luciddreamer", "ISM"),),
+    "guidance.rules_inversion.SDI": (("lukoianov2024sdi", "SDI"),),
+    "guidance.rules_inversion.CDS": (("wu2024consistent3d", "CDS"),),
+    "guidance.trajectory.Inverted": (("song2021ddim", "DDIM inversion"),),
+    "guidance.trajectory.Interval": (("song2021ddim", "DDIM inversion"),),
+    "guidance.trajectory.Reparametrized": (("song2021ddim", "DDIM inversion"),),
+    "guidance.cfg.ClassifierFree": (("ho2022cfg", "classifier-free guidance"),),
+    "guidance.perp_neg.PerpNeg": (("armandpour2023perpneg", "Perp-Neg"),),
+    "guidance.timesteps.DreamTime": (("huang2024dreamtime", "timesteps"),),
+    "priors.lora.LoRA": (("hu2022lora", "the student's adapters"),),
+    "priors.families.StableDiffusion": (("rombach2022ldm", "the prior"),),
+    "priors.toybox.ToyboxPrior": (
+        ("ho2020ddpm", "the prior"), ("nichol2021improved", "its noise schedule"),
+        ("salimans2022progressive", "its parametrisation"),
+    ),
+    "representations.hashgrid.HashGrid": (
+        ("mueller2022instantngp", "the representation"), ("mildenhall2020nerf", "volume rendering"),
+    ),
+    "representations.hashfield.HashSettings": (("mueller2022instantngp", "colours from a hash field"),),
+    "representations.gaussians.Gaussians": (("kerbl2023gaussians", "the representation"),),
+    "representations.densify.Growth": (("bulo2024densification", "splitting"),),
+    "representations.densify.Relocation": (("kheradmand2024mcmc", "relocation"),),
+    "representations.dmtet.DMTet": (
+        ("shen2021dmtet", "the representation"), ("munkberg2022nvdiffrec", "its rendering"),
+    ),
+    "training.optim.Adam": (("kingma2015adam", "the optimizer"),),
+}  # fmt: skip
+
+
+def _off(value: Any) -> bool:
+    """Whether a setting that may be a schedule is switched off for good."""
+    if isinstance(value, dict):
+        return all(v in (0, None) for k, v in value.items() if k in ("start", "end", "value", "values"))
+    return value in (None, 0, 0.0, "none", False)
+
+
+#: (class, argument, is it in use?, entry, for what): what is cited only with certain settings.
+SETTINGS: tuple[tuple[str, str, Any, str, str], ...] = (
+    ("guidance.cfg.ClassifierFree", "rescale", lambda v: not _off(v), "lin2024flawed", "rescaled guidance"),
+    ("guidance.cfg.ClassifierFree", "x0_clip", lambda v: v == "dynamic", "saharia2022imagen", "dynamic thresholding"),
+    ("guidance.rules.MVSDS", "rescale", lambda v: not _off(v), "lin2024flawed", "rescaled guidance"),
+    ("guidance.rules_student.VSD", "normalize", lambda v: v == "dmd", "yin2024dmd2", "normalisation"),
+    ("guidance.rules_student.ESD", "normalize", lambda v: v == "dmd", "yin2024dmd2", "normalisation"),
+    ("guidance.rules_student.VSD", "divergence", lambda v: v not in (None, "reverse_kl"), "xu2025fdistill", "weights"),
+    ("guidance.rules_student.ESD", "divergence", lambda v: v not in (None, "reverse_kl"), "xu2025fdistill", "weights"),
+    ("guidance.timesteps.Annealed", "shape", lambda v: v == "sqrt", "zhu2024hifa", "timesteps"),
+    ("guidance.regularizers.RegularizerWeights", "distortion", lambda v: not _off(v), "barron2022mipnerf360",
+     "distortion loss"),
+    ("guidance.regularizers.RegularizerWeights", "orientation", lambda v: not _off(v), "verbin2022refnerf",
+     "orientation loss"),
+    ("guidance.regularizers.RegularizerWeights", "eikonal", lambda v: not _off(v), "gropp2020igr", "eikonal loss"),
+    ("guidance.regularizers.RegularizerWeights", "sign_change", lambda v: not _off(v), "munkberg2022nvdiffrec",
+     "sign changes"),
+    ("guidance.regularizers.RegularizerWeights", "splat_scale", lambda v: not _off(v), "kheradmand2024mcmc",
+     "sizes of splats"),
+    ("guidance.regularizers.RegularizerWeights", "anisotropy", lambda v: not _off(v), "xie2024physgaussian",
+     "anisotropy of splats"),
+    ("cameras.CameraSampler", "antithetic", lambda v: v is True, "lupascu2026mvsdi", "antithetic views"),
+)  # fmt: skip
+
+#: Parts of the configuration that describe what could be used, not what is.
+_UNUSED = ("recommended",)
+
+
+@dataclass(frozen=True)
+class Citations:
+    """What a run used.
+
+    Attributes:
+        used: BibTeX key -> what it was used for, in the order of the configuration.
+    """
+
+    used: dict[str, list[str]]
+
+    @property
+    def bibtex(self) -> str:
+        """The entries, the package itself first, each with its purposes in a comment."""
+        texts = entries()
+        parts = [f"% {', '.join(purposes)}\n{texts[key]}" for key, purposes in self.used.items()]
+        return "\n\n".join([software(), *parts])
+
+    def __len__(self) -> int:
+        return len(self.used) + 1
+
+    def __str__(self) -> str:
+        return self.bibtex
+
+
+def cite(run: str | Path | Result) -> Citations:
+    """The BibTeX of exactly what a run used, as ``threedistill cite`` prints it.
+
+    Arguments:
+        run: its folder, or what made it gave back.
+
+    Raises:
+        UsageError: no run folder, or one whose configuration is damaged.
+    """
+    plugins = () if isinstance(run, str | Path) else run.plugins
+    folder = RunFolder(run if isinstance(run, str | Path) else run.run_dir)
+    folder.finish_taking()
+    return Citations(citations(read_config(folder.config, plugins)))
+
+
+def citations(config: dict[str, Any]) -> dict[str, list[str]]:
+    """BibTeX key -> what it was used for, in the order of the configuration."""
+    found: dict[str, list[str]] = {}
+    known = {re.search(r"eprint = \{([^}]+)\}", text): key for key, text in entries().items()}
+    by_number = {match.group(1): key for match, key in known.items() if match}
+
+    def add(key: str, purpose: str) -> None:
+        purposes = found.setdefault(key, [])
+        if purpose not in purposes:
+            purposes.append(purpose)
+
+    for target, node in used_classes(config):
+        name = target.removeprefix("threedistill.")
+        for key, purpose in CLASSES.get(name, ()):
+            add(key, purpose)
+        for cls, argument, in_use, key, purpose in SETTINGS:
+            if cls == name and argument in node and in_use(node[argument]):
+                add(key, purpose)
+        if any(target.startswith(f"{package}.") for package in config.get("plugins", ())):
+            for number in _numbers_of(target):
+                if number in by_number:
+                    add(by_number[number], target)
+    return found
+
+
+def used_classes(node: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every class that the configuration instantiates, with its arguments."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield str(node["_target_"]), node
+        for key, child in node.items():
+            if key not in _UNUSED:
+                yield from used_classes(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from used_classes(child)
+
+
+def _numbers_of(target: str) -> list[str]:
+    """The arXiv numbers behind "Source:" in a plugin class's docstring."""
+    module, _, name = target.rpartition(".")
+    try:
+        doc = getattr(importlib.import_module(module), name).__doc__ or ""
+    except (ImportError, AttributeError):
+        return []
+    return _ARXIV.findall(doc.partition("Source:")[2])
+
+
+def entries() -> dict[str, str]:
+    """BibTeX key -> entry, from the file that ships."""
+    from threedistill.resources import assets_dir
+
+    text = (assets_dir() / "references.bib").read_text(encoding="utf-8")
+    return {match.group(2): match.group(0) for match in _ENTRY.finditer(text)}
+
+
+def software() -> str:
+    """The package itself."""
+    from threedistill import __version__
+
+    return (
+        "@software{threedistill,\n"
+        "  title = {threedistill: text-to-3D by score distillation},\n"
+        "  author = {{The threedistill authors}},\n"
+        f"  version = {{{__version__}}}\n"
+        "}"
+    )
