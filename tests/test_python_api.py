@@ -22,7 +22,9 @@ def init_of(package: str) -> Path:
 def test_every_listed_name_is_the_one_of_its_module(package: str) -> None:
     module = importlib.import_module(f"threedistill.{package}".strip("."))
     places = listed(str(module.__file__))
-    assert set(module.__all__) - {"__version__"} == set(places), "__all__ and the imports for type checkers differ"
+    assert set(module.__all__) - {"__version__"} == set(places), (
+        "__all__ and the imports for type checkers differ"
+    )
     assert set(module.__all__) <= set(dir(module))
     for name, place in places.items():
         assert getattr(module, name) is vars(importlib.import_module(place))[name]

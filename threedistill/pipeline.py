@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from threedistill.config import Config, compose, read_config, write_config
+from threedistill.config import Config, compose, read_config, with_more_steps, write_config
 from threedistill.errors import UsageError
 from threedistill.training.claims import check_place, refuse_other_settings
 from threedistill.training.interruption import Stop, stoppable

@@ -8,9 +8,9 @@ from threedistill.lazy import lazily
 
 if TYPE_CHECKING:
     from threedistill.exports.asset import build_asset, export_asset
+    from threedistill.exports.foreign.opened import Opened
     from threedistill.exports.formats import Format, format_of, named, of_kind
     from threedistill.exports.frames import Frame
-    from threedistill.exports.opened import Opened
     from threedistill.exports.read import open_file, read_mesh
     from threedistill.exports.settings import AssetSettings, ExportSettings, FileSettings
     from threedistill.exports.write import write_file, write_mesh
