@@ -157,7 +157,7 @@ def prompts(rng: random.Random) -> Try:
 
 def _take_prompt(prompt: str) -> None:
     """What happens to a prompt before any network hears it."""
-    from threedistill.config import check_prompt
+    from threedistill.texts import check_prompt
     from threedistill.toybox.grammar import parse
     from threedistill.training.naming import default_folder
 
