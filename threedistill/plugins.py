@@ -12,10 +12,12 @@ Its folder ``configs/`` is on the search path of configurations, as is every fol
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import importlib.util
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,11 +51,17 @@ class Plugin:
 
 def installed() -> list[Plugin]:
     """The plug-ins that came with installed distributions, by name."""
+    return list(_installed(tuple(sys.path)))
+
+
+@functools.cache
+def _installed(paths: tuple[str, ...]) -> tuple[Plugin, ...]:
+    """Kept by search path: every distribution's metadata is read, and configurations ask for each of their nodes."""
     points = {point.value.partition(":")[0]: point for point in importlib.metadata.entry_points(group=GROUP)}
-    return [
+    return tuple(
         plugin(name, point.dist.name if point.dist is not None else "installed")
         for name, point in sorted(points.items())
-    ]
+    )
 
 
 def named() -> tuple[str, ...]:
