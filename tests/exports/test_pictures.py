@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.exports.gltf_files import pictures_in, taken_apart
-from threedistill.exports.appearance.pictures import glowing
+from threedistill.exports.appearance.pictures import glowing, with_vertex_colors
 from threedistill.exports.asset import ExportSettings, write_mesh
 from threedistill.render.mesh import picture_at, render_mesh, sample_texture
 from threedistill.render.shading import linear_to_srgb, srgb_to_linear
@@ -194,3 +194,19 @@ def test_an_initial_object_keeps_how_its_picture_goes_on(tmp_path: Path) -> None
     save_start(mesh, tmp_path / "start.safetensors")
     again = load_start(tmp_path / "start.safetensors")
     assert isinstance(again, Mesh) and again.wrap == ("repeat", "mirror")
+
+
+@pytest.mark.parametrize("wrap", ["repeat", "mirror", "clamp"])
+def test_a_corner_has_the_colour_beside_it_not_the_one_beyond(wrap: str) -> None:
+    """Four plain fields: at the very corner of a picture that repeats, a lookup is the mean of all four."""
+    fields = torch.tensor([[[1.0, 0, 0], [0, 1, 0]], [[0, 0, 1], [1, 1, 0]]])
+    picture = fields.repeat_interleave(8, 0).repeat_interleave(8, 1)
+    mesh = quad(texture=picture, wrap=(wrap, wrap))
+    mesh = replace(
+        mesh,
+        vertices=torch.cat([mesh.vertices, torch.zeros(1, 3)]),
+        uv=torch.cat([mesh.uv, mesh.uv[:1] + 0.25]),
+    )
+    colors = with_vertex_colors(mesh).colors
+    expected = torch.stack([fields[1, 0], fields[1, 1], fields[0, 1], fields[0, 0], fields[1, 0]])
+    assert torch.allclose(colors, expected, atol=1e-6)  # the last one belongs to no face

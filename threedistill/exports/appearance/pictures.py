@@ -15,6 +15,9 @@ from threedistill.types import Mesh
 
 __all__ = ["glowing", "is_constant", "one_size", "pictures_of", "with_vertex_colors", "within_one"]
 
+#: How far inside its face a corner's colour is looked up, in texels, or half the way to its middle where that is less.
+_INSIDE = 1.5
+
 
 def is_constant(picture: Tensor | None) -> bool:
     """Whether a picture is a single texel: a number rather than a picture."""
@@ -94,7 +97,24 @@ def glowing(mesh: Mesh) -> Mesh:
 
 
 def with_vertex_colors(mesh: Mesh) -> Mesh:
-    """The mesh with its texture's colours at its vertices where it has no others."""
+    """The mesh with its texture's colours at its vertices where it has no others.
+
+    A corner lies where pictures end, and there a lookup mixes in what is beyond (the opposite side of a picture that
+    repeats). So each corner is looked up a little inside its face, and a vertex gets the mean of its corners.
+    """
     if mesh.colors is not None or mesh.texture is None or mesh.uv is None:
         return mesh
-    return replace(mesh, colors=picture_at(mesh, mesh.texture, lambda values: values))
+    height, width = mesh.texture.shape[:2]
+    texels = torch.tensor([width, height]).to(mesh.uv)
+    middle = mesh.uv[mesh.faces].mean(1)
+    sums = torch.zeros(len(mesh.vertices), 3, dtype=torch.float64)
+    for corner in mesh.faces.T:
+        inwards = middle - mesh.uv[corner]
+        length = (inwards * texels).norm(dim=1, keepdim=True).clamp(min=1e-12)
+        place = mesh.uv[corner] + inwards * (_INSIDE / length).clamp(max=0.5)
+        seen = sample_texture(mesh.texture, place, mesh.wrap).double()
+        sums += torch.stack([torch.bincount(corner, c, len(sums)) for c in seen.T], 1)
+    uses = torch.bincount(mesh.faces.flatten(), minlength=len(sums))
+    alone = picture_at(mesh, mesh.texture, lambda values: values)
+    colors = torch.where((uses > 0)[:, None], (sums / uses.clamp(min=1)[:, None]).to(alone), alone)
+    return replace(mesh, colors=colors)
