@@ -17,7 +17,7 @@ folder; the rest is looked for on the PATH:
     pip install trimesh open3d pymeshlab bpy meshio pyvista pygltflib usd-core plyfile numpy-stl gsply gaussforge
     npm install three @babylonjs/core @babylonjs/loaders @gltf-transform/cli gltfpack obj2gltf gltf-validator \\
         @playcanvas/splat-transform
-    apt install assimp-utils admesh prusa-slicer openctm-tools
+    apt install assimp-utils admesh prusa-slicer openctm-tools libusb-1.0-0    # Open3D needs the last
 """
 
 from __future__ import annotations
@@ -378,7 +378,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     columns = ("glb", "obj", "ply", "stl", "usdz", "3dgs", "splat", "spz", "sog", "gltf-splat")
     rows, both = [], 0
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(options.keep or temporary)
+        folder = Path(options.keep or temporary).absolute()  # programs run in folders of their own
         folder.mkdir(parents=True, exist_ok=True)
         files = {}
         for name in columns:

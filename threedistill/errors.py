@@ -24,4 +24,4 @@ class ThreedistillWarning(UserWarning):
 
 def nearest(word: str, candidates: Iterable[str], count: int = 3) -> list[str]:
     """The candidates closest in spelling to ``word``, best first, for "did you mean" lines."""
-    return difflib.get_close_matches(word, list(candidates), n=count, cutoff=0.5)
+    return difflib.get_close_matches(word, list(candidates), n=count, cutoff=0.6)

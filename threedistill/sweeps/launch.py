@@ -7,7 +7,7 @@ import importlib.util
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ class Checked:
     Attributes:
         runs: what is left of the request.
         configs: by a setting's name, its configuration.
-        impossible: (setting, reason) of what was left out.
+        impossible: (setting, reason) of what was left out; the reason names a prompt where it is only that one's.
     """
 
     runs: tuple[Cell, ...]
@@ -84,36 +84,48 @@ def check_runs(runs: Sequence[Cell], *, skip_impossible: bool = False) -> Checke
     """Compose and check every setting and every prompt; nothing is written.
 
     Raises:
-        UsageError: a setting that cannot work (unless ``skip_impossible``), or a prompt that its prior does not know.
+        UsageError: without ``skip_impossible``, a setting that cannot work, or prompts that its prior has no words for
+            (all of them at once); with it, nothing left to run.
     """
     from threedistill.training.planning import build_plan
-    from threedistill.training.words import UnknownWords, check_words
+    from threedistill.training.words import WrongPrompt, check_words, refusal
 
     composed: dict[str, dict[str, Any]] = {}
-    impossible: dict[str, str] = {}
+    impossible: list[tuple[str, str]] = []
+    wrong: dict[tuple[str, str], WrongPrompt] = {}
     settings: dict[str, tuple[Setting, list[str]]] = {}
     for cell in runs:
         settings.setdefault(cell.setting.name, (cell.setting, []))[1].append(cell.prompt)
     for name, (setting, prompts) in settings.items():
-        try:
-            config = _compose(setting, prompts[0])
-            known = build_plan(config).prior.words
-        except UnknownWords:  # the prompt's fault, not the setting's
-            raise
-        except UsageError as error:
-            if not skip_impossible:
-                raise UsageError(f"{name}: {error}" if len(settings) > 1 else str(error)) from None
-            impossible[name] = str(error)
-            continue
+        known: Collection[str] | None = None
         for prompt in dict.fromkeys(prompts):
-            check_words(prompt, known)
-        composed[name] = config
-    if not composed:
-        reasons = list(dict.fromkeys(impossible.values()))
+            try:
+                if name in composed:
+                    check_words(prompt, known)
+                else:  # the first prompt with nothing wrong shows what is wrong with the setting
+                    config = _compose(setting, prompt)
+                    known = build_plan(config).prior.words
+                    composed[name] = config
+            except WrongPrompt as error:
+                wrong[name, prompt] = error
+            except UsageError as error:
+                if not skip_impossible:
+                    raise UsageError(f"{name}: {error}" if len(settings) > 1 else str(error)) from None
+                impossible.append((name, str(error)))
+                break
+    if wrong and not skip_impossible:
+        line = refusal({prompt: error for (_, prompt), error in wrong.items()})
+        raise UsageError(f"{line}; or leave out what cannot be made with --skip-impossible")
+    impossible += [(name, str(error)) for (name, _), error in wrong.items()]
+    kept = tuple(
+        cell for cell in runs
+        if cell.setting.name in composed and (cell.setting.name, cell.prompt) not in wrong
+    )  # fmt: skip
+    if not kept:
+        reasons = list(dict.fromkeys(reason for _, reason in impossible))
         more = f" (and {len(reasons) - 1} other reasons)" if len(reasons) > 1 else ""
         raise UsageError(f"nothing to run: {reasons[0]}{more}")
-    kept = tuple(cell for cell in runs if cell.setting.name in composed)
-    return Checked(kept, composed, tuple(impossible.items()))
+    return Checked(kept, composed, tuple(impossible))
 
 
 def prepare(root: Path, checked: Checked) -> tuple[Plan, list[int]]:

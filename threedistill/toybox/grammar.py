@@ -261,21 +261,40 @@ def _knows(token: str, known: Collection[str]) -> bool:
     return all(word in known for word in token.split("_"))
 
 
-def _unknown(found: list[str], prompt: str, known: Collection[str]) -> UsageError:
+class UnknownWords(UsageError):
+    """Words that a prior's vocabulary has not.
+
+    Attributes:
+        words: each as it was written, and the known ones nearest to it.
+    """
+
+    def __init__(self, where: str, words: dict[str, list[str]]) -> None:
+        self.words = words
+        close = dict.fromkeys(alike for found in words.values() for alike in found)
+        hint = f"nearest known: {', '.join(close)}; " if close else ""
+        super().__init__(
+            f"{where}: the toybox prior does not know {_listed(list(words))} "
+            f"({hint}all words: `threedistill list words`); "
+            "use its vocabulary, or an open-vocabulary prior such as prior=sd15 or prior=sd21"
+        )
+
+
+def _unknown(found: list[str], prompt: str, known: Collection[str]) -> UnknownWords:
     names = [k for k in KINDS if _knows(k.replace(" ", "_"), known)]
     pool = [*names, *COLORS, *PATTERNS, *ACCESSORIES, *(w for w in (*PART_WORDS, *SIZES) if w in known)]
-    said = [token.replace("_", " ") for token in dict.fromkeys(found)]
-    close: list[str] = []
-    for word in said:  # by meaning, and where nothing is meant, by letters: it may be a slip
-        close += [w for w in MEANINGS.get(word, ()) if w in pool] or (
-            [] if word in words() else nearest(word, pool)
-        )
-    hint = f"nearest known: {', '.join(dict.fromkeys(close))}; " if close else ""
-    return UsageError(
-        f"prompt {shown(prompt)}: the toybox prior does not know {_listed(said)} "
-        f"({hint}all words: `threedistill list words`); "
-        "use its vocabulary, or an open-vocabulary prior such as prior=sd15 or prior=sd21"
-    )
+    close: dict[str, list[str]] = {}
+    for token in dict.fromkeys(found):  # by meaning, and where nothing is meant, by letters: it may be a slip
+        word = token.replace("_", " ")
+        meant = [w for w in MEANINGS.get(word, ()) if w in pool]
+        close[_as_written(token, prompt)] = meant or ([] if word in words() else nearest(word, pool))
+    return UnknownWords(f"prompt {shown(prompt)}", close)
+
+
+def _as_written(token: str, prompt: str) -> str:
+    """The word of the prompt that was read as this one: "puppy" for a dog."""
+    written = re.sub(r"[^a-z0-9 ]+", " ", prompt.lower()).split()
+    meant = [word for word in written if word != token and _tokens(word) == [token]]
+    return meant[0] if meant and token not in written else token.replace("_", " ")
 
 
 def _listed(said: list[str], most: int = 12) -> str:

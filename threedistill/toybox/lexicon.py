@@ -247,7 +247,7 @@ MEANINGS: dict[str, tuple[str, ...]] = {
             "bus van taxi jeep tractor ambulance vehicle bulldozer tank motorcycle bicycle scooter",
         ),
         (("train", "truck"), "tram wagon railway engine"),
-        (("airplane",), "jet helicopter glider drone aircraft"),
+        (("airplane",), "jet helicopter glider drone aircraft zeppelin blimp airship"),
         (("rocket", "airplane"), "missile satellite ufo spacecraft shuttle"),
         (("house",), "castle hut cottage barn church tower building home temple tent palace shed skyscraper"),
         (("chair", "sofa"), "stool throne bench armchair furniture bed"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from threedistill.errors import UsageError
+
+#: Prompts that a refusal quotes for reasons of their own.
+_MOST = 5
 
 
 def known_words(vocabulary: str | None, folder: str | None = None) -> Collection[str] | None:
@@ -32,17 +35,44 @@ def check_words(prompt: str, known: Collection[str] | None) -> tuple[str, ...]:
         known: the prior's words; None = any.
 
     Raises:
-        UnknownWords: naming every unknown word.
+        WrongPrompt: naming every unknown word.
     """
-    from threedistill.toybox.grammar import parse
+    from threedistill.toybox.grammar import UnknownWords, parse
 
     if known is None:
         return ()
     try:
         return parse(prompt, known).ignored
+    except UnknownWords as error:
+        raise WrongPrompt(str(error), error.words) from None
     except UsageError as error:
-        raise UnknownWords(str(error)) from None
+        raise WrongPrompt(str(error)) from None
 
 
-class UnknownWords(UsageError):
-    """A prompt that the prior has no words for, or cannot make sense of."""
+class WrongPrompt(UsageError):
+    """A prompt that the prior has no words for, or cannot make sense of.
+
+    Attributes:
+        words: the unknown words, each with the known ones nearest to it; none where something else is wrong.
+    """
+
+    def __init__(self, line: str, words: Mapping[str, list[str]] | None = None) -> None:
+        super().__init__(line)
+        self.words = dict(words or {})
+
+
+def refusal(wrong: Mapping[str, WrongPrompt]) -> UsageError:
+    """One line for all prompts that a prior has no words for: every unknown word, then whatever else is wrong."""
+    from threedistill.toybox.grammar import UnknownWords
+
+    if len(wrong) == 1:
+        return next(iter(wrong.values()))
+    strange = [error for error in wrong.values() if error.words]
+    rest = [str(error) for error in wrong.values() if not error.words]
+    lines = rest[:_MOST] + ([f"{len(rest) - _MOST} more prompts"] if len(rest) > _MOST else [])
+    if len(strange) == 1:
+        lines.insert(0, str(strange[0]))
+    elif strange:
+        merged = {word: close for error in strange for word, close in error.words.items()}
+        lines.insert(0, str(UnknownWords(f"{len(strange)} prompts", merged)))
+    return UsageError("; ".join(lines))
