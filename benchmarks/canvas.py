@@ -26,8 +26,8 @@ def picture_of(prompt: str, path: Path) -> torch.Tensor:
     """The true picture of a prompt from the canvas's place, written to a file."""
     from threedistill.cameras import orbit
     from threedistill.exports.files import png_bytes, write_bytes
-    from threedistill.priors.oracle import ground_truth
     from threedistill.render.mesh import render_mesh
+    from threedistill.toybox.priors.oracle import ground_truth
 
     mesh = ground_truth(prompt)
     rgb = render_mesh(mesh, orbit(1, size=64), background=torch.ones(1, 3)).rgb[0]

@@ -24,7 +24,7 @@ def main() -> None:
     options = parser.parse_args()
 
     from threedistill.config import compose
-    from threedistill.sweeps.guidance_bench import ESD_BLIND
+    from threedistill.toybox.bench.parts import ESD_BLIND
     from threedistill.training.assemble import build_prior, build_stages
     from threedistill.training.planning import build_plan
 

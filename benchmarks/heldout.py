@@ -72,6 +72,7 @@ def main() -> None:
 
 def markdown(report: Report) -> str:
     """The table as it stands in docs/results.md, and what several seeds of one prompt differ in."""
+    from threedistill.config.critics import critic_for
     from threedistill.evaluation.appearance import diversity, pictures, world_spread
     from threedistill.evaluation.report import cell, column, lookup
     from threedistill.evaluation.statistics import bootstrap
@@ -101,7 +102,10 @@ def markdown(report: Report) -> str:
     for run in report.runs:
         by_prompt.setdefault(run["prompt"], []).append(Path(run["asset"]))
     found = {
-        prompt: diversity([pictures(read_mesh(f), lit=False).rgb for f in files], world_spread(prompt))
+        prompt: diversity(
+            [pictures(read_mesh(f), lit=False).rgb for f in files],
+            world_spread(prompt, critic_for(prompt).truth),
+        )
         for prompt, files in by_prompt.items()
         if len(files) > 1
     }
@@ -118,11 +122,12 @@ def table(out: Path, folders: list[Path], fitted: list[Path]) -> None:
 
     from threedistill.atomic import write_text
     from threedistill.commands.evaluate import ceiling_fit
+    from threedistill.config.critics import critic_for
     from threedistill.evaluation.report import evaluate_runs
 
-    report = evaluate_runs(folders, progress=print)
+    report = evaluate_runs(folders, critic_for, progress=print)
     if fitted:
-        part = evaluate_runs(fitted, ceiling=ceiling_fit(), progress=print)
+        part = evaluate_runs(fitted, critic_for, ceiling=ceiling_fit(), progress=print)
         report = replace(report, ceilings=part.ceilings)
     write_text(out / "results.json", json.dumps(report.as_dict(), indent=1, default=str) + "\n")
     write_text(out / "results.md", markdown(report))

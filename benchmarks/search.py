@@ -35,8 +35,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="use only the first N prompts")
     options = parser.parse_args()
 
-    from threedistill.evaluation.report import evaluate_asset
     from threedistill.pipeline import generate
+    from threedistill.toybox.evaluation.critic import evaluate_asset
     from threedistill.training.naming import slug
     from threedistill.training.run_folder import RunFolder
 

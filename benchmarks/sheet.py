@@ -16,9 +16,9 @@ def sheet(path: Path, folders: Sequence[Path], views: int = 4, size: int = 96, c
     import torch.nn.functional as F
 
     from threedistill.atomic import write_bytes
-    from threedistill.evaluation.judging import look
     from threedistill.exports.files import png_bytes
     from threedistill.exports.read import read_mesh
+    from threedistill.toybox.evaluation.judging import look
 
     strips = []
     for folder in folders:

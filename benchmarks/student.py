@@ -22,12 +22,12 @@ from threedistill.conditions import Conditions
 from threedistill.config import build, compose
 from threedistill.guidance.timesteps import Uniform, Window
 from threedistill.priors.lora import LoRA
-from threedistill.priors.oracle import ground_truth
 from threedistill.prompts import PromptSet
 from threedistill.protocols import NetworkPrior
 from threedistill.render.mesh import render_mesh
 from threedistill.representations.background import BackgroundSampler
 from threedistill.rng import Streams
+from threedistill.toybox.priors.oracle import ground_truth
 from threedistill.training.student_step import Gains, Shown, StudentStep, StudentTraining
 
 

@@ -12,8 +12,8 @@ from tests.closed_form import Gaussian, World
 from threedistill.conditions import Conditions
 from threedistill.config import compose, groups
 from threedistill.guidance.trajectory import draw_noise
-from threedistill.priors.oracle import ground_truth
 from threedistill.protocols import PictureSource, RenderContext
+from threedistill.toybox.priors.oracle import ground_truth
 from threedistill.training.assemble import build_prior, build_stages
 from threedistill.training.planning import build_plan
 from threedistill.training.rule_setup import render_unedited

@@ -1,4 +1,4 @@
-"""Where cameras stand: placing, naming and sampling them.
+"""Where cameras stand: placing, naming and sampling them, and how networks are told.
 
 One distribution of fields of view, distances and elevations serves the Toybox world, the sampler and evaluation;
 :func:`view_name` is the only definition of what "front", "side", "back" and "overhead" mean.
@@ -27,6 +27,9 @@ OVERHEAD_LIMIT = math.radians(45)
 FOV_RANGE = (40.0, 48.0)
 DISTANCE_RANGE = (2.7, 3.1)
 ELEVATION_RANGE = (-10.0, 60.0)
+
+#: Numbers of a camera vector.
+CAMERA_SIZE = 14
 
 
 def view_name(azimuth: float, elevation: float) -> ViewName:
@@ -66,6 +69,31 @@ def orbit(
     return place(
         azimuth, ones * math.radians(elevation), ones * distance, ones * math.radians(fov_y), size, size
     )
+
+
+def camera_vector(
+    azimuth: Tensor, elevation: Tensor, distance: Tensor, fov_y: Tensor
+) -> Float[Tensor, "B 14"]:
+    """What a network is told about a camera, of apparent width ``z = distance tan(fov_y / 2)``:
+
+        sin a, cos a, ..., sin 4a, cos 4a, sin e, cos e, sin 2e, cos 2e, (z - 1.17) / 0.2, 1
+
+    Arguments:
+        azimuth, elevation: (B,) ``a`` and ``e``, radians.
+        distance: (B,) metres.
+        fov_y: (B,) radians.
+    """
+    parts = [f(k * azimuth) for k in (1, 2, 3, 4) for f in (torch.sin, torch.cos)]
+    parts += [f(k * elevation) for k in (1, 2) for f in (torch.sin, torch.cos)]
+    parts += [(distance * torch.tan(fov_y / 2) - 1.17) / 0.2, torch.ones_like(azimuth)]
+    return torch.stack(parts, -1)
+
+
+def camera_vectors(cameras: Cameras | None, count: int) -> Float[Tensor, "B 14"]:
+    """Camera vectors of ``cameras``, or ``count`` null cameras: zeros, whose flag, the last number, is 0 too."""
+    if cameras is None:
+        return torch.zeros(count, CAMERA_SIZE)
+    return camera_vector(cameras.azimuth, cameras.elevation, cameras.distance, cameras.fov_y)
 
 
 @settings

@@ -45,7 +45,7 @@ CLASSES: dict[str, tuple[tuple[str, str], ...]] = {
     "guidance.timesteps.DreamTime": (("huang2024dreamtime", "timesteps"),),
     "priors.lora.LoRA": (("hu2022lora", "the student's adapters"),),
     "priors.families.StableDiffusion": (("rombach2022ldm", "the prior"),),
-    "priors.toybox.ToyboxPrior": (
+    "toybox.priors.embedded.ToyboxPrior": (
         ("ho2020ddpm", "the prior"), ("nichol2021improved", "its noise schedule"),
         ("salimans2022progressive", "its parametrisation"),
     ),

@@ -33,11 +33,14 @@ VERBS = {
     "convert": ("threedistill.commands.convert", "write a mesh or splat file in another format"),
     "eval": ("threedistill.commands.evaluate", "judge the assets of finished runs"),
     "sweep": ("threedistill.commands.sweep", "many runs: prompts x settings x seeds, and their table"),
-    "bench": ("threedistill.commands.bench", "compare the rules on a world with ground truth"),
+    "bench": ("threedistill.toybox.commands.bench", "compare the rules on a world with ground truth"),
     "cite": ("threedistill.commands.cite", "the BibTeX of exactly what a run used"),
     "list": ("threedistill.commands.listing", "show representations, priors, rules, presets, words, formats"),
     "doctor": ("threedistill.doctor", "say what is installed, what is missing, and what brings it"),
-    "toybox": ("threedistill.commands.toybox", "the embedded prior's world: render, sample, train, judge"),
+    "toybox": (
+        "threedistill.toybox.commands.toybox",
+        "the embedded prior's world: render, sample, train, judge",
+    ),
 }
 
 #: Verbs whose ``key=value`` words are settings of a run.

@@ -5,10 +5,13 @@ A class is an interface or final: these are the interfaces, everything that impl
 
 from __future__ import annotations
 
+import random
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -255,6 +258,40 @@ class StudentMaker(Protocol):
 
 #: Under this name a student's conditioning carries its own camera: (B, 14), zeros = none.
 STUDENT_CAMERA = "student_camera"
+
+
+class Critic(ABC):
+    """Who looks at a finished asset and says what it sees (group ``critic``)."""
+
+    @property
+    @abstractmethod
+    def version(self) -> str:
+        """Who exactly it is: what another version said is asked for anew."""
+
+    @abstractmethod
+    def check_text(self, text: str) -> None:
+        """Refuse a prompt that it has no words for; raises UsageError. Loads nothing heavy."""
+
+    @abstractmethod
+    def judge(self, asset: str | Path, prompt: str, *, quick: bool = False) -> dict[str, Any]:
+        """Everything that it says about an asset's file, ready for JSON.
+
+        ``verdict`` is one line for people, ``judge_version`` and ``schema`` say by whom and in which figures; of the
+        others :data:`threedistill.evaluation.report.COLUMNS` shows those that are there.
+
+        Arguments:
+            asset: the file, opened again.
+            prompt: what was asked for.
+            quick: leave out what takes long.
+        """
+
+    @abstractmethod
+    def preference(self, asset: str | Path, prompt: str) -> float:
+        """How well a file shows what was asked for, the larger the better: the best of several particles is kept."""
+
+    def truth(self, prompt: str, rng: random.Random | None = None) -> Mesh | None:
+        """What a prompt truly looks like: the canonical object, or one drawn; None where nobody knows."""
+        return None
 
 
 @runtime_checkable

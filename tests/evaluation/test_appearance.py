@@ -21,6 +21,7 @@ from threedistill.evaluation.appearance import (
     spread,
     world_spread,
 )
+from threedistill.toybox.evaluation.critic import ToyboxCritic
 from threedistill.toybox.grammar import parse
 from threedistill.toybox.world import build
 
@@ -102,7 +103,7 @@ def test_diversity_is_nothing_for_copies_and_one_for_the_world():
     prompt = "a yellow duck"
     scene = parse(prompt).scene
     world = [pictures(build(scene, random.Random(k)), lit=True).rgb for k in range(5)]
-    reference = world_spread(prompt)
+    reference = world_spread(prompt, ToyboxCritic().truth)
     assert diversity([world[0]] * 3, reference) == pytest.approx(0, abs=0.01)
     assert diversity(world, reference) == pytest.approx(1, abs=0.4)
     assert diversity(world[:1], reference) is None

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from threedistill.evaluation.janus import arcs, janus_estimate, plateau_middle
-from threedistill.evaluation.judging import FLOOR, attributes, caption_logp, rank_of
 from threedistill.evaluation.statistics import bootstrap, wilson
+from threedistill.toybox.evaluation.judging import FLOOR, attributes, caption_logp, rank_of
 from threedistill.toybox.grammar import ObjectSpec, Scene
 from threedistill.toybox.judge import JudgeReading, Vocabulary, scene_labels
 

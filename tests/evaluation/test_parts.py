@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from threedistill.evaluation.judging import many_faced
-from threedistill.evaluation.parts import parts_shown, ring_parts, turned_to
+from threedistill.toybox.evaluation.judging import many_faced
+from threedistill.toybox.evaluation.parts import parts_shown, ring_parts, turned_to
 from threedistill.toybox.grammar import parse
 from threedistill.toybox.judge import JudgeReading
 from threedistill.toybox.visible import SHOWN

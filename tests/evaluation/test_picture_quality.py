@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from threedistill.cameras import orbit
 from threedistill.cli import main
-from threedistill.evaluation.picture_quality import (
+from threedistill.toybox.evaluation.picture_quality import (
     PROMPTS,
     detail,
     frechet_distance,

@@ -10,6 +10,7 @@ from threedistill.errors import UsageError
 from threedistill.evaluation.alignment import turned
 from threedistill.evaluation.report import COLUMNS, Report, column, evaluate_runs, lookup, read_run
 from threedistill.exports.asset import ExportSettings, write_mesh
+from threedistill.toybox.evaluation.critic import ToyboxCritic
 from threedistill.toybox.grammar import parse
 from threedistill.toybox.judge import Judge, JudgeNetwork
 from threedistill.toybox.train_judge import vocabulary
@@ -17,10 +18,11 @@ from threedistill.toybox.world import build
 
 
 @pytest.fixture(scope="module")
-def judge() -> Judge:
+def critic(tmp_path_factory) -> ToyboxCritic:
     torch.manual_seed(0)
-    words = vocabulary()
-    return Judge(JudgeNetwork(words.head_sizes(), (8, 8, 8, 8)), words, {}, "untrained")
+    words, folder = vocabulary(), tmp_path_factory.mktemp("judge")
+    Judge(JudgeNetwork(words.head_sizes(), (8, 8, 8, 8)), words, {}, "untrained").save(folder)
+    return ToyboxCritic(str(folder))
 
 
 def make_run(folder, prompt: str, seed: int, yaw: float = 0.0, scale: float = 1.0):
@@ -32,7 +34,7 @@ def make_run(folder, prompt: str, seed: int, yaw: float = 0.0, scale: float = 1.
     return folder
 
 
-def test_ground_truth_runs_have_the_right_shape_and_leave_their_files(tmp_path, judge):
+def test_ground_truth_runs_have_the_right_shape_and_leave_their_files(tmp_path, critic):
     runs = [
         make_run(tmp_path / "a", "a red duck", 0, yaw=40, scale=1.3),
         make_run(tmp_path / "b", "a blue mushroom", 1),
@@ -40,7 +42,9 @@ def test_ground_truth_runs_have_the_right_shape_and_leave_their_files(tmp_path, 
     empty = tmp_path / "c"
     empty.mkdir()
     said = []
-    report = evaluate_runs([*runs, empty], combined=tmp_path / "all.json", judge=judge, progress=said.append)
+    report = evaluate_runs(
+        [*runs, empty], lambda _: critic, combined=tmp_path / "all.json", progress=said.append
+    )
     duck, mushroom = report.runs
     assert duck["shape"]["silhouette_iou"] > 0.97 and abs(duck["shape"]["yaw"] + 40) < 3
     assert mushroom["shape"]["silhouette_iou"] > 0.97 and mushroom["judge"]["janus"] is None
@@ -62,7 +66,7 @@ def test_ground_truth_runs_have_the_right_shape_and_leave_their_files(tmp_path, 
     assert iou["low"] <= iou["value"] <= iou["high"] and len(said) == 3
 
 
-def test_a_ceiling_is_made_once_per_prompt_and_shown_beside(tmp_path, judge):
+def test_a_ceiling_is_made_once_per_prompt_and_shown_beside(tmp_path, critic):
     from io import StringIO
 
     from rich.console import Console
@@ -74,18 +78,18 @@ def test_a_ceiling_is_made_once_per_prompt_and_shown_beside(tmp_path, judge):
         return make_run(tmp_path / "ceiling", prompt, 0) / "asset" / "model.glb"
 
     runs = [make_run(tmp_path / f"s{s}", "a red apple on a purple table", s) for s in range(2)]
-    report = evaluate_runs(runs, judge=judge, ceiling=ceiling)
+    report = evaluate_runs(runs, lambda _: critic, ceiling=ceiling)
     assert asked == ["a red apple on a purple table"] and len(report.ceilings) == 1
     text = StringIO()
     Console(file=text, width=200).print(report.table())
     assert "ceiling" in text.getvalue() and "s1" in text.getvalue() and "untrained" in text.getvalue()
 
 
-def test_what_cannot_be_evaluated_says_why(tmp_path, judge):
+def test_what_cannot_be_evaluated_says_why(tmp_path, critic):
     with pytest.raises(UsageError, match="nothing to evaluate"):
-        evaluate_runs([], judge=judge)
+        evaluate_runs([], lambda _: critic)
     with pytest.raises(UsageError, match="not a run folder"):
-        evaluate_runs([tmp_path / "nowhere"], judge=judge)
+        evaluate_runs([tmp_path / "nowhere"], lambda _: critic)
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "run.json").write_text("{")
@@ -97,7 +101,7 @@ def test_what_cannot_be_evaluated_says_why(tmp_path, judge):
     foreign = make_run(tmp_path / "foreign", "a red duck", 0)
     (foreign / "run.json").write_text('{"prompt": "a marble bust of Ada"}')
     with pytest.raises(UsageError, match="does not know"):
-        evaluate_runs([foreign], judge=judge)
+        evaluate_runs([foreign], lambda _: critic)
 
 
 def _fake(prompt: str, iou: float | None, ok: bool) -> dict:
@@ -119,7 +123,7 @@ def test_columns_average_runs_and_resample_prompts():
 
 
 def test_the_shipped_judge_tells_one_face_from_two():
-    from threedistill.evaluation.judge_figures import judge_figures
+    from threedistill.toybox.evaluation.judge_figures import judge_figures
     from threedistill.toybox.judge import available
 
     if not available():
@@ -130,9 +134,8 @@ def test_the_shipped_judge_tells_one_face_from_two():
     assert found["kind"]["value"] >= 0.95 and found["color"]["value"] >= 0.95
 
 
-def test_a_riddled_duck_is_not_called_clean(tmp_path, judge):
+def test_a_riddled_duck_is_not_called_clean(tmp_path, critic):
     """The verdict at the end of a run (quick) names tunnels, pieces and cavities, and asks for another seed."""
-    from threedistill.evaluation.report import evaluate_asset
     from threedistill.ops.marching_cubes import marching_cubes
     from threedistill.types import Mesh
 
@@ -145,7 +148,7 @@ def test_a_riddled_duck_is_not_called_clean(tmp_path, judge):
     vertices, faces = marching_cubes(field, 0.0, (-1, -1, -1), 2 / 47)
     mesh = Mesh(vertices, faces, colors=torch.full_like(vertices, 0.5))
     write_mesh(mesh, tmp_path / "model.glb")
-    found = evaluate_asset(tmp_path / "model.glb", "a red duck", quick=True, judge=judge)
+    found = critic.judge(tmp_path / "model.glb", "a red duck", quick=True)
     assert "2 tunnels, 1 cavity, volume IoU" in found["verdict"] and found["verdict"].endswith(
         "another seed may do better"
     )

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from threedistill.evaluation.alignment import turned
-from threedistill.evaluation.similarity import nearest, psnr, similarity, ssim, true_turntables, turntable
+from threedistill.evaluation.similarity import nearest, psnr, similarity, ssim, turntable
 from threedistill.render.shading import shade
+from threedistill.toybox.evaluation.truth import true_turntables
 from threedistill.toybox.grammar import parse
 from threedistill.toybox.world import build
 
@@ -61,9 +62,9 @@ def test_another_true_object_is_near_and_other_things_are_far():
     lit = nearest(turntable(other, lit=True, views=8, size=48), truths)
     assert 0.85 < float(lit[0].mean()) < 0.999 and float(lit[1].mean()) > 20
     asset = baked(other, [0.0, 0.0, 1.0])
-    mine = similarity(asset, scene, truths)
-    wrong_kind = similarity(baked(build(parse("a red cube").scene), [0.0, 0.0, 1.0]), scene, truths)
-    wrong_color = similarity(baked(build(parse("a green duck").scene), [0.0, 0.0, 1.0]), scene, truths)
+    mine = similarity(asset, truths)
+    wrong_kind = similarity(baked(build(parse("a red cube").scene), [0.0, 0.0, 1.0]), truths)
+    wrong_color = similarity(baked(build(parse("a green duck").scene), [0.0, 0.0, 1.0]), truths)
     assert mine.ssim > wrong_kind.ssim + 0.1 and mine.psnr > wrong_color.psnr + 3
     assert mine.worst_ssim <= mine.ssim
 
@@ -73,8 +74,8 @@ def test_the_way_an_asset_faces_does_not_matter(degrees):
     scene = parse("a red duck").scene
     truths = true_turntables(scene, **SMALL)
     mesh = build(scene)
-    straight = similarity(mesh, scene, truths)
-    found = similarity(turned(mesh, math.radians(degrees)), scene, truths)
+    straight = similarity(mesh, truths)
+    found = similarity(turned(mesh, math.radians(degrees)), truths)
     assert found.turn == pytest.approx(-degrees) and found.ssim == pytest.approx(straight.ssim, abs=0.01)
 
 

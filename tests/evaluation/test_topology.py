@@ -7,6 +7,7 @@ import torch
 from threedistill.evaluation.silhouette import occupancy
 from threedistill.evaluation.topology import Topology, Wanted, in_words, topology, winding_number
 from threedistill.ops.marching_cubes import marching_cubes
+from threedistill.toybox.evaluation.truth import wanted_of
 from threedistill.toybox.grammar import ObjectSpec, Scene, parse
 from threedistill.toybox.lexicon import KINDS, TUNNELS
 from threedistill.toybox.paint import Coat
@@ -145,8 +146,8 @@ def test_winding_numbers():
 
 
 def test_words_name_what_is_wrong_and_nothing_else():
-    duck, mug = (Wanted.of(parse(f"a red {kind}").scene) for kind in ("duck", "mug"))
-    pair = Wanted.of(parse("a red mug next to a blue donut").scene)
+    duck, mug = (wanted_of(parse(f"a red {kind}").scene) for kind in ("duck", "mug"))
+    pair = wanted_of(parse("a red mug next to a blue donut").scene)
     assert (duck, mug, pair) == (Wanted(), Wanted((1, 1)), Wanted((2, 2), 2))
     good = Topology(1, 0, 0, 0, 0, 0, 2, (1.0,))
     assert in_words(good, duck) == [] and in_words(good, mug) == ["no tunnels instead of 1"]
@@ -157,7 +158,7 @@ def test_words_name_what_is_wrong_and_nothing_else():
         "2 cavities",
         "1 hole",
     ]
-    cat = Wanted.of(parse("a cat").scene)
+    cat = wanted_of(parse("a cat").scene)
     said = [in_words(Topology(1, 0, k, 0, 0, 0, 2, (1.0,)), cat) for k in (0, 2, 3)]
     assert said == [[], [], ["3 tunnels"]]
 

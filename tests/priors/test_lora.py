@@ -14,9 +14,9 @@ from threedistill.prediction import Prediction
 from threedistill.priors.diffusers import DiffusersPrior
 from threedistill.priors.families import StableDiffusion
 from threedistill.priors.lora import CameraEmbedding, CameraMap, LoRA, twin
-from threedistill.priors.oracle import OraclePrior
 from threedistill.priors.student import denoising_loss, drop_cameras
 from threedistill.protocols import STUDENT_CAMERA, NetworkPrior, Prior
+from threedistill.toybox.priors.oracle import OraclePrior
 from threedistill.types import NoiseLevel
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "time_emb_proj")
@@ -32,7 +32,7 @@ def fingerprint(network: torch.nn.Module) -> str:
 
 @pytest.fixture(scope="session")
 def toybox():
-    from threedistill.priors.toybox import ToyboxPrior
+    from threedistill.toybox.priors.embedded import ToyboxPrior
 
     return ToyboxPrior()
 

@@ -13,10 +13,10 @@ from threedistill.guidance.evidence import gather
 from threedistill.guidance.rules import SDS
 from threedistill.guidance.surrogate import surrogate
 from threedistill.guidance.weighting import Weighting, apply
-from threedistill.priors.oracle import OraclePrior, ground_truth
 from threedistill.prompts import PromptSet
 from threedistill.protocols import Prior
 from threedistill.render.mesh import render_mesh
+from threedistill.toybox.priors.oracle import OraclePrior, ground_truth
 
 
 def test_sds_under_the_oracle_reaches_the_true_picture():

@@ -11,9 +11,9 @@ from threedistill.errors import UsageError
 from threedistill.guidance.cfg import combine
 from threedistill.prediction import Prediction
 from threedistill.priors.sampling import ddim, spaced
-from threedistill.priors.toybox import ToyboxPrior, wording
 from threedistill.protocols import Prior
 from threedistill.toybox.conditioning import background_vectors
+from threedistill.toybox.priors.embedded import ToyboxPrior, wording
 
 
 @pytest.fixture(scope="module")

@@ -10,17 +10,17 @@ import torch
 from threedistill.cameras import orbit, view_name
 from threedistill.conditions import Conditions
 from threedistill.errors import UsageError
-from threedistill.priors.world import (
+from threedistill.protocols import Prior
+from threedistill.render.mesh import render_mesh
+from threedistill.toybox.grammar import parse
+from threedistill.toybox.lexicon import KINDS
+from threedistill.toybox.priors.world import (
     WEB_VIEWS,
     WorldPrior,
     posterior_mean,
     things_of_the_world,
     unseen_cameras,
 )
-from threedistill.protocols import Prior
-from threedistill.render.mesh import render_mesh
-from threedistill.toybox.grammar import parse
-from threedistill.toybox.lexicon import KINDS
 from threedistill.toybox.world import build
 
 SMALL = {"size": 16, "variations": 5, "blind": 12, "things": 9}

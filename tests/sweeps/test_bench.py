@@ -11,16 +11,16 @@ import torch
 from PIL import Image
 
 from threedistill import pipeline
-from threedistill.commands import bench
 from threedistill.errors import UsageError
 from threedistill.evaluation.statistics import Estimate
-from threedistill.sweeps import gradient_noise
 from threedistill.sweeps import launch as launch_module
-from threedistill.sweeps.gradient_noise import NoiseShare, measure, noise_share, paired_noise
-from threedistill.sweeps.guidance_bench import CLAIMS, FRONT_BIAS, PARTS, PROMPTS, RULES, SCALES, chosen
 from threedistill.sweeps.launch import check_runs
 from threedistill.sweeps.plan import Cell, Setting
 from threedistill.sweeps.table import rows
+from threedistill.toybox.bench import noise as gradient_noise
+from threedistill.toybox.bench.noise import NoiseShare, measure, noise_share, paired_noise
+from threedistill.toybox.bench.parts import CLAIMS, FRONT_BIAS, PARTS, PROMPTS, RULES, SCALES, chosen
+from threedistill.toybox.commands import bench
 from threedistill.toybox.grammar import parse
 from threedistill.toybox.lexicon import FRONTED
 from threedistill.toybox.scenes import is_held_out
@@ -221,7 +221,7 @@ def test_the_noise_is_measured_once(workspace: Path, monkeypatch: pytest.MonkeyP
         calls.append([s.name for s in settings])
         return [NoiseShare(s.name, flat, flat, (("p", "true", 0.5, 0.5),)) for s in settings]
 
-    monkeypatch.setattr("threedistill.sweeps.gradient_noise.measure", fake)
+    monkeypatch.setattr("threedistill.toybox.bench.noise.measure", fake)
     request = bench.NoiseRequest(2)
     assert bench.noise_shares(Path("."), request, only_read=True) == []
     first = bench.noise_shares(Path("."), request, only_read=False)

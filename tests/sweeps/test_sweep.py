@@ -335,20 +335,21 @@ def test_prompt_files(tmp_path: Path):
         read_prompts(file)
 
 
-def test_a_new_judge_looks_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_new_judge_looks_again(tmp_path: Path):
+    from threedistill.config.critics import critic_for
     from threedistill.sweeps import job
 
     (tmp_path / "asset").mkdir()
     assert not job.looked_at(tmp_path)
     (tmp_path / "asset" / "views.png").touch()
     assert job.looked_at(tmp_path), "no judge for these words"
-    by = {"judge_version": job._judge_version(), "schema": SCHEMA}
+    version = critic_for("a red ball").version
+    by = {"judge_version": version, "schema": SCHEMA, "prompt": "a red ball"}
     (tmp_path / "eval.json").write_text(json.dumps(by))
     assert job.looked_at(tmp_path)
     (tmp_path / "eval.json").write_text(json.dumps(by | {"schema": SCHEMA - 1}))
     assert not job.looked_at(tmp_path), "an evaluation without the figures of today"
-    (tmp_path / "eval.json").write_text(json.dumps(by))
-    monkeypatch.setattr(job, "_judge_version", lambda: "another")
+    (tmp_path / "eval.json").write_text(json.dumps(by | {"judge_version": "another"}))
     assert not job.looked_at(tmp_path)
 
 

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from threedistill.cameras import view_name
+from threedistill.cameras import camera_vector, view_name
 from threedistill.errors import UsageError
 from threedistill.render.mesh import render_mesh
 from threedistill.toybox.coloured_world import ColouredWorld
-from threedistill.toybox.conditioning import camera_vector
 from threedistill.toybox.dataset import DrawSettings, random_cameras, scene_from
 from threedistill.toybox.gbuffers import BufferSettings, colour, draw_buffers, recoloured
 from threedistill.toybox.grammar import parse

@@ -8,8 +8,12 @@ import torch
 
 from threedistill.cameras import orbit
 from threedistill.errors import ThreedistillError
-from threedistill.evaluation.judging import judge_asset, look
-from threedistill.evaluation.prior_figures import (
+from threedistill.evaluation.statistics import Estimate
+from threedistill.render.mesh import render_mesh
+from threedistill.rng import Streams
+from threedistill.toybox.dataset import RenderedWorld, WorldSettings
+from threedistill.toybox.evaluation.judging import judge_asset, look
+from threedistill.toybox.evaluation.prior_figures import (
     Sample,
     grain,
     ground_truth_sampler,
@@ -18,10 +22,6 @@ from threedistill.evaluation.prior_figures import (
     summarise,
     variety,
 )
-from threedistill.evaluation.statistics import Estimate
-from threedistill.render.mesh import render_mesh
-from threedistill.rng import Streams
-from threedistill.toybox.dataset import RenderedWorld, WorldSettings
 from threedistill.toybox.grammar import parse
 from threedistill.toybox.judge import VIEWS, Judge, JudgeNetwork, Vocabulary, available
 from threedistill.toybox.judge_data import (

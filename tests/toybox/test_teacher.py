@@ -10,15 +10,15 @@ from safetensors.torch import load_file
 
 pytest.importorskip("diffusers")
 
+from threedistill.cameras import camera_vectors
 from threedistill.conditions import Conditions, ReferenceImage
 from threedistill.errors import UsageError
 from threedistill.priors.noise_path import DiscretePath
-from threedistill.priors.toybox import ToyboxPrior
 from threedistill.toybox.coloured_world import ColouredWorld
-from threedistill.toybox.conditioning import camera_vectors
 from threedistill.toybox.gbuffers import BufferSettings
 from threedistill.toybox.grammar import caption
 from threedistill.toybox.model import ToyboxPipeline, camera
+from threedistill.toybox.priors.embedded import ToyboxPrior
 from threedistill.toybox.scenes import random_scene
 from threedistill.toybox.teacher import (
     MAX_WORDS,

@@ -10,13 +10,15 @@ from safetensors.torch import load_file
 
 pytest.importorskip("diffusers")
 
+from threedistill.cameras import camera_vector, camera_vectors
 from threedistill.errors import UsageError
-from threedistill.toybox.conditioning import camera_vector, camera_vectors, fold, unfold
+from threedistill.toybox.conditioning import fold, unfold
 from threedistill.toybox.dataset import DrawSettings, RenderedWorld, WorldSettings
 from threedistill.toybox.grammar import words
 from threedistill.toybox.lexicon import COLORS, KINDS
-from threedistill.toybox.model import MAX_WORDS, ModelSettings, ToyboxPipeline, build_tokenizer, camera
+from threedistill.toybox.model import ModelSettings, ToyboxPipeline, camera
 from threedistill.toybox.networks import HARMONICS, harmonics, over_background
+from threedistill.toybox.tokenizer import MAX_WORDS, build_tokenizer
 from threedistill.toybox.train_prior import Trainer, TrainSettings, export_checkpoint, spread, train
 from threedistill.toybox.train_sketch import SketchSettings, sketch_loss, train_sketch
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from threedistill.commands.arguments import Parser, limit_option, limits_of
 from threedistill.commands.resume import run_folder
 from threedistill.errors import UsageError
+from threedistill.messages import shown
 
 _EPILOG = """\
 Writes eval.json into each run's folder. The judge knows the Toybox vocabulary; --ceiling adds what the same field
@@ -34,6 +35,7 @@ def run(argv: Sequence[str]) -> int:
     if not data:
         raise UsageError("eval needs run folders: threedistill eval runs/a-red-mushroom-s0")
     folders = [run_folder(name) for name in data]
+    from threedistill.config.critics import critic_for
     from threedistill.evaluation.report import evaluate_runs
 
     def say(line: str) -> None:
@@ -41,8 +43,9 @@ def run(argv: Sequence[str]) -> int:
 
     with contextlib.redirect_stdout(sys.stderr), limits_of(options):
         report = evaluate_runs(
-            folders, combined=options.out, ceiling=ceiling_fit() if options.ceiling else None, progress=say
-        )
+            folders, critic_for, combined=options.out, ceiling=ceiling_fit() if options.ceiling else None,
+            progress=say,
+        )  # fmt: skip
     if options.json:
         print(json.dumps(report.as_dict(), ensure_ascii=False, default=str))
     else:
@@ -58,16 +61,20 @@ def ceiling_fit() -> Callable[[Path, str], Path]:
 
     def fit(run_dir: Path, prompt: str) -> Path:
         from threedistill.config import read_config
+        from threedistill.config.critics import critic_for
         from threedistill.evaluation.ceiling import fit_ceiling
         from threedistill.training.planning import build_plan
         from threedistill.training.progress import Bar
 
+        truth = critic_for(prompt).truth(prompt)
+        if truth is None:
+            raise UsageError(f"--ceiling: nobody knows what {shown(prompt)} truly looks like; leave it out")
         plan = build_plan(read_config(run_dir / "config.yaml"))
         last = plan.stages[-1]
         bar = Bar(f"ceiling of {prompt!r}", plan.iterations)
         try:
             return fit_ceiling(
-                last.scene.model.make(), prompt, run_dir / "ceiling", plan.export, steps=plan.iterations,
+                last.scene.model.make(), truth, prompt, run_dir / "ceiling", plan.export, steps=plan.iterations,
                 views=plan.stages[0].cameras.views, seed=plan.names.seed, rates=last.scene.rates, on_step=bar.step,
             )  # fmt: skip
         finally:

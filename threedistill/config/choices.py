@@ -16,6 +16,9 @@ __all__ = ["FLAG_GROUPS", "Option", "check_option", "clashes", "groups", "option
 #: Flags of the command line that are choices of a config group.
 FLAG_GROUPS = ("preset", "representation", "prior", "guidance")
 
+#: Folders of configurations that are no groups: nothing of them is chosen, all of it is there.
+TABLES = ("critic", "format")
+
 
 @dataclass(frozen=True)
 class Option:
@@ -47,6 +50,7 @@ def groups(plugins: Sequence[str] = ()) -> dict[str, list[str]]:
     """
     roots = (configs_dir(), *(root for _, root in config_dirs(plugins)))
     names = {folder.name for root in roots for folder in root.iterdir() if any(folder.glob("*.yaml"))}
+    names -= set(TABLES)
     return {name: list(options(name, plugins)) for name in sorted(names)}
 
 

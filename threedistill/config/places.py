@@ -39,6 +39,7 @@ PLACES = {
     "trainer": "threedistill.training.stages.TrainerSettings",
     "export": "threedistill.exports.asset.ExportSettings",
     "stages": "threedistill.training.system.Stage",
+    "critic": "threedistill.protocols.Critic",
 }
 
 

@@ -7,7 +7,7 @@ unlit and the ground truth lit. None of the figures needs the two to face the sa
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 
@@ -128,17 +128,22 @@ def spread(rings: Sequence[Float[Tensor, "V H W 3"]]) -> float:
     return sum(pairs) / len(pairs) if pairs else 0.0
 
 
-def world_spread(prompt: str, samples: int = 6, seed: int = 0) -> float:
-    """:func:`spread` of ``samples`` objects that the world itself draws for a prompt: proportions, shades, sizes."""
-    from threedistill.toybox.grammar import parse
-    from threedistill.toybox.world import build
+def world_spread(
+    prompt: str, truth: Callable[[str, random.Random], Mesh | None], samples: int = 6, seed: int = 0
+) -> float | None:
+    """:func:`spread` of ``samples`` true objects of a prompt: proportions, shades, sizes.
 
-    scene = parse(prompt).scene
-    meshes = [build(scene, random.Random(f"spread/{seed}/{prompt}/{k}")) for k in range(samples)]
-    return spread([pictures(mesh, lit=True).rgb for mesh in meshes])
+    Arguments:
+        prompt: what they are.
+        truth: draws one (:meth:`~threedistill.protocols.Critic.truth`); None = there is no truth.
+        samples, seed: how many, and which.
+    """
+    drawn = [truth(prompt, random.Random(f"spread/{seed}/{prompt}/{k}")) for k in range(samples)]
+    meshes = [mesh for mesh in drawn if mesh is not None]
+    return spread([pictures(mesh, lit=True).rgb for mesh in meshes]) if meshes else None
 
 
-def diversity(rings: Sequence[Float[Tensor, "V H W 3"]], reference: float) -> float | None:
+def diversity(rings: Sequence[Float[Tensor, "V H W 3"]], reference: float | None) -> float | None:
     """How much seeds of one prompt differ, relative to the world: ``spread(rings) / reference``.
 
     0 = every seed makes the same object (mode collapse), 1 = as varied as the world. Flaws that differ between
@@ -146,8 +151,8 @@ def diversity(rings: Sequence[Float[Tensor, "V H W 3"]], reference: float) -> fl
 
     Arguments:
         rings: :func:`pictures` of one asset per seed; None is returned for fewer than two.
-        reference: :func:`world_spread` of the prompt.
+        reference: :func:`world_spread` of the prompt; without one None is returned.
     """
-    if len(rings) < 2 or reference <= 0:
+    if len(rings) < 2 or not reference:
         return None
     return spread(rings) / reference

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from threedistill.atomic import make_folder
-from threedistill.toybox.grammar import parse
+from threedistill.types import Mesh
 
 if TYPE_CHECKING:
     from threedistill.exports.asset import ExportSettings
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 def fit_ceiling(
     representation: Representation,
+    truth: Mesh,
     prompt: str,
     folder: str | Path,
     settings: ExportSettings,
@@ -29,11 +30,12 @@ def fit_ceiling(
     seed: int = 0,
     on_step: Callable[[int], None] | None = None,
 ) -> Path:
-    """Fit ``representation`` to 64x64 renders of the prompt's ground truth and export it like any run.
+    """Fit ``representation`` to 64x64 renders of the ground truth and export it like any run.
 
     Arguments:
         representation: fresh, as a run would start with; optimised in place.
-        prompt: in the Toybox vocabulary.
+        truth: what the prompt asks for.
+        prompt: for the file's facts.
         folder: where ``model.glb`` goes.
         settings: the run's export settings.
         steps, views: the run's budget.
@@ -46,9 +48,7 @@ def fit_ceiling(
     """
     from threedistill.exports.asset import build_asset, write_mesh
     from threedistill.representations.fitting import fit_photometric
-    from threedistill.toybox.world import build
 
-    truth = build(parse(prompt).scene, None)
     fit_photometric(
         representation, truth, steps=steps, views=views, seed=seed, rates=rates,
         on_step=None if on_step is None else lambda index, *_: on_step(index + 1),

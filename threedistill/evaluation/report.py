@@ -1,40 +1,23 @@
-"""Evaluating finished assets: one dictionary per asset, and a table over runs with intervals over prompts.
-
-Everything is measured on the file that was written, opened again. :data:`REQUIREMENTS` are what an asset must show.
-"""
+"""Evaluating finished runs: what a critic says about each asset, and a table over runs with intervals over prompts."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from threedistill.atomic import write_text
 from threedistill.errors import ThreedistillError, UsageError
-from threedistill.evaluation.appearance import appearance
-from threedistill.evaluation.health import mesh_health
-from threedistill.evaluation.judging import judge_asset
-from threedistill.evaluation.silhouette import silhouette_agreement, volume_agreement
-from threedistill.evaluation.similarity import similarity, true_turntables
 from threedistill.evaluation.statistics import Estimate, bootstrap, wilson
-from threedistill.evaluation.topology import Wanted, in_words, right_tunnels, topology
-from threedistill.toybox.grammar import Scene, parse
-from threedistill.toybox.judge import Judge
-from threedistill.toybox.lexicon import HOLLOW
-from threedistill.types import Mesh
+from threedistill.protocols import Critic
 
 if TYPE_CHECKING:
     from rich.table import Table
-    from torch import Tensor
 
+#: Of ``eval.json``: which figures it has. Older ones are made anew.
 SCHEMA = 2
-IOU_NEEDED = 0.6
-JANUS_ALLOWED = 0.10
-#: More pieces than there are things are crumbs if the largest have this share of the surface.
-MAIN_SHARE = 0.9
 
 #: Column -> what it says; the value is looked up by the dotted path in an evaluation.
 COLUMNS: dict[str, str] = {
@@ -54,88 +37,6 @@ COLUMNS: dict[str, str] = {
     "watertight": "health.watertight",
     "all": "requirements.all",
 }
-
-
-def evaluate_asset(
-    path: str | Path,
-    prompt: str,
-    *,
-    quick: bool = False,
-    judge: Judge | None = None,
-    truth: Mesh | None = None,
-) -> dict[str, Any]:
-    """Everything that is measured on one asset, ready for JSON.
-
-    Arguments:
-        path: the asset's file (.glb .obj .ply .stl), opened again.
-        prompt: what was asked for, in the Toybox vocabulary.
-        quick: no search for the best place of the asset on its ground truth, and no pictures beside it.
-        judge: default the shipped one.
-        truth: what the shape is compared with; default the world's canonical object for the prompt.
-
-    Returns:
-        ``prompt, asset, verdict, retry, judge_version, judge, shape, similarity, volume_iou, appearance, health,
-        topology, requirements``;
-        ``requirements`` holds booleans (None = does not apply or was not measured) and ``all``, whether none of them
-        is False.
-
-    Raises:
-        UsageError: the prompt is outside the vocabulary.
-        ThreedistillError: the file cannot be read, or there is no judge.
-    """
-    from threedistill.exports.read import read_mesh
-    from threedistill.toybox.world import build
-
-    scene = parse(prompt).scene
-    judge = judge or Judge.load()
-    mesh = read_mesh(Path(path))
-    verdict = judge_asset(mesh, prompt, judge)
-    health = mesh_health(mesh)
-    found, wanted = topology(mesh), Wanted.of(scene)
-    given, truth = truth, truth or build(scene, None)
-    shape = None if quick else silhouette_agreement(mesh, truth)
-    solid = not HOLLOW.intersection(spec.kind for spec in scene.objects)
-    volume = (shape.volume_iou if shape else volume_agreement(mesh, truth)) if solid else None
-    # Pictures are compared with objects of the world, which another truth need not be one of.
-    alike = None if quick or given else similarity(mesh, scene, _truths(scene))
-    requirements: dict[str, bool | None] = {
-        "rank_first": verdict.rank == 1,
-        "kind_and_color": verdict.kind_right and verdict.color_right,
-        "recognised": verdict.rank == 1 and verdict.kind_right and verdict.color_right,
-        "extras": all(verdict.extras_right.values()) if verdict.extras_right else None,
-        "janus": verdict.janus.share <= JANUS_ALLOWED if verdict.janus else None,
-        "silhouette": shape.silhouette_iou >= IOU_NEEDED if shape else None,
-        "one_component": sum(found.largest_shares[: wanted.pieces]) >= MAIN_SHARE,
-        "genus": right_tunnels(found, wanted),
-        "solid": found.cavities == 0 and found.holes == 0,
-    }
-    needed = {k: v for k, v in requirements.items() if k != "extras"}
-    retry = verdict.retry or not (requirements["genus"] and requirements["solid"])
-    said = [verdict.line, *in_words(found, wanted)]
-    said += [f"volume IoU {volume:.2f}"] if volume is not None else []
-    said += [f"SSIM {alike.ssim:.2f}"] if alike else []
-    return {
-        "schema": SCHEMA,
-        "prompt": prompt,
-        "asset": str(path),
-        "verdict": ", ".join(said) + ("; another seed may do better" if retry else ""),
-        "retry": retry,
-        "judge_version": judge.version,
-        "judge": verdict.as_dict(),
-        "shape": shape.as_dict() if shape else None,
-        "similarity": alike.as_dict() if alike else None,
-        "volume_iou": volume,
-        "appearance": None if quick else appearance(mesh, truth).as_dict(),
-        "health": health.as_dict(),
-        "topology": found.as_dict(),
-        "requirements": requirements | {"all": all(v is not False for v in needed.values())},
-    }
-
-
-@lru_cache(maxsize=4)
-def _truths(scene: Scene) -> Tensor:
-    """The true turntables of a scene, once for its runs."""
-    return true_turntables(scene)
 
 
 @dataclass(frozen=True)
@@ -254,9 +155,9 @@ def read_run(folder: str | Path) -> dict[str, Any]:
 
 def evaluate_runs(
     folders: Sequence[str | Path],
+    critic: Callable[[str], Critic],
     *,
     combined: str | Path | None = None,
-    judge: Judge | None = None,
     ceiling: Callable[[Path, str], Path] | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Report:
@@ -264,8 +165,8 @@ def evaluate_runs(
 
     Arguments:
         folders: run folders.
+        critic: who judges what a prompt asks for; may refuse a prompt (UsageError).
         combined: where the combined JSON goes, or None.
-        judge: default the shipped one.
         ceiling: given a run folder and its prompt, makes the ceiling asset and returns its file; called once per
             prompt (see :func:`threedistill.evaluation.ceiling.fit_ceiling`).
         progress: called with one line per run.
@@ -275,14 +176,13 @@ def evaluate_runs(
     """
     if not folders:
         raise UsageError("nothing to evaluate; give run folders: threedistill eval runs/*")
-    judge = judge or Judge.load()
     runs: list[dict[str, Any]] = []
     ceilings: dict[str, dict[str, Any]] = {}
     failed: list[tuple[str, str]] = []
     for folder in folders:
         try:
             run = read_run(folder)
-            found = {**run, **evaluate_asset(run["asset"], run["prompt"], judge=judge)}
+            found = {**run, **critic(run["prompt"]).judge(run["asset"], run["prompt"])}
         except ThreedistillError as error:
             failed.append((str(folder), str(error)))
             progress(str(error))
@@ -292,10 +192,8 @@ def evaluate_runs(
         progress(f"{folder}: {found['verdict']}")
         if ceiling is not None and run["prompt"] not in ceilings:
             path = ceiling(Path(folder), run["prompt"])
-            ceilings[run["prompt"]] = {
-                "run": str(path.parent),
-                **evaluate_asset(path, run["prompt"], judge=judge),
-            }
+            judged = critic(run["prompt"]).judge(path, run["prompt"])
+            ceilings[run["prompt"]] = {"run": str(path.parent), **judged}
     if not runs:
         raise failed_error(failed)
     report = Report(tuple(runs), tuple(ceilings.values()), tuple(failed))

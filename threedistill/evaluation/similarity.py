@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor
 from threedistill.cameras import orbit
 from threedistill.evaluation.alignment import centred
 from threedistill.evaluation.janus import ELEVATION
-from threedistill.toybox.grammar import Scene
 from threedistill.types import Mesh
 
 #: Side of the square window over which SSIM takes means and covariances, pixels.
@@ -92,18 +90,8 @@ def _ring(mesh: Mesh, lit: bool, views: int, size: int) -> Float[Tensor, "V H W 
     return render_mesh(mesh, cameras, shading="lambertian" if lit else "none").rgb
 
 
-def true_turntables(
-    scene: Scene, variations: int = VARIATIONS, views: int = VIEWS, size: int = SIZE, seed: int = 0
-) -> Float[Tensor, "K V H W 3"]:
-    """Turntables of the canonical object of a scene and of ``variations - 1`` that the world draws for it."""
-    from threedistill.toybox.world import build
-
-    draws = [None, *(random.Random(f"similarity/{seed}/{k}") for k in range(1, variations))]
-    return torch.stack([turntable(build(scene, rng), lit=True, views=views, size=size) for rng in draws])
-
-
-def similarity(asset: Mesh, scene: Scene, truths: Float[Tensor, "K V H W 3"] | None = None) -> Similarity:
-    """Compare an asset (drawn unlit: it carries its light in its colours) with true objects of a scene (lit).
+def similarity(asset: Mesh, truths: Float[Tensor, "K V H W 3"]) -> Similarity:
+    """Compare an asset (drawn unlit: it carries its light in its colours) with true objects (lit).
 
     The asset may face any way: of the turns by whole steps of the turntable the one with the least squared error
     counts. An antenna too short makes everything else too large when bounding radii are made equal, so size and height
@@ -111,10 +99,8 @@ def similarity(asset: Mesh, scene: Scene, truths: Float[Tensor, "K V H W 3"] | N
 
     Arguments:
         asset: the mesh read back from its file.
-        scene: what was asked for.
-        truths: default :func:`true_turntables` of the scene.
+        truths: :func:`turntable` of ``K`` true objects.
     """
-    truths = true_turntables(scene) if truths is None else truths
     count, size = truths.shape[1], truths.shape[2]
     asset = centred(asset)
     best, scale, lift = _fitted(asset, _small(truths.flatten(0, 1)).unflatten(0, truths.shape[:2]))

@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from threedistill.evaluation.health import components, welded_faces
-from threedistill.toybox.grammar import Scene
-from threedistill.toybox.lexicon import TUNNELS
 from threedistill.types import Mesh
 
 #: A piece with less than this share of the surface is a crumb.
@@ -219,7 +217,7 @@ def winding_number(point: np.ndarray, corners: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Wanted:
-    """The topology that a scene should have.
+    """The topology that an object should have.
 
     Attributes:
         tunnels: fewest and most.
@@ -228,13 +226,6 @@ class Wanted:
 
     tunnels: tuple[int, int] = (0, 0)
     pieces: int = 1
-
-    @classmethod
-    def of(cls, scene: Scene) -> Wanted:
-        """Of a scene of the world: things side by side may stand apart."""
-        ranges = [TUNNELS.get(spec.kind, (0, 0)) for spec in scene.objects]
-        tunnels = (sum(low for low, _ in ranges), sum(high for _, high in ranges))
-        return cls(tunnels, len(scene.objects) if scene.relation == "next to" else 1)
 
 
 def right_tunnels(found: Topology, wanted: Wanted) -> bool:

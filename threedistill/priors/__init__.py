@@ -13,17 +13,14 @@ if TYPE_CHECKING:
     from threedistill.priors.diffusers import DiffusersPrior
     from threedistill.priors.lora import LoRA, LoRAStudent
     from threedistill.priors.noise_path import DiscretePath, RectifiedFlowPath
-    from threedistill.priors.oracle import OraclePrior
     from threedistill.priors.space import FoldedPixelSpace, LatentSpace, PixelSpace
     from threedistill.priors.student import Gaussian, GaussianStudent
-    from threedistill.priors.toybox import ToyboxPrior
-    from threedistill.priors.world import WorldPrior
     from threedistill.protocols import Prior
 
 __all__ = [
     "Conditions", "DiffusersPrior", "DiscPrior", "DiscretePath", "FoldedPixelSpace", "Gaussian",
     "GaussianMixturePrior", "GaussianPrior", "GaussianStudent", "LatentSpace", "LoRA", "LoRAStudent", "NoiseLevel",
-    "OraclePrior", "PixelSpace", "Prediction", "Prior", "RectifiedFlowPath", "ToyboxPrior", "WorldPrior",
+    "PixelSpace", "Prediction", "Prior", "RectifiedFlowPath",
 ]  # fmt: skip
 
 __getattr__, __dir__ = lazily(__name__, __file__)

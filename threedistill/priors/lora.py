@@ -29,12 +29,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from threedistill.cameras import CAMERA_SIZE
 from threedistill.conditions import Conditions
 from threedistill.errors import UsageError
 from threedistill.prediction import Prediction
 from threedistill.priors.student import told_cameras
 from threedistill.protocols import STUDENT_CAMERA, ImageSpace, NetworkPrior, NoisePath, Prior
-from threedistill.toybox.conditioning import CAMERA_SIZE
 from threedistill.types import Conditioning, NoiseLevel
 from threedistill.values import Within, settings
 

@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from threedistill.cameras import CAMERA_SIZE, camera_vectors
 from threedistill.conditions import Conditions
 from threedistill.prediction import Prediction, PredictionKind, training_target
 from threedistill.priors.analytic import gaussian_eps
 from threedistill.protocols import STUDENT_CAMERA, ImageSpace, NoisePath, Prior
-from threedistill.toybox.conditioning import CAMERA_SIZE, camera_vectors
 from threedistill.types import Cameras, Condition, Conditioning, NoiseLevel
 from threedistill.values import Within, settings
 

@@ -12,12 +12,15 @@ import time
 import traceback
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from threedistill.atomic import write_text
-from threedistill.errors import ThreedistillError
+from threedistill.errors import ThreedistillError, UsageError
 from threedistill.sweeps.plan import Plan
 from threedistill.training.run_folder import RunBusy, RunFolder
+
+if TYPE_CHECKING:
+    from threedistill.protocols import Critic
 
 Outcome = Literal["done", "skipped", "failed", "busy", "waiting"]
 
@@ -137,19 +140,17 @@ def evaluate_run(folder: Path) -> dict[str, Any] | None:
     """Judge a finished run and write ``eval.json`` and ``asset/views.png``, unless that is done already.
 
     Returns:
-        the evaluation, or None where no judge knows the prompt's words.
+        the evaluation, or None where no critic knows the prompt's words.
     """
-    from threedistill.evaluation.report import SCHEMA, evaluate_asset, read_run, write_json
-    from threedistill.toybox.judge import available
+    from threedistill.evaluation.report import SCHEMA, read_run, write_json
 
     run = read_run(folder)
-    found = None
-    if available() and _words_are_known(run["prompt"]):
-        judge = _judge()
+    found, critic = None, _critic(run["prompt"])
+    if critic is not None:
         found = read_json(folder / "eval.json")
-        of_today = (found.get("judge_version"), found.get("schema")) == (judge.version, SCHEMA)
+        of_today = (found.get("judge_version"), found.get("schema")) == (critic.version, SCHEMA)
         if not found.get("appearance") or not of_today:
-            found = {**run, **evaluate_asset(run["asset"], run["prompt"], judge=judge)}
+            found = {**run, **critic.judge(run["asset"], run["prompt"])}
             write_json(folder / "eval.json", found)
     # Last, because it is by the picture that a later call sees that nothing is left to do here.
     views = folder / "asset" / "views.png"
@@ -159,38 +160,27 @@ def evaluate_run(folder: Path) -> dict[str, Any] | None:
 
 
 def looked_at(folder: Path) -> bool:
-    """Whether a finished run was evaluated by the judge and in the figures of today, where there are any for it."""
+    """Whether a finished run was evaluated by its critic and in the figures of today, where there are any for it."""
     from threedistill.evaluation.report import SCHEMA
 
+    if not (folder / "asset" / "views.png").exists():
+        return False
     found = read_json(folder / "eval.json")
-    by = (found.get("judge_version"), found.get("schema"))
-    return (folder / "asset" / "views.png").exists() and (by[0] is None or by == (_judge_version(), SCHEMA))
+    if found.get("judge_version") is None:
+        return True
+    critic = _critic(str(found.get("prompt")))
+    return critic is not None and (found["judge_version"], found.get("schema")) == (critic.version, SCHEMA)
 
 
-def _words_are_known(prompt: str) -> bool:
-    from threedistill.errors import UsageError
-    from threedistill.toybox.grammar import parse
+@lru_cache(maxsize=256)
+def _critic(prompt: str) -> Critic | None:
+    """Who judges what a prompt asks for; None where nobody knows its words."""
+    from threedistill.config.critics import critic_for
 
     try:
-        scene = parse(prompt).scene
+        return critic_for(prompt)
     except UsageError:
-        return False
-    return all(spec.kind in _judge().vocabulary.kinds for spec in scene.objects)
-
-
-@lru_cache(maxsize=1)
-def _judge_version() -> str | None:
-    """The shipped judge's version, without loading it."""
-    from threedistill.resources import assets_dir
-
-    return read_json(assets_dir() / "toybox" / "judge" / "config.json").get("version")
-
-
-@lru_cache(maxsize=1)
-def _judge() -> Any:
-    from threedistill.toybox.judge import Judge
-
-    return Judge.load()
+        return None
 
 
 def _write_views(asset: Path, target: Path) -> None:

@@ -124,23 +124,25 @@ def _gain(record: dict[str, Any], name: str) -> float | None:
 
 @lru_cache(maxsize=1024)
 def _diversity(prompt: str, folders: tuple[str, ...]) -> float | None:
-    from threedistill.errors import UsageError
     from threedistill.evaluation.appearance import diversity
 
     rings = [ring for folder in folders if (ring := _ring(Path(folder))) is not None]
     if len(rings) < 2:
         return None
-    try:
-        return diversity(rings, _reference(prompt))
-    except UsageError:  # words the world does not know
-        return None
+    return diversity(rings, _reference(prompt))
 
 
 @lru_cache(maxsize=256)
-def _reference(prompt: str) -> float:
+def _reference(prompt: str) -> float | None:
+    """How much true objects of a prompt differ; None where nobody knows its words."""
+    from threedistill.config.critics import critic_for
+    from threedistill.errors import UsageError
     from threedistill.evaluation.appearance import world_spread
 
-    return world_spread(prompt)
+    try:
+        return world_spread(prompt, critic_for(prompt).truth)
+    except UsageError:
+        return None
 
 
 def _ring(folder: Path) -> Any:

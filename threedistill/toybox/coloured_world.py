@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 
 from threedistill.atomic import write_text
-from threedistill.cameras import view_name
+from threedistill.cameras import camera_vector, view_name
 from threedistill.errors import UsageError
-from threedistill.toybox.conditioning import camera_vector
 from threedistill.toybox.dataset import FRONT_BIAS, VIEWS, DrawSettings, backgrounds, degrade, scene_from
 from threedistill.toybox.gbuffers import BufferSettings, clay_palette, colour, draw_shard
 from threedistill.toybox.grammar import caption

@@ -22,9 +22,16 @@ import torch
 from torch import Tensor
 
 from threedistill.atomic import write_text
-from threedistill.cameras import DISTANCE_RANGE, ELEVATION_RANGE, FOV_RANGE, ViewName, place, view_name
+from threedistill.cameras import (
+    DISTANCE_RANGE,
+    ELEVATION_RANGE,
+    FOV_RANGE,
+    ViewName,
+    camera_vector,
+    place,
+    view_name,
+)
 from threedistill.render.mesh import render_mesh
-from threedistill.toybox.conditioning import camera_vector
 from threedistill.toybox.grammar import ObjectSpec, Scene, caption
 from threedistill.toybox.lexicon import DEGRADED_WORDS
 from threedistill.toybox.scenes import random_scene

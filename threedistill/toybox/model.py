@@ -23,18 +23,10 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
-from threedistill.cameras import place
+from threedistill.cameras import CAMERA_SIZE, camera_vectors, place
 from threedistill.errors import ThreedistillError
 from threedistill.resources import assets_dir
-from threedistill.toybox.conditioning import (
-    BACKGROUND_SIZE,
-    CAMERA_SIZE,
-    FOLD,
-    background_vectors,
-    camera_vectors,
-    unfold,
-)
-from threedistill.toybox.grammar import words
+from threedistill.toybox.conditioning import BACKGROUND_SIZE, FOLD, background_vectors, unfold
 from threedistill.toybox.networks import (
     FOLDED_RGBA,
     FOLDED_SHAPE,
@@ -45,9 +37,8 @@ from threedistill.toybox.networks import (
     bag_of_words,
     over_background,
 )
+from threedistill.toybox.tokenizer import MAX_WORDS, build_tokenizer
 from threedistill.types import Cameras
-
-MAX_WORDS = 20
 
 
 @dataclass(frozen=True)
@@ -66,26 +57,6 @@ class ModelSettings:
     text_width: int = 128
     text_layers: int = 3
     camera_tokens: int = 2
-
-
-def build_tokenizer(length: int = MAX_WORDS) -> PreTrainedTokenizerFast:
-    """The word-level tokenizer of the Toybox grammar: lower case, punctuation dropped, ``length`` tokens."""
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
-
-    special = ["<pad>", "<start>", "<end>", "<unknown>"]
-    vocabulary = {word: i for i, word in enumerate((*special, *words()))}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
-    tokenizer.normalizer = normalizers.Sequence(  # type: ignore[assignment]
-        [normalizers.Lowercase(), normalizers.Replace(Regex("[^a-z0-9 ]"), " ")]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
-    tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
-        single="<start> $A <end>", special_tokens=[("<start>", 1), ("<end>", 2)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<start>", eos_token="<end>", unk_token="<unknown>", pad_token="<pad>",
-        model_max_length=length, padding_side="right",
-    )  # fmt: skip
 
 
 def build_scheduler() -> DDIMScheduler:

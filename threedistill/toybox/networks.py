@@ -16,7 +16,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from threedistill.toybox.conditioning import CAMERA_SIZE, FOLD, fold, unfold
+from threedistill.cameras import CAMERA_SIZE
+from threedistill.toybox.conditioning import FOLD, fold, unfold
 
 #: Pixels of this prior's pictures, and the shape of a folded one.
 IMAGE_SIZE = 64

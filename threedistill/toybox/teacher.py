@@ -19,18 +19,11 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
-from threedistill.toybox.conditioning import (
-    BACKGROUND_SIZE,
-    CAMERA_SIZE,
-    FOLD,
-    background_vectors,
-    camera_vectors,
-    fold,
-    unfold,
-)
-from threedistill.toybox.model import build_tokenizer
+from threedistill.cameras import CAMERA_SIZE, camera_vectors
+from threedistill.toybox.conditioning import BACKGROUND_SIZE, FOLD, background_vectors, fold, unfold
 from threedistill.toybox.networks import harmonics
 from threedistill.toybox.sketch import PaletteSketch
+from threedistill.toybox.tokenizer import build_tokenizer
 from threedistill.toybox.trunk import STEPS, ToyboxTransformer, ViewEncoder, shifted_cosine
 from threedistill.types import Cameras
 

@@ -1,4 +1,4 @@
-"""The assets of several particles: each in a folder of its own, the judge's favourite beside them as the run's."""
+"""The assets of several particles: each in a folder of its own, the critic's favourite beside them as the run's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import math
 from pathlib import Path
 
 from threedistill.atomic import copy_file, is_temporary
-from threedistill.errors import ThreedistillError, UsageError
+from threedistill.config.critics import critic_for
+from threedistill.errors import ThreedistillError
 from threedistill.training.run_folder import RunFolder
 
 
@@ -18,7 +19,7 @@ def particle_folder(run: RunFolder, index: int, count: int) -> Path:
 def keep_best(files: list[Path], prompt: str, run: RunFolder) -> Path:
     """Copy the best particle's files to the asset's folder; the copy of its main file.
 
-    The best is the one whose caption the judge finds most likely; without a judge, or for words it does not know, the
+    The best is the one that the critic prefers; without a critic who knows the prompt's words, the
     first.
 
     Arguments:
@@ -37,13 +38,9 @@ def keep_best(files: list[Path], prompt: str, run: RunFolder) -> Path:
 
 
 def _score(glb: Path, prompt: str) -> float:
-    from threedistill.evaluation.judging import judge_asset
-    from threedistill.exports.read import read_mesh
-    from threedistill.toybox.judge import available
-
-    if not glb.exists() or not available():
+    if not glb.exists():
         return -math.inf
     try:
-        return judge_asset(read_mesh(glb), prompt).caption_logp
-    except (UsageError, ThreedistillError):
+        return critic_for(prompt).preference(glb, prompt)
+    except ThreedistillError:
         return -math.inf

@@ -86,7 +86,7 @@ def _check_words(prompts: PromptSet, prior: PriorPlan, kinds: set[TextKind]) -> 
     if prior.words is None:
         return
     from threedistill.cameras import orbit
-    from threedistill.priors.toybox import wording
+    from threedistill.toybox.priors.embedded import wording
 
     settings: dict[TextKind, str] = {
         "source": "prompts.source", "category": "prompts.category", "inverse": "prompts.inverse",

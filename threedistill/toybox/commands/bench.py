@@ -14,10 +14,10 @@ from threedistill.commands.arguments import Parser, many_of, number, one_of, unk
 from threedistill.errors import UsageError
 
 if TYPE_CHECKING:
-    from threedistill.sweeps.gradient_noise import NoiseShare
-    from threedistill.sweeps.guidance_bench import Part
     from threedistill.sweeps.launch import Checked, Launch
     from threedistill.sweeps.plan import Plan
+    from threedistill.toybox.bench.noise import NoiseShare
+    from threedistill.toybox.bench.parts import Part
 
 BENCHMARKS = ("guidance",)
 
@@ -35,7 +35,7 @@ not complete say so. guidance.md, plots/ and results.csv land in the folder; the
 
 def parser() -> Parser:
     """The options of ``bench``."""
-    from threedistill.sweeps.guidance_bench import PART_NAMES, PRIORS
+    from threedistill.toybox.bench.parts import PART_NAMES, PRIORS
 
     p = Parser("bench", "guidance [options] [key=value ...]", "Compare rules on ground truth.", _EPILOG)
     p.add_argument(
@@ -81,8 +81,8 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(
             unknown("bench", data[0], BENCHMARKS) if data else "bench what? threedistill bench guidance"
         )
-    from threedistill.sweeps.guidance_bench import chosen
     from threedistill.sweeps.launch import Launch, check_launcher, check_runs
+    from threedistill.toybox.bench.parts import chosen
 
     extra = [word for word in data[1:] if "=" in word]
     if len(extra) != len(data) - 1:
@@ -125,9 +125,9 @@ def _work(
     only_tables: bool,
 ) -> tuple[Path, int]:
     """Make, measure and write; the page and how many runs failed."""
-    from threedistill.sweeps.bench_report import verdict_lines, write_report
     from threedistill.sweeps.launch import SweepInterrupted, carry_out, prepare
     from threedistill.sweeps.table import write_tables
+    from threedistill.toybox.bench.report import verdict_lines, write_report
 
     by_part: dict[str, list[dict]] = {part.name: [] for part in parts}
     stopped = False
@@ -189,9 +189,9 @@ def noise_shares(root: Path, request: NoiseRequest, only_read: bool) -> list[Noi
     from threedistill.evaluation.report import write_json
     from threedistill.evaluation.statistics import Estimate
     from threedistill.resources import assets_dir, weights_hash
-    from threedistill.sweeps.gradient_noise import NoiseShare, measure
-    from threedistill.sweeps.guidance_bench import PROMPTS, RULES, taught
     from threedistill.sweeps.job import read_json
+    from threedistill.toybox.bench.noise import NoiseShare, measure
+    from threedistill.toybox.bench.parts import PROMPTS, RULES, taught
 
     wanted = [s for s in RULES if s.name in ("SDS", "CSM", "CSD", "ISM", "SDI", "C-SDS")]
     wanted = [taught(replace(s, overrides=(*s.overrides, *request.extra)), request.prior) for s in wanted]

@@ -12,9 +12,9 @@ from threedistill.evaluation.claims import PROMPTS_NEEDED, Finding, judge_claim,
 from threedistill.evaluation.plots import contact_sheet, interval_plot, line_plot
 from threedistill.evaluation.report import column
 from threedistill.evaluation.statistics import Estimate
-from threedistill.sweeps.gradient_noise import NoiseShare, paired_noise
-from threedistill.sweeps.guidance_bench import CLAIMS, PROMPTS, Part
 from threedistill.sweeps.table import interval
+from threedistill.toybox.bench.noise import NoiseShare, paired_noise
+from threedistill.toybox.bench.parts import CLAIMS, PROMPTS, Part
 
 Row = dict[str, Any]
 

@@ -56,7 +56,7 @@ def named_cameras(
     "Front view" and "back view" are azimuths; "side view" could be either side and "overhead view" any. Elevation,
     distance and field of view are the views' own, also above the 45 degrees from which captions say "overhead".
     """
-    from threedistill.toybox.conditioning import camera_vectors
+    from threedistill.cameras import camera_vectors
 
     said = [
         next((v for v in NAMED_AZIMUTHS if wording(text, known).endswith(f", {v} view")), None)
@@ -154,7 +154,8 @@ class ToyboxPrior:
         Raises:
             UsageError: a word outside the Toybox vocabulary.
         """
-        from threedistill.toybox.conditioning import background_vectors, camera_vectors
+        from threedistill.cameras import camera_vectors
+        from threedistill.toybox.conditioning import background_vectors
 
         told = conditions.only(self.wants)
         texts, cameras, rows = told.texts, told.cameras, len(told)
@@ -174,7 +175,7 @@ class ToyboxPrior:
 
     def _shown(self, images: tuple[ReferenceImage, ...]) -> Float[Tensor, "1 M D"]:
         """The tokens of reference views, kept as long as they are the same."""
-        from threedistill.toybox.conditioning import camera_vectors
+        from threedistill.cameras import camera_vectors
 
         key = tuple(image.fingerprint for image in images)
         if self._views is None or self._views[0] != key:

@@ -1,6 +1,6 @@
 """How far the judge can be trusted where it is used: at the evaluation cameras, on objects with one and two faces.
 
-    python -m threedistill.evaluation.judge_figures
+    python -m threedistill.toybox.evaluation.judge_figures
 
 Unseen objects of kinds with a front go through the very path an asset goes through; what comes out is known.
 """
@@ -16,9 +16,9 @@ import torch
 
 from threedistill.cameras import view_name
 from threedistill.evaluation.janus import AZIMUTHS, ELEVATION, janus_estimate
-from threedistill.evaluation.judging import look
-from threedistill.evaluation.judging import many_faced as rejects
 from threedistill.evaluation.statistics import bootstrap
+from threedistill.toybox.evaluation.judging import look
+from threedistill.toybox.evaluation.judging import many_faced as rejects
 from threedistill.toybox.grammar import ObjectSpec, Scene
 from threedistill.toybox.judge import VIEWS, Judge
 from threedistill.toybox.judge_data import FACES, many_faced
@@ -36,7 +36,7 @@ def judge_figures(per_kind: int = 4, seed: int = 0, judge: Judge | None = None) 
 
     Returns:
         ``kind, color, view, clean`` rates, and of normal objects and those with too many faces (:data:`FACES`) the
-        mean Janus shares and the rates of :func:`~threedistill.evaluation.judging.many_faced`, each with a 95 %
+        mean Janus shares and the rates of :func:`~threedistill.toybox.evaluation.judging.many_faced`, each with a 95 %
         interval over objects; ``by_kind`` some of them.
     """
     judge = judge or Judge.load()

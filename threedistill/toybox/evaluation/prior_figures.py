@@ -17,11 +17,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.cameras import place, view_name
-from threedistill.evaluation.judging import attributes
-from threedistill.evaluation.parts import parts_shown
 from threedistill.evaluation.silhouette import mask_iou, silhouettes
 from threedistill.evaluation.statistics import Estimate, bootstrap
 from threedistill.rng import Streams
+from threedistill.toybox.evaluation.judging import attributes
+from threedistill.toybox.evaluation.parts import parts_shown
 from threedistill.toybox.grammar import ParsedPrompt, parse
 from threedistill.toybox.judge import VIEWS, Judge, JudgeReading, scene_labels
 from threedistill.toybox.lexicon import FRONTED, VIEW_WORDINGS
@@ -395,13 +395,13 @@ def toybox_sampler(prior: Any = None, guidance: float = 3.0, steps: int = 25) ->
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """``python -m threedistill.evaluation.prior_figures``: judge the shipped prior's samples, print JSON."""
+    """``python -m threedistill.toybox.evaluation.prior_figures``: judge the shipped prior's samples, print JSON."""
     import argparse
     import json
     import sys
 
     parser = argparse.ArgumentParser(
-        prog="python -m threedistill.evaluation.prior_figures", description=__doc__
+        prog="python -m threedistill.toybox.evaluation.prior_figures", description=__doc__
     )
     parser.add_argument("--prior", type=Path, help="a saved pipeline (default: the shipped one)")
     parser.add_argument("--truth", action="store_true", help="judge ground truth in place of samples")

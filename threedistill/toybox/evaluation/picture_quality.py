@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.cameras import orbit
-from threedistill.evaluation.prior_figures import Sampler
 from threedistill.evaluation.similarity import nearest, psnr
+from threedistill.toybox.evaluation.prior_figures import Sampler
 from threedistill.toybox.grammar import parse
 from threedistill.toybox.judge import Judge
 from threedistill.types import Cameras
@@ -212,8 +212,8 @@ def reference_gain(
         steps, scale: of DDIM and of guidance.
         seed: of objects and noise; with and without the view they start from the same noise.
     """
+    from threedistill.cameras import camera_vectors
     from threedistill.render.mesh import render_mesh
-    from threedistill.toybox.conditioning import camera_vectors
     from threedistill.toybox.model import camera
     from threedistill.toybox.world import build
 

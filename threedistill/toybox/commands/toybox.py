@@ -169,7 +169,7 @@ def _judge(argv: Sequence[str]) -> int:
             'toybox judge takes a file and a prompt: threedistill toybox judge model.glb "a red mushroom"; without '
             "them it judges the prior's own pictures"
         )
-    from threedistill.evaluation.report import evaluate_asset
+    from threedistill.toybox.evaluation.critic import evaluate_asset
 
     found = evaluate_asset(data[0], data[1])
     print(json.dumps(found, ensure_ascii=False, default=str) if options.json else found["verdict"])
@@ -178,9 +178,9 @@ def _judge(argv: Sequence[str]) -> int:
 
 def _judge_prior(options: Namespace) -> int:
     """The figures of the prior's own pictures."""
-    from threedistill.evaluation import picture_quality as quality
-    from threedistill.evaluation.prior_figures import toybox_sampler
     from threedistill.resources import assets_dir, weights_hash
+    from threedistill.toybox.evaluation import picture_quality as quality
+    from threedistill.toybox.evaluation.prior_figures import toybox_sampler
     from threedistill.toybox.judge import Judge
     from threedistill.toybox.model import ToyboxPipeline
     from threedistill.toybox.scenes import held_out

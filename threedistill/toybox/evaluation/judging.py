@@ -16,7 +16,7 @@ from torch import Tensor
 from threedistill.cameras import orbit
 from threedistill.evaluation.alignment import centred
 from threedistill.evaluation.janus import AZIMUTHS, ELEVATION, JanusEstimate, janus_estimate
-from threedistill.evaluation.parts import PartsShown, parts_shown, ring_parts, turned_to
+from threedistill.toybox.evaluation.parts import PartsShown, parts_shown, ring_parts, turned_to
 from threedistill.toybox.grammar import Scene, parse
 from threedistill.toybox.judge import Judge, JudgeReading, Vocabulary, scene_labels
 from threedistill.toybox.lexicon import FRONTED

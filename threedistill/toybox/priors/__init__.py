@@ -1,0 +1,1 @@
+"""Teachers of the toy world: the embedded diffusion model, the world's own pictures, the truth at every camera."""
