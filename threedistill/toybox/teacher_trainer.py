@@ -60,6 +60,8 @@ class TeacherTraining:
         seed: of everything.
         log_every, save_every, test_every, sheet_every: steps.
         processes: share the rows of every batch (one thread each).
+        compiled: the transformer's usual step (no reference views, no control picture) runs through ``torch.compile``,
+            which needs a C++ compiler.
     """
 
     out: str
@@ -90,6 +92,7 @@ class TeacherTraining:
     test_every: int = 500
     sheet_every: int = 1000
     processes: int = 1
+    compiled: bool = False
     device: str = "cpu"
     model: TeacherSettings = field(default_factory=TeacherSettings)
     world: BufferSettings = field(default_factory=BufferSettings)
@@ -166,9 +169,18 @@ class Trainer:
             fused=True,
         )  # fmt: skip
         self.step = 0
+        self._compiled = torch.compile(self._cast, dynamic=False) if settings.compiled else self._cast
 
     def ask(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """A component's answer, computed in the run's precision; gradients reach the float32 weights."""
+        usual = (
+            name == "transformer"
+            and torch.is_grad_enabled()
+            and kwargs.keys().isdisjoint({"views", "control"})
+        )
+        return (self._compiled if usual else self._cast)(name, *args, **kwargs)
+
+    def _cast(self, name: str, *args: Any, **kwargs: Any) -> Any:
         module = self.modules[name]
         return functional_call(
             module, {k: p.to(self.dtype) for k, p in module.named_parameters()}, args, kwargs
@@ -421,7 +433,17 @@ def must_match(stored: Mapping[str, Any], settings: TeacherTraining, step: int, 
     Raises:
         UsageError: naming what differs.
     """
-    free = {"out", "cache", "device", "processes", "log_every", "save_every", "test_every", "sheet_every"}
+    free = {
+        "out",
+        "cache",
+        "device",
+        "processes",
+        "compiled",
+        "log_every",
+        "save_every",
+        "test_every",
+        "sheet_every",
+    }
     mine = json.loads(json.dumps(asdict(settings)))
     before = settings.head_start + math.ceil(stored["images"] / settings.batch)
     if min(settings.steps, before) * (1 - settings.fall) > step:

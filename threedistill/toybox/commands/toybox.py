@@ -247,6 +247,10 @@ def _train(argv: Sequence[str]) -> int:
         "--processes", type=whole_number("--processes", 1, 1024), metavar="N",
         help="share every batch (on a CPU: one process per core is fastest)",
     )  # fmt: skip
+    p.add_argument(
+        "--compile", action="store_true",
+        help="run the transformer's step through torch.compile (needs a C++ compiler)",
+    )  # fmt: skip
     p.add_argument("--device", default="cpu", metavar="D", help="cpu | cuda")
     p.add_argument(
         "--seed", type=whole_number("--seed", 0, LARGEST_SEED), default=0, metavar="N", help="default 0"
@@ -272,7 +276,7 @@ def _train_transformer(given: dict[str, Any], options: Namespace) -> Path:
 
     if options.sketch_lr is not None:
         given["sketch_lr"] = options.sketch_lr
-    plan = TeacherTraining(**given)
+    plan = TeacherTraining(**given, compiled=options.compile)
     if options.sketch_images is not None:  # alone; afterwards it goes on learning beside the transformer
         plan = replace(plan, head_start=math.ceil(options.sketch_images / plan.sketch_batch))
     return train(plan, options.start_from)
@@ -281,6 +285,8 @@ def _train_transformer(given: dict[str, Any], options: Namespace) -> Path:
 def _train_unet(given: dict[str, Any], options: Namespace) -> Path:
     from threedistill.toybox.train_prior import TrainSettings, train
 
+    if options.compile:
+        raise UsageError("--compile is for the transformer: leave it out with --network unet")
     settings = TrainSettings(**given)
     told = {"images": options.sketch_images, "lr": options.sketch_lr}
     sketch = replace(settings.sketch, **{k: v for k, v in told.items() if v is not None})
