@@ -1,10 +1,11 @@
 """What a picture costs the 128-pixel prior, in training and asked: processor time of one thread per picture.
 
-    python benchmarks/teacher.py [--batch 16] [--repeats 3] [--unet]
+    python benchmarks/teacher.py [--batch 16] [--repeats 3] [--unet] [--compile]
 
 Prints parameters, forward GFLOP (products only, 2 per multiply-add), milliseconds of processor time per picture of a
 training step in bfloat16 and float32 and of an answer in both, for the trunk as it is and for other divisions of its
-blocks; then the sketch's, and what drawing and colouring training pictures costs. ``--unet`` adds the 64-pixel prior.
+blocks; then the sketch's, and what drawing and colouring training pictures costs. ``--unet`` adds the 64-pixel prior,
+``--compile`` the trunk's training step through ``torch.compile``, as ``threedistill toybox train --compile`` takes it.
 """
 
 from __future__ import annotations
@@ -56,6 +57,19 @@ def cost(network: torch.nn.Module, inputs: dict[str, torch.Tensor], batch: int, 
     return " ".join(out)
 
 
+def compiled(network: torch.nn.Module, inputs: dict[str, torch.Tensor], batch: int, repeats: int) -> float:
+    """Milliseconds a picture of a training step in bfloat16 through ``torch.compile``."""
+    torch.nn.Module.to(network, memory_format=torch.channels_last)
+    parameters = dict(network.named_parameters())
+
+    @torch.compile(dynamic=False)
+    def loss(weights: dict[str, torch.Tensor]) -> torch.Tensor:
+        half = {k: p.to(torch.bfloat16) for k, p in weights.items()}
+        return functional_call(network, half, kwargs=inputs)[0].float().square().mean()
+
+    return 1e3 * spent(lambda: loss(parameters).backward(), repeats) / batch
+
+
 def main() -> None:
     """Print the table."""
     from threedistill.toybox.coloured_world import ColouredWorld
@@ -70,6 +84,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--unet", action="store_true")
+    parser.add_argument("--compile", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -83,6 +98,10 @@ def main() -> None:
     for name, (outer, depth) in TRUNKS.items():
         network = ToyboxTransformer(outer=outer, depth=depth)
         print(f"{name:14s}{cost(network, inputs, size, given.repeats)}", flush=True)
+    if given.compile:
+        print(
+            f"the trunk's training step, compiled: {compiled(ToyboxTransformer(), inputs, size, given.repeats):.1f} ms"
+        )
     if given.unet:
         from threedistill.toybox.model import ToyboxPipeline
 

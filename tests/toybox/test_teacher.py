@@ -295,6 +295,32 @@ def test_every_road_learns(tmp_path, cache):
     assert not still
 
 
+def test_the_usual_step_is_compiled_and_no_other(tmp_path, cache, monkeypatch):
+    """Without views and control, while it learns; a graph for every number of views would be compiled anew."""
+    asked = []
+
+    def recorded(function, dynamic):
+        return lambda name, *args, **told: asked.append((name, sorted(told))) or function(name, *args, **told)
+
+    monkeypatch.setattr(torch, "compile", recorded)
+    world = ColouredWorld(cache, WORLD)
+    compiled = Trainer(
+        settings(tmp_path, cache, references=0.3, control=0.3, head_start=0, compiled=True), world
+    )
+    eager = Trainer(compiled.settings, world)
+    eager._compiled = eager._cast
+    usual = 0
+    for step in range(6):
+        shown = compiled.settings.shown(step)
+        usual += shown == (0, False)
+        assert compiled.advance()["loss"] == eager.advance()["loss"]
+        assert len(asked) == usual
+    assert 0 < usual < 6 and {name for name, _ in asked} == {"transformer"}
+    assert not {"views", "control"} & set(asked[0][1])
+    compiled.test(world, 2)  # nothing is learnt there
+    assert len(asked) == usual
+
+
 def test_processes_share_a_batch_without_changing_the_run(tmp_path, cache):
     train(settings(tmp_path / "one", cache, 12))
     train(settings(tmp_path / "two", cache, 12, processes=2))
