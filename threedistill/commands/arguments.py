@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -104,7 +105,7 @@ def whole_number(option: str, low: int, high: int) -> Callable[[str], int]:
 
     def check(value: str) -> int:
         try:
-            number = int(value)
+            number = int(float(value)) if _POWER.fullmatch(value) else int(value)
         except ValueError:
             raise UsageError(f"{option} needs a whole number, not {value!r}") from None
         if not low <= number <= high:
@@ -112,6 +113,18 @@ def whole_number(option: str, low: int, high: int) -> Callable[[str], int]:
         return number
 
     return check
+
+
+#: A whole number as ``1e3``, which overrides may be given as, too.
+_POWER = re.compile(r"\d{1,9}[eE]\+?\d{1,2}")
+
+#: ``key=value``, in the one grammar of every verb (:func:`threedistill.config.parse_override`).
+_SETTING = re.compile(r"[+~]{0,2}[A-Za-z_][\w./@-]*=.*", re.DOTALL)
+
+
+def is_setting(word: str) -> bool:
+    """Whether a word of the command line is ``key=value``."""
+    return _SETTING.fullmatch(word) is not None
 
 
 def number(option: str, low: float, high: float) -> Callable[[str], float]:
@@ -228,13 +241,20 @@ def frame_overrides(options: argparse.Namespace, overrides: Sequence[str]) -> li
             continue
         for setting in settings if value != "-y" else [name for name in settings if name != "up"]:
             line = f"export.{setting}={value}"
-            rivals = [o for o in overrides if o.startswith(f"export.{setting}=") and o != line]
+            rivals = [o for o in overrides if o.startswith(f"export.{setting}=") and not _agree(o, line)]
             if rivals:
                 raise UsageError(
                     f"--{flag.replace('_', '-')} {value} and {rivals[0]} disagree; keep one of them"
                 )
             found.append(line)
     return list(dict.fromkeys(found))
+
+
+def _agree(one: str, other: str) -> bool:
+    """Whether two settings give one key the same value, however it is written."""
+    from threedistill.config import parse_override
+
+    return one == other or parse_override(one) == parse_override(other)
 
 
 def unknown(what: str, value: str, choices: Sequence[str]) -> str:

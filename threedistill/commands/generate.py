@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from threedistill.commands.arguments import (
     frame_options,
     frame_overrides,
     from_options,
+    is_setting,
     limit_option,
     many_of,
     one_of,
@@ -37,7 +37,6 @@ LARGEST_SEED = 2**63 - 1
 
 #: Flags that name the same thing as a configuration key of the same name.
 _SHARED = ("preset", "seed", "representation", "prior", "guidance", "device")
-_OVERRIDE = re.compile(r"[+~]{0,2}[A-Za-z_][\w./@-]*=.*", re.DOTALL)
 
 _EPILOG = """\
 examples:
@@ -230,10 +229,10 @@ def _split_overrides(options: argparse.Namespace, prompt: str, words: Sequence[s
     """Check the words behind the prompt; those that name a flag become that flag, unless the two disagree."""
     kept = []
     for word in words:
-        if not _OVERRIDE.fullmatch(word):
+        if not is_setting(word):
             if "=" in word:
                 raise UsageError(f"not an override: {word!r}; write key=value, for example export.faces=4000")
-            whole = " ".join([prompt, *(w for w in words if not _OVERRIDE.fullmatch(w))])
+            whole = " ".join([prompt, *(w for w in words if not is_setting(w))])
             raise UsageError(f'more than one prompt; put it in quotes: threedistill generate "{whole}"')
         key, value = word.split("=", 1)
         if key not in _SHARED:

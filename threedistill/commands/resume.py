@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from threedistill.commands.arguments import Parser, limit_option, limits_of, one_of
+from threedistill.commands.arguments import Parser, is_setting, limit_option, limits_of, one_of
 from threedistill.commands.generate import DEVICES, answer
 from threedistill.errors import UsageError
 
@@ -63,12 +62,13 @@ def the_run_folder(verb: str, data: Sequence[str]) -> Path:
 
 def folders_and_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Words that name folders, and ``key=value`` words; a folder that exists may have ``=`` in its name."""
-    settings = [word for word in words if SETTING.fullmatch(word) and not Path(word).is_dir()]
+    settings = [word for word in words if is_setting(word) and not _is_path(word)]
     return [word for word in words if word not in settings], settings
 
 
-#: ``key=value``; a path has a slash before its first ``=``.
-SETTING = re.compile(r"[A-Za-z_][\w.@-]*=.*", re.DOTALL)
+def _is_path(word: str) -> bool:
+    """Whether a word with ``=`` in it is a place on disk: it is there, or has a slash before its first ``=``."""
+    return "/" in word.partition("=")[0] or Path(word).is_dir()
 
 
 def run_folder(name: str) -> Path:

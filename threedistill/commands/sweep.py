@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from threedistill.commands.arguments import Parser, number, one_of, whole_number
+from threedistill.commands.arguments import Parser, is_setting, number, one_of, whole_number
 from threedistill.commands.generate import DEVICES, LARGEST_SEED, PRESETS
 from threedistill.errors import UsageError
 
 if TYPE_CHECKING:
     from threedistill.sweeps.launch import Launch
     from threedistill.sweeps.plan import Plan
-
-_WORD = re.compile(r"[A-Za-z_][\w./@-]*=.*", re.DOTALL)
 
 _EPILOG = """\
 examples:
@@ -141,7 +138,7 @@ def read_words(words: Sequence[str]) -> Words:
     axes: dict[str, tuple[str, ...]] = {}
     launcher, hydra = "basic", []
     for word in words:
-        if not _WORD.fullmatch(word):
+        if not is_setting(word):
             raise UsageError(
                 f"not a setting: {word!r}; write key=value,value (prompts go into the file of --prompts)"
             )

@@ -28,6 +28,9 @@ __all__ = ["compose", "parse_override"]
 #: Arguments of :func:`compose` that are no keys of the YAML files.
 _ARGUMENTS = ("prompt", "negative", "seed", "device", "init")
 
+#: A whole number as ``1e3``, which Hydra's grammar reads as a fraction.
+_POWER = re.compile(r"[+-]?\d+[eE]\+?\d+")
+
 #: Longer lines are files.
 _LONGEST = 100_000
 
@@ -131,6 +134,9 @@ def _parsed(line: str) -> _Line:
         raise UsageError(f"override {shown(line)} names several values; threedistill sweep tries them all")
     if key in _ARGUMENTS:
         raise UsageError(f"override {shown(line)}: {key} is an argument of its own, not an override")
+    if isinstance(value, float) and abs(value) < 2**63 and _POWER.fullmatch(line.partition("=")[2].strip()):
+        value = int(value)  # 1e3 counts like 1000, wherever a whole number is wanted
+        line = f"{key}={value}"
     return _Line(line, key, value)
 
 

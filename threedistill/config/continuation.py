@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from threedistill.config.building import build_as
+from threedistill.config.composition import parse_override
 from threedistill.config.places import STAGE_PARTS
 from threedistill.config.schema import Config
 from threedistill.config.stages import stage_part
@@ -55,17 +56,17 @@ def with_more_steps(config: Config, lines: Sequence[str], folder: object) -> Con
 
 
 def _iterations(line: str, done: int, folder: object) -> int:
-    key, _, value = line.partition("=")
+    key, value = parse_override(line)
     if key != _KEY:
         raise UsageError(
             f"resume: {line}: a run keeps its settings; only {_KEY}=N can be given, for more steps (others: "
             "threedistill generate with another --out)"
         )
-    if not re.fullmatch(r"[0-9]{1,12}", value):
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 10**12:
         raise UsageError(f"resume: {line}: give a whole number of iterations")
-    if int(value) <= done:
+    if value <= done:
         raise UsageError(f"resume: {line}: {folder} has {done} iterations already; give more than that")
-    return int(value)
+    return value
 
 
 def _next_name(name: str) -> str:
