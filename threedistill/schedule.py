@@ -8,7 +8,7 @@ what the ranges of settings are checked against.
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Annotated, Literal
 
 from threedistill.values import Fraction, NonNegative, Within, settings
@@ -81,8 +81,16 @@ class Piecewise:
             raise ValueError(f"Piecewise needs points in rising order of progress, got {self.points}")
 
     def bounds(self) -> tuple[float, float]:
-        """The smallest and the largest value: those at the stage's ends, or of a point between them."""
-        values = [self(0.0), self(1.0), *(value for at, value in self.points if 0 <= at <= 1)]
+        """The smallest and the largest value: those at the stage's ends, or of a point between them.
+
+        Of several points at one place, the first is reached and the last is approached from behind; those between
+        them never show.
+        """
+        values = [self(0.0), self(1.0)]
+        for at, group in groupby(self.points, key=lambda point: point[0]):
+            here = [value for _, value in group]
+            values += [here[0]] if 0 < at <= 1 else []
+            values += [here[-1]] if 0 <= at < 1 else []
         return min(values), max(values)
 
     def __call__(self, progress: float) -> float:
