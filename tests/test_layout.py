@@ -155,6 +155,37 @@ def test_exceptions_are_still_needed():
         )
 
 
+#: Files that read a dictionary called config, and which one.
+DOORS = {
+    "training/planning.py": "the door", "citation.py": "walks over targets, whatever they are",
+    "commands/bench.py": "compares two of them", "toybox/judge.py": "the weights' own",
+    "priors/noise_path.py": "a scheduler's of diffusers",
+}  # fmt: skip
+
+
+def test_the_configuration_is_read_behind_one_door():
+    """Behind ``training/planning.py`` there are objects: ``config["prompt"]`` and ``config.get(...)`` stand nowhere."""
+    parts = {"stage_part", "stage_path", "stage_node"}
+    found = set()
+    for file in FILES:
+        name = str(file.relative_to(PACKAGE))
+        if name.startswith("config/"):
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            inner = node.value if isinstance(node, ast.Subscript | ast.Attribute) else None
+            reads = isinstance(node, ast.Subscript) or (
+                isinstance(node, ast.Attribute) and node.attr == "get"
+            )
+            named = isinstance(inner, ast.Name) and inner.id in ("config", "made")
+            taken = {one.name for one in node.names} if isinstance(node, ast.ImportFrom) else set()
+            if (reads and named) or taken & parts:
+                found.add(name)
+    assert found <= set(DOORS), (
+        f"{sorted(found - set(DOORS))} read the dictionary; give them a part of the plan"
+    )
+    assert "training/planning.py" in found
+
+
 def test_long_files_say_why():
     for file in FILES:
         text = file.read_text(encoding="utf-8")
