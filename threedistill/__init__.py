@@ -13,9 +13,13 @@ from threedistill.lazy import lazily
 if TYPE_CHECKING:
     from threedistill.citation import Citations, cite
     from threedistill.conversion import Converted, convert
+    from threedistill.errors import ThreedistillError, UsageError
     from threedistill.pipeline import Result, generate, resume
 
 __version__ = "0.1.0"
-__all__ = ["Citations", "Converted", "Result", "__version__", "cite", "convert", "generate", "resume"]
+__all__ = [
+    "Citations", "Converted", "Result", "ThreedistillError", "UsageError", "__version__", "cite", "convert", "generate",
+    "resume",
+]  # fmt: skip
 
 __getattr__, __dir__ = lazily(__name__, __file__)

@@ -11,11 +11,12 @@ from threedistill.atomic import make_folder
 from threedistill.config import parse_override, read_config
 from threedistill.errors import UsageError, nearest
 from threedistill.exports.asset import build_asset
-from threedistill.exports.formats import formats, of_kind
+from threedistill.exports.formats import of_kind, writable
 from threedistill.exports.read import read_asset, read_asset_splats
 from threedistill.exports.settings import AssetSettings, ExportSettings
 from threedistill.exports.video import need_encoder
 from threedistill.exports.write import write_format
+from threedistill.protocols import SplatSource
 from threedistill.representations.particles import members
 from threedistill.training.assemble import build_representation
 from threedistill.training.asset_files import splats_for
@@ -57,7 +58,7 @@ def write_run(
         mesh = build_asset(source, settings, facts)
         splats = splats_for(tuple(paths), mesh, source)
     else:
-        if wanted and _has_splats(run):
+        if wanted and _of_splats(plan):
             splats = read_asset_splats(run.asset_dir)
             splats = replace(splats, extras=_with(facts, splats.extras))
         if splats is None or set(paths) - wanted:
@@ -69,16 +70,14 @@ def write_run(
         write_format(name, mesh, splats, path, settings)
 
 
-def format_for(run: RunFolder, path: Path) -> str:
+def format_for(run: RunFolder, path: Path, plugins: Sequence[str] = ()) -> str:
     """The format that a path's suffix names for a run's asset: ``.ply`` of a run of splats holds its splats.
 
     Raises:
         UsageError: no format has the suffix.
     """
-    from threedistill.exports.formats import writable
-
-    kind = ("splats",) if path.suffix.lower() == ".ply" and _has_splats(run) else ()
-    return writable(path, *kind).name
+    own = path.suffix.lower() == ".ply" and _of_splats(asset_plan(read_config(run.config, plugins)))
+    return writable(path, *(("splats",) if own else ())).name
 
 
 def reopen(run: RunFolder, plan: AssetPlan) -> Any:
@@ -102,9 +101,9 @@ def reopen(run: RunFolder, plan: AssetPlan) -> Any:
 _OF_MAKING = frozenset(field.name for field in fields(AssetSettings))
 
 
-def _has_splats(run: RunFolder) -> bool:
-    rows = [row for row in formats().values() if row.kind == "splats" and row.read]
-    return any((run.asset_dir / row.file).exists() for row in rows)
+def _of_splats(plan: AssetPlan) -> bool:
+    """Whether a run's asset has splats of its own, and not only those that an earlier export spread over its surface."""
+    return issubclass(plan.scene.model.cls, SplatSource)
 
 
 def _with(facts: dict[str, object], found: dict[str, object]) -> dict[str, object]:

@@ -51,5 +51,5 @@ class Result:
         from threedistill.training.reexport import format_for, write_run
 
         run, path = RunFolder(self.run_dir), Path(path)
-        write_run(run, {format or format_for(run, path): path}, overrides, self.plugins)
+        write_run(run, {format or format_for(run, path, self.plugins): path}, overrides, self.plugins)
         return path
