@@ -35,14 +35,9 @@ def test_a_suffix_names_the_runs_own_splats(made: threedistill.Result, command: 
     for name in names:
         file = FORMATS[name].file
         assert made.export(Path("py", file), name).read_bytes() == Path("cli", file).read_bytes(), name
-    for file, name in {
-        "a.ply": "3dgs",
-        "a.glb": "glb",
-        "a.spz": "spz",
-        "a.gif": "gif",
-        "a.stl": "stl",
-    }.items():
-        assert made.export(file).read_bytes() == Path("cli", FORMATS[name].file).read_bytes(), file
+    for suffix, name in {".ply": "3dgs", ".glb": "glb", ".spz": "spz", ".gif": "gif", ".stl": "stl"}.items():
+        written = made.export(Path("suffix", Path(FORMATS[name].file).stem + suffix))
+        assert written.read_bytes() == Path("cli", FORMATS[name].file).read_bytes(), suffix
     assert format_of(made.export("a.ply")).name == "3dgs" and len(read_splats("a.ply")) >= 400
     assert format_of(made.export("s.glb", "gltf-splat")).name == "gltf-splat"
     assert len(read_splats("s.glb")) == len(read_splats("a.ply"))

@@ -102,7 +102,7 @@ _OF_MAKING = frozenset(field.name for field in fields(AssetSettings))
 
 
 def _of_splats(plan: AssetPlan) -> bool:
-    """Whether a run's asset has splats of its own, and not only those that an earlier export spread over its surface."""
+    """Whether a run's asset has splats of its own, not only those that an export spread over its surface."""
     return issubclass(plan.scene.model.cls, SplatSource)
 
 
