@@ -158,7 +158,7 @@ def test_exceptions_are_still_needed():
 #: Files that read a dictionary called config, and which one.
 DOORS = {
     "training/planning.py": "the door", "citation.py": "walks over targets, whatever they are",
-    "commands/bench.py": "compares two of them", "toybox/judge.py": "the weights' own",
+    "toybox/commands/bench.py": "compares two of them", "toybox/judge.py": "the weights' own",
     "priors/noise_path.py": "a scheduler's of diffusers",
 }  # fmt: skip
 
