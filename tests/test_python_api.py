@@ -48,3 +48,45 @@ def test_the_list_for_type_checkers_is_all_that_the_packages_import() -> None:
             "from __future__ import annotations", "from typing import TYPE_CHECKING",
             "from threedistill.lazy import lazily",
         }  # fmt: skip
+
+
+def _names(tree: ast.Module) -> tuple[set[str], set[str] | None]:
+    """What a module defines or imports at its top, and what it lists in ``__all__``."""
+    there: set[str] = set()
+    listed_names: set[str] | None = None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            there |= {(name.asname or name.name).split(".")[0] for name in node.names}
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            there.add(node.name)
+        for target in getattr(node, "targets", [getattr(node, "target", None)]):
+            there |= {leaf.id for leaf in ast.walk(target) if isinstance(leaf, ast.Name)} if target else set()
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            listed_names = set(ast.literal_eval(node.value))
+    return there, listed_names
+
+
+def test_modules_list_what_is_there_and_all_that_others_use() -> None:
+    trees = {
+        ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): ast.parse(
+            file.read_text(encoding="utf-8")
+        )
+        for file in PACKAGE.rglob("*.py")
+    }
+    modules = {name: _names(tree) for name, tree in trees.items()}
+    wrong = [
+        f"{name}.__all__ names {missing}, which is not there"
+        for name, (there, names) in modules.items()
+        for missing in sorted((names or set()) - there)
+    ]
+    for user, tree in trees.items():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.ImportFrom) or node.module not in modules or node.module == user:
+                continue
+            names = modules[node.module][1]
+            for name in node.names:
+                submodule = f"{node.module}.{name.name}" in modules
+                if names is not None and name.name not in names and not submodule and name.name[0] != "_":
+                    wrong.append(f"{user} uses {node.module}.{name.name}, which __all__ lacks")
+    assert not wrong, "\n".join(wrong)

@@ -18,6 +18,11 @@ from typing import TypeVar
 
 from threedistill.errors import ThreedistillError, UsageError
 
+__all__ = [
+    "append_text", "copy_file", "fill", "is_temporary", "make_folder", "move", "os_errors_in_words", "remove",
+    "replacing", "write_bytes", "write_text",
+]  # fmt: skip
+
 T = TypeVar("T")
 
 #: Names of temporary files, and of those that versions before 0.2 left behind when they were killed.

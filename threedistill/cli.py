@@ -25,6 +25,8 @@ from threedistill.errors import ThreedistillError, UsageError, nearest
 from threedistill.plugins import naming
 from threedistill.threads import settle_threads
 
+__all__ = ["VERBS", "main", "usage"]
+
 #: Verb -> (module with ``run(argv) -> int``, one line about it).
 VERBS = {
     "generate": ("threedistill.commands.generate", "make a textured 3D asset from a text prompt"),

@@ -24,6 +24,8 @@ from threedistill.errors import UsageError
 from threedistill.resources import assets_dir, weights_hash
 from threedistill.threads import usable_cores
 
+__all__ = ["Finding", "State", "examine", "parser", "run"]
+
 State = Literal["ok", "missing", "optional"]
 _MIN_FREE_GB = 0.2
 _REINSTALL = "pip install --force-reinstall --no-deps .  (in the folder of threedistill's source)"

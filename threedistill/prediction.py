@@ -24,6 +24,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+__all__ = ["NoiseLevel", "Prediction", "PredictionKind", "Rows", "stack_levels", "training_target"]
+
 PredictionKind = Literal["eps", "x0", "v", "flow"]
 
 #: What picks samples out of a batch.

@@ -14,6 +14,8 @@ from threedistill.rng import Streams
 from threedistill.texts import check_prompt
 from threedistill.types import Cameras, TextKind
 
+__all__ = ["VIEW_WORDINGS", "PromptSet", "guess_category", "role_of", "with_view", "without_view"]
+
 #: Ways to name a view; the first of each is the plain one.
 VIEW_WORDINGS: dict[ViewName, tuple[str, ...]] = {
     "front": ("front view", "seen from the front"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+__all__ = ["assets_dir", "configs_dir", "weights_hash"]
+
 _PACKAGE = Path(__file__).resolve().parent
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+__all__ = ["Streams"]
+
 
 @dataclass(frozen=True)
 class Streams:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from threedistill.errors import ThreedistillWarning
 
+__all__ = ["settle_threads", "usable_cores"]
+
 
 def usable_cores() -> int:
     """Physical cores that this process may use: its affinity, siblings counted once, cgroup quota kept."""

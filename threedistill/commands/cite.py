@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from threedistill.commands.arguments import Parser
 from threedistill.commands.resume import the_run_folder
 
+__all__ = ["parser", "run"]
+
 
 def parser() -> Parser:
     """The options of ``cite``."""

@@ -21,6 +21,8 @@ from threedistill.commands.arguments import (
 from threedistill.errors import UsageError
 from threedistill.exports.progress import shown
 
+__all__ = ["parser", "run"]
+
 _EPILOG = """\
 examples:
   threedistill convert model.glb model.usdz

@@ -13,6 +13,8 @@ from threedistill.commands.resume import run_folder
 from threedistill.errors import UsageError
 from threedistill.messages import shown
 
+__all__ = ["ceiling_fit", "parser", "run"]
+
 _EPILOG = """\
 Writes eval.json into each run's folder. The judge knows the Toybox vocabulary; --ceiling adds what the same field
 reaches when it is fitted to ground-truth pictures with the same budget and export (as long as a run, per prompt).

@@ -14,6 +14,8 @@ from threedistill.errors import UsageError
 from threedistill.exports.formats import file_of, of_kind
 from threedistill.exports.progress import shown
 
+__all__ = ["parser", "run"]
+
 _EPILOG = """\
 examples:
   threedistill export runs/a-red-mushroom-s0 --format obj,stl

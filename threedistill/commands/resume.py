@@ -11,6 +11,8 @@ from threedistill.commands.arguments import Parser, is_setting, limit_option, li
 from threedistill.commands.generate import DEVICES, answer
 from threedistill.errors import UsageError
 
+__all__ = ["folders_and_settings", "parser", "run", "run_folder", "the_run_folder"]
+
 _EPILOG = """\
 examples:
   threedistill resume runs/a-red-mushroom-s0

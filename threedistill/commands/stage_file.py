@@ -8,6 +8,8 @@ from typing import Any
 
 from threedistill.errors import UsageError
 
+__all__ = ["stages_override"]
+
 
 def stages_override(file: str) -> str:
     """The line ``stages=[...]`` for a YAML file that holds a list of stages, or a mapping with the key ``stages``.

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from threedistill.sweeps.launch import Launch
     from threedistill.sweeps.plan import Plan
 
+__all__ = ["Words", "carry_out_and_write", "parser", "read_words", "run"]
+
 _EPILOG = """\
 examples:
   threedistill sweep --prompts prompts.txt guidance=sds,vsd seed=0,1,2 --preset bench

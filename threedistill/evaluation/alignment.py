@@ -15,6 +15,8 @@ from torch import Tensor
 from threedistill.errors import ThreedistillError
 from threedistill.types import Mesh
 
+__all__ = ["UNIT_RADIUS", "centred", "rotate_y", "smallest_circle", "turned"]
+
 #: Radius that centred objects are given; also that of the largest object in the Toybox world.
 UNIT_RADIUS = 0.85
 

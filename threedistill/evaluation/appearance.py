@@ -21,6 +21,11 @@ from threedistill.evaluation.alignment import centred
 from threedistill.evaluation.janus import ELEVATION
 from threedistill.types import Mesh, Rendering
 
+__all__ = [
+    "HIGH", "SIZE", "VIEWS", "Appearance", "appearance", "detail", "distance", "diversity", "high_frequency",
+    "pictures", "saturation", "spread", "world_spread",
+]  # fmt: skip
+
 #: Views all round, and pixels per side: the teacher's own size.
 VIEWS, SIZE = 12, 64
 #: Cycles per pixel from which a picture's energy counts as high-frequency: half of the Nyquist limit.

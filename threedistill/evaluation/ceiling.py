@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from threedistill.exports.asset import ExportSettings
     from threedistill.protocols import Representation
 
+__all__ = ["fit_ceiling"]
+
 
 def fit_ceiling(
     representation: Representation,

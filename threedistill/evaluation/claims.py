@@ -13,6 +13,11 @@ from typing import Any, Literal
 
 from threedistill.evaluation.statistics import Estimate, bootstrap
 
+__all__ = [
+    "GAIN_NEEDED", "JANUS_NEEDED", "PROMPTS_NEEDED", "Claim", "Finding", "Row", "Verdict", "judge_claim",
+    "paired_difference", "pairs", "signed", "student_facts", "student_line",
+]  # fmt: skip
+
 Row = dict[str, Any]
 Verdict = Literal["holds", "reversed", "not shown", "no verdict"]
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from threedistill.types import Mesh
 
+__all__ = ["MeshHealth", "components", "is_watertight", "mesh_health", "uv_coverage", "welded_faces"]
+
 
 @dataclass(frozen=True)
 class MeshHealth:

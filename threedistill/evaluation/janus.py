@@ -17,6 +17,8 @@ from torch import Tensor
 from threedistill.cameras import view_name
 from threedistill.evaluation.statistics import wilson
 
+__all__ = ["AZIMUTHS", "ELEVATION", "JanusEstimate", "arcs", "fit_yaw", "janus_estimate", "plateau_middle"]
+
 AZIMUTHS = 24
 _VIEWS = ("front", "side", "back", "overhead")
 #: Elevation of the ring of cameras, degrees; below the limit of "overhead".

@@ -10,6 +10,8 @@ from typing import Any
 
 from threedistill.evaluation.statistics import Estimate
 
+__all__ = ["COLORS", "GRID", "INK", "SCALE", "Frame", "contact_sheet", "interval_plot", "line_plot", "ticks"]
+
 #: Colour-blind safe (Okabe and Ito).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 #: Drawn this much larger, then averaged down.

@@ -16,6 +16,11 @@ from threedistill.protocols import Critic
 if TYPE_CHECKING:
     from rich.table import Table
 
+__all__ = [
+    "COLUMNS", "SCHEMA", "Report", "cell", "column", "evaluate_runs", "failed_error", "lookup", "read_run",
+    "write_json",
+]  # fmt: skip
+
 #: Of ``eval.json``: which figures it has. Older ones are made anew.
 SCHEMA = 2
 

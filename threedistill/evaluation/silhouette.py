@@ -18,6 +18,11 @@ from threedistill.evaluation.alignment import centred, rotate_y, turned
 from threedistill.ops.rasterize import rasterize
 from threedistill.types import Cameras, Mesh
 
+__all__ = [
+    "COARSE_SCALES", "COARSE_YAWS", "ShapeAgreement", "chamfer_distance", "mask_iou", "occupancy", "sample_surface",
+    "silhouette_agreement", "silhouettes", "volume_agreement", "volume_iou",
+]  # fmt: skip
+
 COARSE_YAWS = 72
 COARSE_SCALES = (0.72, 0.8, 0.88, 0.96, 1.0, 1.06, 1.15, 1.25, 1.38)
 

@@ -14,6 +14,10 @@ from threedistill.evaluation.alignment import centred
 from threedistill.evaluation.janus import ELEVATION
 from threedistill.types import Mesh
 
+__all__ = [
+    "SIZE", "VARIATIONS", "VIEWS", "WINDOW", "Similarity", "nearest", "psnr", "similarity", "ssim", "turntable",
+]  # fmt: skip
+
 #: Side of the square window over which SSIM takes means and covariances, pixels.
 WINDOW = 7
 #: Views of the turntable, pixels per side, and how many true objects the nearest is chosen from.

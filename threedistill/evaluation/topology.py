@@ -14,6 +14,11 @@ import numpy as np
 from threedistill.evaluation.health import components, welded_faces
 from threedistill.types import Mesh
 
+__all__ = [
+    "CRUMB", "Part", "Topology", "Wanted", "in_words", "right_tunnels", "split_vertices", "surface", "topology",
+    "winding_number",
+]  # fmt: skip
+
 #: A piece with less than this share of the surface is a crumb.
 CRUMB = 1e-3
 

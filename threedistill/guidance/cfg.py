@@ -20,6 +20,11 @@ from threedistill.schedule import Schedule, value_at
 from threedistill.types import Condition, Evidence, Prediction, Query
 from threedistill.values import Fraction, Within, settings
 
+__all__ = [
+    "CFG", "DYNAMIC_QUANTILE", "BlankText", "ClassifierFree", "TextOfCond", "TextOfUncond", "at_point", "clip_x0",
+    "combine", "rescale_std",
+]  # fmt: skip
+
 TextOfUncond = Literal["null", "negative"]
 TextOfCond = Literal["view", "base", "source", "category"]
 BlankText = Literal["null", "negative", "uncond", "inverse"]

@@ -17,6 +17,8 @@ from threedistill.schedule import Schedule, ScheduledNonNegative, value_at
 from threedistill.types import Cameras, Evidence, Prediction, Query
 from threedistill.values import settings
 
+__all__ = ["AzimuthWeights", "Decay", "PerpNeg", "perp_neg", "perpendicular"]
+
 
 def perpendicular(
     delta: Float[Tensor, "B C h w"], along: Float[Tensor, "B C h w"]

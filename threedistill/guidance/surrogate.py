@@ -9,6 +9,8 @@ from torch import Tensor
 from threedistill.schedule import Schedule, ScheduledPositive, value_at
 from threedistill.values import settings
 
+__all__ = ["Surrogate", "clip", "sanitise", "surrogate"]
+
 
 def surrogate(x0: Float[Tensor, "B C h w"], direction: Float[Tensor, "B C h w"]) -> Float[Tensor, ""]:
     """``(stop_grad(d) * x0).sum() / B``: its gradient in ``x0`` is ``d / B``; its value means nothing.

@@ -19,6 +19,8 @@ from threedistill.rng import Streams
 from threedistill.schedule import Ramp, ScheduledNumber, bounds, first_above, value_at
 from threedistill.values import Fraction, Within, settings
 
+__all__ = ["GOLDEN", "Annealed", "DreamTime", "TimestepPolicy", "Uniform", "Unit", "Window"]
+
 Unit = Literal["t", "logsnr"]
 
 #: Additive recurrence with the golden ratio: any number of consecutive points covers the interval evenly.

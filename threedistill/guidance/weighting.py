@@ -10,6 +10,8 @@ from torch import Tensor
 from threedistill.prediction import NoiseLevel
 from threedistill.values import Positive, settings
 
+__all__ = ["Weighting", "WeightingKind", "apply"]
+
 WeightingKind = Literal[
     "uniform",
     "sigma2",

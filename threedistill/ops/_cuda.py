@@ -23,6 +23,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+__all__ = ["cuda", "cuda_library"]
+
 _fragment = torch.library.Library("threedistill", "FRAGMENT")
 _Adapter = TypeVar("_Adapter", bound=Callable)
 

@@ -12,6 +12,8 @@ from threedistill.ops._cuda import cuda, cuda_library
 from threedistill.ops._native import Kernel, registered, shape_error, use_native
 from threedistill.ops.march import Samples
 
+__all__ = ["Composited", "composite", "composite_reference"]
+
 _forward_kernel = Kernel("composite", "pppppiipppp")
 _backward_kernel = Kernel("composite_backward", "pppppiippppppp")
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from threedistill.ops._cuda import cuda, cuda_library
 from threedistill.ops._native import Kernel, shape_error, use_native
 
+__all__ = ["HashLayout", "hash_encode", "hash_encode_reference"]
+
 _forward_kernel = Kernel("hash_encode", "ppiiiipppp")
 _backward_kernel = Kernel("hash_encode_backward", "pppiiiippppp")
 _PRIMES = (1, 2654435761, 805459861)

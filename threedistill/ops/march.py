@@ -12,6 +12,8 @@ from torch import Tensor
 from threedistill.ops._cuda import cuda, cuda_library
 from threedistill.ops._native import Kernel, shape_error, use_native
 
+__all__ = ["Samples", "march", "march_reference"]
+
 _kernel = Kernel("march", "ppppiidddippppp")
 _CANDIDATES_PER_CHUNK = 1 << 21  # (ray, step) pairs the twin holds at once
 

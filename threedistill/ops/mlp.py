@@ -10,6 +10,8 @@ from torch import Tensor
 
 from threedistill.ops._native import Kernel, shape_error, use_native
 
+__all__ = ["fused_mlp", "fused_mlp_reference"]
+
 _MAX_WIDTH, _MAX_LAYERS = 64, 8
 _forward_kernel = Kernel("fused_mlp", "ppiipp")
 _backward_kernel = Kernel("fused_mlp_backward", "pppiippp")

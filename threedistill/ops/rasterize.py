@@ -10,6 +10,8 @@ from torch import Tensor
 
 from threedistill.ops._native import Kernel, shape_error, use_native
 
+__all__ = ["Fragments", "rasterize", "rasterize_reference"]
+
 _kernel = Kernel("rasterize", "ppiiiiippp")
 _PAIRS_PER_CHUNK = 1 << 21  # (triangle, pixel) candidates the twin holds at once
 

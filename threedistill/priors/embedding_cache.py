@@ -12,6 +12,8 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+__all__ = ["Embedding", "EmbeddingCache", "Fingerprinted", "Told", "default_folder", "stack"]
+
 #: One condition's embeddings by name, without a batch dimension.
 Embedding = dict[str, Tensor]
 

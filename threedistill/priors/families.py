@@ -24,6 +24,8 @@ from threedistill.priors.space import LatentSpace
 from threedistill.protocols import ImageSpace, NoisePath
 from threedistill.types import Conditioning
 
+__all__ = ["PREDICTION_TYPES", "Family", "StableDiffusion", "scheduler_path"]
+
 #: diffusers' names of what a network predicts.
 PREDICTION_TYPES: dict[str, PredictionKind] = {
     "epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow",

@@ -16,6 +16,10 @@ import torch
 
 from threedistill.errors import ThreedistillError, UsageError
 
+__all__ = [
+    "LIBRARIES", "UNREACHABLE", "UNREACHABLE_LINE", "Source", "find", "hub_reachable", "quiet", "reason",
+]  # fmt: skip
+
 #: Where the classes named in a model_index.json may come from; nothing else is imported, no code is
 #: downloaded.
 LIBRARIES = ("diffusers", "transformers")

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from threedistill.prediction import NoiseLevel
 
+__all__ = ["LOUDEST", "SILENT", "BetaSchedule", "DiscretePath", "RectifiedFlowPath"]
+
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
 
 #: Stands for log 0 at the last level of a zero-terminal-SNR schedule: alpha = 2e-9, all stays finite.

@@ -11,6 +11,8 @@ from torch import Tensor
 from threedistill.prediction import NoiseLevel, Prediction
 from threedistill.protocols import NoisePath
 
+__all__ = ["ddim", "spaced"]
+
 
 def spaced(steps: int, trained: int, how: str = "trailing", offset: int = 0) -> list[int]:
     """Falling time indices: ``leading`` = every (T / n)-th from ``offset``, ``trailing`` = ends at T - 1."""

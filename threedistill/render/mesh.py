@@ -16,6 +16,8 @@ from threedistill.ops.rasterize import rasterize
 from threedistill.render.shading import linear_to_srgb, shade, srgb_to_linear
 from threedistill.types import Cameras, Mesh, Rendering, Shading, Wrap
 
+__all__ = ["face_normals", "picture_at", "render_mesh", "sample_texture"]
+
 
 def face_normals(mesh: Mesh) -> Float[Tensor, "F 3"]:
     """Unit normals of the faces (counter-clockwise from outside); zero for degenerate faces."""

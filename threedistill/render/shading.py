@@ -23,6 +23,10 @@ from torch import Tensor
 
 from threedistill.types import Shading
 
+__all__ = [
+    "AMBIENT", "CLAY", "DIELECTRIC", "HEADLIGHT", "SKY", "linear_to_srgb", "reflected", "shade", "srgb_to_linear",
+]  # fmt: skip
+
 AMBIENT = 0.15
 SKY = 0.55
 HEADLIGHT = 0.30

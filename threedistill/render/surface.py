@@ -15,7 +15,7 @@ from threedistill.ops.rasterize import rasterize
 from threedistill.render.shading import shade
 from threedistill.types import Cameras, Rendering, Shading
 
-__all__ = ["render_surface", "vertex_normals"]
+__all__ = ["face_crosses", "render_surface", "vertex_normals"]
 
 
 def face_crosses(vertices: Float[Tensor, "M 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "F 3"]:

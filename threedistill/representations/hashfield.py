@@ -16,7 +16,7 @@ from threedistill.ops.mlp import fused_mlp
 from threedistill.schedule import Ramp
 from threedistill.values import Count, Fraction, Within, settings
 
-__all__ = ["HashField", "HashSettings"]
+__all__ = ["Cells", "Features", "HashField", "HashSettings", "Levels", "Log2Entries"]
 
 
 #: Sizes of a hash encoding; what they take together is counted before it is taken (``threedistill/memory.py``).

@@ -22,6 +22,8 @@ from threedistill.training.run_folder import RunBusy, RunFolder
 if TYPE_CHECKING:
     from threedistill.protocols import Critic
 
+__all__ = ["Outcome", "evaluate_run", "finished", "looked_at", "read_json", "read_record", "run_job", "work"]
+
 Outcome = Literal["done", "skipped", "failed", "busy", "waiting"]
 
 

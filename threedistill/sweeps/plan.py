@@ -27,6 +27,8 @@ from threedistill.atomic import make_folder, os_errors_in_words, write_text
 from threedistill.errors import UsageError
 from threedistill.training.naming import slug
 
+__all__ = ["PLAN_SCHEMA", "Cell", "Plan", "Setting", "cells", "grid", "read_prompts"]
+
 PLAN_SCHEMA = 1
 
 

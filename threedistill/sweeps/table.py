@@ -14,6 +14,11 @@ from threedistill.atomic import write_text
 from threedistill.sweeps.job import read_json, read_record
 from threedistill.sweeps.plan import Plan
 
+__all__ = [
+    "FIGURES", "RECORD", "TABLE_SCHEMA", "as_csv", "interval", "labels", "rows", "settings_table", "summary",
+    "write_tables",
+]  # fmt: skip
+
 TABLE_SCHEMA = 1
 
 #: Column -> dotted path in a run's eval.json.

@@ -26,6 +26,8 @@ from threedistill.toybox.gbuffers import BufferSettings, clay_palette, colour, d
 from threedistill.toybox.grammar import caption
 from threedistill.toybox.lexicon import DEGRADED_WORDS
 
+__all__ = ["CLAY", "NORMAL", "ColouredWorld", "Examples"]
+
 #: Shares of the pictures that are grey clay and normal maps.
 CLAY, NORMAL = 0.03, 0.03
 

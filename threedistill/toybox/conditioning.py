@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+__all__ = ["BACKGROUND_SIZE", "FOLD", "background_vectors", "fold", "unfold"]
+
 BACKGROUND_SIZE = 4
 #: Pixels a cell of a folded picture has per side, whatever the picture's size.
 FOLD = 4

@@ -37,6 +37,11 @@ from threedistill.toybox.lexicon import DEGRADED_WORDS
 from threedistill.toybox.scenes import random_scene
 from threedistill.toybox.world import build
 
+__all__ = [
+    "FRONT_BIAS", "SHARD", "STYLES", "VIEWS", "Batch", "DrawSettings", "RenderedWorld", "WorldSettings",
+    "backgrounds", "degrade", "labels", "random_cameras", "render_shard", "scene_from",
+]  # fmt: skip
+
 SHARD = 8192
 VIEWS: tuple[ViewName, ...] = ("front", "side", "back", "overhead")
 #: Shares of the views among pictures whose caption names no view and whose camera is untold.

@@ -33,6 +33,11 @@ from threedistill.toybox.scenes import is_held_out, random_scene
 from threedistill.toybox.world import build_parts, palette
 from threedistill.types import Cameras, Mesh
 
+__all__ = [
+    "NOTHING", "SUPERSAMPLE", "BufferSettings", "Buffers", "clay_palette", "colour", "draw_buffers", "draw_shard",
+    "recoloured",
+]  # fmt: skip
+
 SUPERSAMPLE = 2
 #: sRGB of an albedo at which light is linear: far below where colours are cut off.
 _PROBE = 0.25

@@ -19,6 +19,10 @@ from threedistill.errors import ThreedistillError, UsageError
 from threedistill.resources import assets_dir
 from threedistill.toybox.grammar import ObjectSpec, Scene
 
+__all__ = [
+    "SIZE", "VIEWS", "Judge", "JudgeNetwork", "JudgeReading", "Vocabulary", "available", "scene_labels", "to_input",
+]  # fmt: skip
+
 VIEWS = ("front", "side", "back", "overhead")
 SIZE = 64
 

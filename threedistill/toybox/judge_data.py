@@ -30,6 +30,11 @@ from threedistill.types import Mesh
 if TYPE_CHECKING:
     from threedistill.toybox.dataset import RenderedWorld
 
+__all__ = [
+    "CLASSES", "FACES", "IGNORE", "LABELS", "SPOILS", "Pool", "augment", "backgrounds", "composite", "distorted",
+    "front_half", "load_or_render", "many_faced", "pool_of_world", "render_pool", "spoil",
+]  # fmt: skip
+
 IGNORE = -100
 FACES = ("turned", "mirrored", "crossed", "square")
 CLASSES = ("kind", "color", "pattern", "accessory", "second_kind", "second_color", "view", "clean")

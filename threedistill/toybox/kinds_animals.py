@@ -7,6 +7,8 @@ from itertools import pairwise
 from threedistill.toybox.kinds_fronted import CREAM, DARK, GREY, LIGHT, ORANGE, RED, YELLOW
 from threedistill.toybox.shapes import Builder, rotation
 
+__all__ = ["ANIMAL_BUILDERS", "PINK", "dog", "elephant", "fish", "frog", "penguin", "pig", "rabbit"]
+
 PINK = (0.95, 0.58, 0.64)
 
 

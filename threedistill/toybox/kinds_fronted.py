@@ -10,6 +10,11 @@ import math
 
 from threedistill.toybox.shapes import Builder, rotation
 
+__all__ = [
+    "CREAM", "DARK", "FRONTED_BUILDERS", "GLASS", "GREY", "LIGHT", "ORANGE", "RED", "WOOD", "YELLOW", "airplane",
+    "car", "cat", "chair", "duck", "house", "mug", "owl", "robot", "rocket", "snowman", "teddy_bear", "television",
+]  # fmt: skip
+
 DARK = (0.07, 0.07, 0.08)
 LIGHT = (0.95, 0.95, 0.93)
 CREAM = (0.95, 0.87, 0.70)

@@ -10,6 +10,11 @@ import numpy as np
 from threedistill.toybox.kinds_fronted import CREAM, DARK, GREY, LIGHT, RED, WOOD
 from threedistill.toybox.shapes import Builder, rotation
 
+__all__ = [
+    "LEAF", "ROUND_BUILDERS", "TAN", "YELLOW_CHERRY", "apple", "ball", "cactus", "cone", "cube", "cupcake", "donut",
+    "flower", "ice_cream", "lamp", "mushroom", "pumpkin", "table", "tree", "umbrella", "vase",
+]  # fmt: skip
+
 YELLOW_CHERRY = (0.98, 0.83, 0.15)
 TAN = (0.87, 0.66, 0.38)
 LEAF = (0.20, 0.55, 0.15)

@@ -7,6 +7,8 @@ import math
 from threedistill.toybox.kinds_fronted import CREAM, DARK, GLASS, GREY, LIGHT, RED, WOOD, YELLOW
 from threedistill.toybox.shapes import Builder, rotation
 
+__all__ = ["BRASS", "THING_BUILDERS", "clock", "sofa", "train", "truck"]
+
 BRASS = (0.93, 0.72, 0.22)
 
 

@@ -8,6 +8,12 @@ be fewer: see
 
 from __future__ import annotations
 
+__all__ = [
+    "ACCESSORIES", "BASES", "COLORS", "DEGRADED_WORDS", "FILLER", "FINISHES", "FRONTED", "GRAMMAR_WORDS", "HOLLOW",
+    "KINDS", "KIND_PARTS", "MEANINGS", "NEIGHBOURS", "NEWER", "PARTS", "PATTERNS", "PLURALS", "RELATIONS", "SIZES",
+    "STYLE_WORDINGS", "SYNONYMS", "TOPS", "TUNNELS", "VIEW_WORDINGS", "WEARERS",
+]  # fmt: skip
+
 #: sRGB of every colour word.
 COLORS: dict[str, tuple[float, float, float]] = {
     "red": (0.85, 0.10, 0.10),

@@ -40,6 +40,8 @@ from threedistill.toybox.networks import (
 from threedistill.toybox.tokenizer import MAX_WORDS, build_tokenizer
 from threedistill.types import Cameras
 
+__all__ = ["ModelSettings", "ToyboxPipeline", "build_scheduler", "camera", "class_vector"]
+
 
 @dataclass(frozen=True)
 class ModelSettings:

@@ -19,6 +19,11 @@ from torch import Tensor, nn
 from threedistill.cameras import CAMERA_SIZE
 from threedistill.toybox.conditioning import FOLD, fold, unfold
 
+__all__ = [
+    "FOLDED_RGBA", "FOLDED_SHAPE", "HARMONICS", "IMAGE_SIZE", "CameraTokens", "Sketch", "ToyboxUNet",
+    "bag_of_words", "harmonics", "over_background",
+]  # fmt: skip
+
 #: Pixels of this prior's pictures, and the shape of a folded one.
 IMAGE_SIZE = 64
 FOLDED_SHAPE = (3 * FOLD * FOLD, IMAGE_SIZE // FOLD, IMAGE_SIZE // FOLD)

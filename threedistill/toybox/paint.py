@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+__all__ = ["ACCESSORY", "CLEAR", "MAIN", "MARKS", "RGB", "Coat", "Paint", "Slot", "resolve"]
+
 RGB = tuple[float, float, float]
 #: Squared sRGB distance from which two colours differ clearly.
 CLEAR = 0.18

@@ -21,6 +21,8 @@ from threedistill.toybox.lexicon import (
     WEARERS,
 )
 
+__all__ = ["held_out", "held_out_more", "held_out_scenes", "is_held_out", "random_scene"]
+
 
 @lru_cache(maxsize=2)
 def _held_out_file(name: str) -> tuple[str, ...]:

@@ -19,6 +19,8 @@ from threedistill.toybox.lexicon import PARTS
 from threedistill.toybox.paint import MAIN, RGB, Coat, Paint, Slot, resolve
 from threedistill.types import Mesh
 
+__all__ = ["Builder", "Color", "Patch", "Solid", "Vary", "Vec", "gather", "join", "rotation"]
+
 Vec = Sequence[float] | np.ndarray
 Patch = tuple[np.ndarray, np.ndarray, np.ndarray]  # vertices, normals, faces
 Color = RGB | Paint | None  # None is the main colour

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from threedistill.toybox.networks import HARMONICS, bag_of_words, harmonics
 
+__all__ = ["PaletteSketch"]
+
 
 class PaletteSketch(ModelMixin, ConfigMixin):
     """The mean premultiplied RGBA picture of what is told.

@@ -27,6 +27,10 @@ from threedistill.toybox.tokenizer import build_tokenizer
 from threedistill.toybox.trunk import STEPS, ToyboxTransformer, ViewEncoder, shifted_cosine
 from threedistill.types import Cameras
 
+__all__ = [
+    "MAX_WORDS", "MODULES", "TeacherSettings", "TransformerToyboxPipeline", "build_scheduler", "conditioning",
+]  # fmt: skip
+
 #: Tokens of a caption with its start and end; the world's longest have 19.
 MAX_WORDS = 24
 #: The modules of a pipeline, in the order of its components.

@@ -6,6 +6,8 @@ from transformers import PreTrainedTokenizerFast
 
 from threedistill.toybox.grammar import words
 
+__all__ = ["MAX_WORDS", "build_tokenizer"]
+
 MAX_WORDS = 20
 
 

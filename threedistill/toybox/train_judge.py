@@ -39,6 +39,11 @@ from threedistill.toybox.judge_data import (
 from threedistill.toybox.lexicon import ACCESSORIES, COLORS, KINDS, PATTERNS
 from threedistill.toybox.visible import SHOWN
 
+__all__ = [
+    "PARTS_WEIGHT", "VERSION", "WEIGHTS", "JudgeTraining", "batch_of", "calibrate", "grown", "loss_of", "main",
+    "measure", "pools", "rate_at", "train", "vocabulary",
+]  # fmt: skip
+
 VERSION = "judge-3"
 WEIGHTS = {
     "kind": 1.0, "color": 1.0, "pattern": 0.5, "accessory": 0.5, "second_kind": 0.5, "second_color": 0.5,

@@ -20,6 +20,8 @@ from threedistill.toybox.model import ToyboxPipeline
 from threedistill.toybox.networks import Sketch
 from threedistill.toybox.train_state import load_state, save_state
 
+__all__ = ["SketchSettings", "sketch_loss", "train_sketch"]
+
 
 @dataclass(frozen=True)
 class SketchSettings:

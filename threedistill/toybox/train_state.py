@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+__all__ = ["MOMENTS", "load_state", "read_facts", "save_state"]
+
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 

@@ -29,6 +29,11 @@ from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 
+__all__ = [
+    "CONTROL", "PICTURE", "SKETCH", "STEPS", "Attention", "Block", "ToyboxTransformer", "ViewEncoder",
+    "shifted_cosine",
+]  # fmt: skip
+
 STEPS = 1000
 #: Channels of the noisy picture and of the control picture (4 x 4 pixels a cell), and of the sketch (2 x 2).
 PICTURE, CONTROL, SKETCH = 48, 64, 16

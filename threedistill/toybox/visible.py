@@ -12,6 +12,8 @@ from threedistill.toybox.lexicon import PARTS
 from threedistill.toybox.world import Built
 from threedistill.types import Cameras
 
+__all__ = ["LEAST", "SHOWN", "part_shares", "visible"]
+
 #: What the judge looks for -> the parts of the world that show it.
 SHOWN: dict[str, tuple[str, ...]] = {
     "eyes": ("eyes", "pupils"), "beak": ("beak",), "windows": ("windows",), "door": ("door",), "buttons": ("buttons",),

@@ -27,6 +27,11 @@ from threedistill.toybox.paint import ACCESSORY, MAIN, MARKS, RGB, Coat, Slot, r
 from threedistill.toybox.shapes import Builder, Solid, Vary, gather, join, rotation
 from threedistill.types import Mesh
 
+__all__ = [
+    "BUILDERS", "MATT", "RADIUS", "SCALE", "SHINY", "SPOT_RADIUS", "STRIPE_PERIOD", "TALL", "Built", "build",
+    "build_parts", "main_color_share", "palette",
+]  # fmt: skip
+
 #: Every object stays within this distance of the origin.
 RADIUS = 0.85
 BUILDERS = FRONTED_BUILDERS | ANIMAL_BUILDERS | THING_BUILDERS | ROUND_BUILDERS

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch.utils.data import DataLoader, Dataset
 
+__all__ = ["Iterations"]
+
 
 class Iterations(Dataset):
     """The indices ``start .. total - 1`` of a stage."""

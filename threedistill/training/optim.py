@@ -12,7 +12,7 @@ from threedistill.representations.refinement import apply_refinement
 from threedistill.schedule import Schedule, value_at
 from threedistill.values import Below, Within, settings
 
-__all__ = ["Adam", "apply_refinement"]
+__all__ = ["Adam", "Betas", "apply_refinement"]
 
 
 #: Adam's decay rates of the two moments.

@@ -10,6 +10,8 @@ from threedistill.config.critics import critic_for
 from threedistill.errors import ThreedistillError
 from threedistill.training.run_folder import RunFolder
 
+__all__ = ["keep_best", "particle_folder"]
+
 
 def particle_folder(run: RunFolder, index: int, count: int) -> Path:
     """Where a particle's files go: the asset's own folder where there is only one."""

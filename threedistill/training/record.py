@@ -16,6 +16,8 @@ import torch
 from threedistill.training.plan import Names
 from threedistill.training.run_folder import RunFolder
 
+__all__ = ["Record", "recorded"]
+
 _PACKAGES = (
     "threedistill",
     "torch",

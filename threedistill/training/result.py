@@ -11,6 +11,8 @@ from typing import Any
 from threedistill.training.run_folder import RunFolder
 from threedistill.types import Mesh
 
+__all__ = ["Result"]
+
 
 @dataclass
 class Result:

@@ -8,6 +8,8 @@ from threedistill.config.critics import critic_for
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.training.run_folder import RunFolder
 
+__all__ = ["verdict"]
+
 
 def verdict(prompt: str, run: RunFolder) -> dict[str, Any] | None:
     """What the critic says about ``asset/model.glb``, with its line; None without a GLB or a critic for the prompt."""

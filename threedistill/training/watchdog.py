@@ -14,6 +14,8 @@ from typing import Annotated
 from threedistill.errors import ThreedistillError
 from threedistill.values import Fraction, Within, checked
 
+__all__ = ["Vital", "Watchdog"]
+
 
 @dataclass(frozen=True)
 class Vital:

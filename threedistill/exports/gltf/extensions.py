@@ -12,7 +12,7 @@ from pathlib import Path
 
 from threedistill.errors import ThreedistillError
 
-__all__ = ["DRACO", "MESHOPT", "check_required", "lost_extensions", "needs_extra"]
+__all__ = ["DRACO", "MESHOPT", "SPLATS", "check_required", "lost_extensions", "needs_extra"]
 
 DRACO = "KHR_draco_mesh_compression"
 #: The two names of meshoptimizer's compression.

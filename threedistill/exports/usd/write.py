@@ -25,7 +25,7 @@ from threedistill.exports.frames import Frame
 from threedistill.exports.settings import FileSettings
 from threedistill.types import Mesh
 
-__all__ = ["usdz_bytes", "write_usdz"]
+__all__ = ["package", "usdz_bytes", "write_usdz"]
 
 _ALIGNMENT = 64
 #: The zip extra field that holds the padding; readers skip what they do not know.

@@ -23,6 +23,8 @@ from threedistill.rng import Streams
 from threedistill.sweeps.plan import Setting
 from threedistill.types import NoiseLevel
 
+__all__ = ["BLUR", "LEVEL", "NoiseShare", "measure", "noise_share", "paired_noise"]
+
 #: Where along the path the fixed level lies, as a fraction of it.
 LEVEL = 0.7
 #: Pixels of the Gaussian that makes a half-finished object of the true picture.

@@ -14,6 +14,12 @@ from threedistill.errors import UsageError
 from threedistill.evaluation.claims import Claim
 from threedistill.sweeps.plan import Cell, Setting, cells
 
+__all__ = [
+    "CLAIMS", "ESD_BLIND", "ESD_FULL_BLIND", "FRONT_BIAS", "NOISE_PART", "PARTS", "PART_NAMES", "PRIORS", "PROMPTS",
+    "PROMPTS_TIER_TWO", "RULES", "SCALED", "SCALES", "SDS_BLIND", "SDS_PERP_NEG", "SDS_WORDS", "SEEDS",
+    "SEEDS_TIER_TWO", "VSD_BLIND", "Part", "chosen", "scaled", "taught",
+]  # fmt: skip
+
 #: Kinds with a front, mostly figures with faces, where many-facedness is known best; each in a colour that training
 #: shows it in, none of them held out.
 PROMPTS = (

@@ -16,6 +16,8 @@ from threedistill.sweeps.table import interval
 from threedistill.toybox.bench.noise import NoiseShare, paired_noise
 from threedistill.toybox.bench.parts import CLAIMS, PROMPTS, Part
 
+__all__ = ["HEADINGS", "Row", "findings", "students", "verdict_lines", "write_report"]
+
 Row = dict[str, Any]
 
 HEADINGS = {

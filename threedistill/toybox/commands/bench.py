@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from threedistill.toybox.bench.noise import NoiseShare
     from threedistill.toybox.bench.parts import Part
 
+__all__ = ["BENCHMARKS", "NoiseRequest", "noise_shares", "parser", "rows_by_part", "run"]
+
 BENCHMARKS = ("guidance",)
 
 _EPILOG = """\

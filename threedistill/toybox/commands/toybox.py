@@ -17,6 +17,8 @@ from threedistill.commands.arguments import Parser, number, unknown, whole_numbe
 from threedistill.commands.generate import LARGEST_SEED
 from threedistill.errors import UsageError
 
+__all__ = ["USAGE", "run"]
+
 USAGE = """\
 usage: threedistill toybox {render,sample,judge,train} ...
 

@@ -25,6 +25,8 @@ from threedistill.toybox.judge_data import FACES, many_faced
 from threedistill.toybox.lexicon import COLORS, FRONTED
 from threedistill.toybox.world import build
 
+__all__ = ["judge_figures"]
+
 
 def judge_figures(per_kind: int = 4, seed: int = 0, judge: Judge | None = None) -> dict[str, Any]:
     """Accuracy at the 24 evaluation azimuths, and what the Janus estimate says of objects whose faces are known.

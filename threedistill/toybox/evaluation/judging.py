@@ -23,6 +23,11 @@ from threedistill.toybox.lexicon import FRONTED
 from threedistill.toybox.scenes import held_out
 from threedistill.types import Mesh
 
+__all__ = [
+    "FLOOR", "PUBLIC_PROMPTS", "VIEWS", "AssetVerdict", "attributes", "caption_logp", "judge_asset", "look",
+    "many_faced", "orders", "rank_captions", "rank_of", "verdict_line",
+]  # fmt: skip
+
 VIEWS = 12
 PUBLIC_PROMPTS = 24
 #: One view that is certainly wrong should not outweigh eleven that are right.

@@ -15,6 +15,8 @@ from threedistill.toybox.grammar import Scene
 from threedistill.toybox.visible import SHOWN, visible
 from threedistill.types import Cameras
 
+__all__ = ["SEEN", "PartsShown", "parts_shown", "ring_parts", "true_parts", "turned_to"]
+
 #: From this probability on the judge says that it sees a part.
 SEEN = 0.5
 

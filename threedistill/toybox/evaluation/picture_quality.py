@@ -22,6 +22,11 @@ from threedistill.toybox.grammar import parse
 from threedistill.toybox.judge import Judge
 from threedistill.types import Cameras
 
+__all__ = [
+    "DIRECTIONS", "PROMPTS", "VARIATIONS", "Pictures", "ReferenceGain", "as_dict", "detail", "frechet_distance",
+    "judge_features", "judge_prompt", "mean_figures", "reference_gain", "set_distance", "table", "true_pictures",
+]  # fmt: skip
+
 #: Plain things, patterns, accessories and a pair; the first eight are plain.
 PROMPTS = (
     "a red duck", "a green house", "a purple robot", "a yellow television", "a white owl",

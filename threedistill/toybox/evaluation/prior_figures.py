@@ -28,6 +28,12 @@ from threedistill.toybox.lexicon import FRONTED, VIEW_WORDINGS
 from threedistill.toybox.scenes import held_out
 from threedistill.types import Cameras
 
+__all__ = [
+    "FIGURES", "GOALS", "Sample", "Sampler", "cameras_of", "draw", "grain", "ground_truth_sampler", "judge_samples",
+    "main", "object_mask", "plan_samples", "score", "summarise", "told_views", "toybox_sampler", "variety",
+    "write_contact_sheet",
+]  # fmt: skip
+
 #: (texts, cameras or None, backgrounds, generator) -> (B, H, W, 3) sRGB samples in [0, 1].
 Sampler = Callable[[Sequence[str], "Cameras | None", Tensor, torch.Generator], Tensor]
 
