@@ -361,7 +361,7 @@ def attempt(number: int, seed: int = 0, only: str | None = None) -> tuple[str, s
             os.chdir(before)
         if seen:
             return seen[0][0], f"{name}: {seen[:3]}"
-        if "unexpected " in text or "Traceback" in text:
+        if "error: unexpected " in text or "Traceback" in text:
             return "traceback", f"{name}: {text[-300:]}"
         if status and not text.strip():
             return "silent", f"{name}: exit {status}"

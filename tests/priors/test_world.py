@@ -139,7 +139,9 @@ def test_it_repeats_and_depends_on_its_seed():
 def test_what_it_does_not_know_is_refused():
     with pytest.raises(UsageError, match="does not know 'dragon'"):
         WorldPrior(**SMALL).conditioning(Conditions(["a dragon"], orbit(1)))
-    with pytest.raises(UsageError, match="variations, blind and things"):
+    with pytest.raises(ValueError, match="variations=0 must lie in"):
         WorldPrior(variations=0)
-    with pytest.raises(UsageError, match="own, none or words"):
+    with pytest.raises(ValueError, match="seed=-1 must"):
+        WorldPrior(seed=-1)
+    with pytest.raises(ValueError, match="camera='some' must be"):
         WorldPrior(camera="some")  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
@@ -26,12 +26,12 @@ from torch import Tensor
 
 from threedistill.cameras import DISTANCE_RANGE, ELEVATION_RANGE, FOV_RANGE, ViewName, place, view_name
 from threedistill.conditions import Conditions
-from threedistill.errors import UsageError
 from threedistill.prediction import Prediction, PredictionKind
 from threedistill.priors.noise_path import DiscretePath
 from threedistill.priors.space import PixelSpace
 from threedistill.toybox.grammar import Scene, parse
 from threedistill.types import Cameras, Condition, Conditioning, Mesh, NoiseLevel, Shading
+from threedistill.values import NonNegative, Within, checked
 
 #: Shares of views among pictures whose caption names none: the habit of the web, as the embedded prior learnt it.
 WEB_VIEWS: dict[ViewName, float] = {"front": 0.75, "side": 0.12, "back": 0.04, "overhead": 0.09}
@@ -63,24 +63,19 @@ class WorldPrior:
     licence = "Apache-2.0"
     wants: frozenset[Condition] = frozenset({"text", "camera", "background"})
 
+    @checked
     def __init__(
         self,
-        size: int = 64,
-        variations: int = 64,
-        blind: int = 512,
-        things: int = 120,
-        std: float = 0.02,
+        size: Annotated[int, Within(8, 1024)] = 64,
+        variations: Annotated[int, Within(1, 100_000)] = 64,
+        blind: Annotated[int, Within(1, 100_000)] = 512,
+        things: Annotated[int, Within(1, 100_000)] = 120,
+        std: NonNegative = 0.02,
         camera: Literal["own", "none", "words"] | None = "own",
         shading: Shading = "lambertian",
         kind: PredictionKind = "x0",
-        seed: int = 0,
+        seed: Annotated[int, Within(0)] = 0,
     ) -> None:
-        if min(variations, blind, things) < 1 or std < 0:
-            raise UsageError(
-                "prior=world: variations, blind and things must be at least 1, and std at least 0"
-            )
-        if camera not in ("own", "none", "words", None):
-            raise UsageError(f"prior.camera={camera!r} must be own, none or words")
         self.space = PixelSpace(size)
         self.path = DiscretePath.from_betas("squaredcos_cap_v2")
         self.variations, self.blind, self.things, self.std = variations, blind, things, std
