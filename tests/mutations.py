@@ -1,6 +1,6 @@
 """Faults that the tests must notice: each is put into a copy of the checkout, where its tests must fail.
 
-Run by name, because every fault runs its tests anew, each in a process of its own:
+Run by name, because every fault starts pytest anew:
 
     python -m tests.mutations                 all of them
     python -m tests.mutations span bitangent  those whose names contain one of the words
@@ -11,20 +11,17 @@ here once went through all tests.
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-#: What pytest said last, in the copy.
-SAID = "pytest.txt"
 
 
 @dataclass(frozen=True)
@@ -104,17 +101,17 @@ MUTATIONS = (
         "tests/evaluation/test_claims.py::test_the_interval_is_that_of_whole_prompts",
     ),
     Mutation(
-        "a prior's figures have the interval of single pictures", "toybox/evaluation/prior_figures.py",
+        "a prior's figures have the interval of single pictures", "evaluation/prior_figures.py",
         "bootstrap(numbers, groups=[p for p, _ in pairs])", "bootstrap(numbers)",
         "tests/toybox/test_judge.py::test_a_priors_figures_have_intervals_over_prompts",
     ),
     Mutation(
-        "a noise share's interval is that of single pictures", "toybox/bench/noise.py",
+        "a noise share's interval is that of single pictures", "sweeps/gradient_noise.py",
         "bootstrap([s[2] for s in samples], groups)", "bootstrap([s[2] for s in samples])",
         "tests/sweeps/test_bench.py::test_the_interval_of_a_noise_share_is_that_of_whole_prompts",
     ),
     Mutation(
-        "a difference of noise shares has the interval of single pictures", "toybox/bench/noise.py",
+        "a difference of noise shares has the interval of single pictures", "sweeps/gradient_noise.py",
         "bootstrap([mine[key] - theirs[key] for key in both], [key[0] for key in both])",
         "bootstrap([mine[key] - theirs[key] for key in both])",
         "tests/sweeps/test_bench.py::test_pairs_of_noise_shares_are_of_the_same_picture",
@@ -149,29 +146,9 @@ def _copied(folder: Path) -> None:
 
 def _pytest(folder: Path, tests: Sequence[str]) -> int:
     """pytest's exit status in the copy: 0 = passed, 1 = failed, anything else = could not run."""
-    import pytest
-
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    status = 3  # the child must never return: what it would clean up is its parent's
-    try:
-        with (folder / SAID).open("w", encoding="utf-8") as file:
-            for stream in (1, 2):
-                os.dup2(file.fileno(), stream)
-        os.chdir(folder)
-        os.environ["PYTHONPATH"] = str(folder)  # of the programs that tests start
-        sys.path[:] = [str(folder), *(place for place in sys.path if Path(place or ".").resolve() != ROOT)]
-        for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
-            del sys.modules[name]
-        calm = ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # of what is imported already
-        status = int(pytest.main(["-q", "-x", "-n", "0", "-p", "no:cacheprovider", *calm, *tests]))
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    words = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *tests]
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, check=False).returncode
 
 
 def main(words: Sequence[str]) -> int:
@@ -180,24 +157,19 @@ def main(words: Sequence[str]) -> int:
     if not chosen:
         print("no mutation has a name with " + " or ".join(words), file=sys.stderr)
         return 2
-    for package in ("diffusers", "pytorch_lightning", "transformers"):
-        importlib.import_module(package)  # what takes long is imported before the processes part
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         _copied(folder)
         if status := _pytest(folder, sorted({m.test for m in chosen})):
-            print((folder / SAID).read_text(encoding="utf-8"), file=sys.stderr)
             print(f"the tests do not pass without a mutation (pytest ends with {status})", file=sys.stderr)
             return 1
         survived = 0
-        for number, mutation in enumerate(chosen):
+        for mutation in chosen:
             file, began = folder / "threedistill" / mutation.file, time.monotonic()
-            text, times = file.read_text(encoding="utf-8"), (file.stat().st_atime, file.stat().st_mtime)
+            text = file.read_text(encoding="utf-8")
             file.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
-            os.utime(file, (number, number))  # Python knows a changed file by its time
             status = _pytest(folder, [mutation.test])
             file.write_text(text, encoding="utf-8")
-            os.utime(file, times)
             survived += status != 1
             verdict = {0: "SURVIVED", 1: "noticed"}.get(status, f"pytest ended with {status}")
             print(f"{verdict:9s} {time.monotonic() - began:4.0f} s  {mutation.name}", flush=True)

@@ -45,6 +45,12 @@ CLASSES: dict[str, tuple[tuple[str, str], ...]] = {
     "guidance.timesteps.DreamTime": (("huang2024dreamtime", "timesteps"),),
     "priors.lora.LoRA": (("hu2022lora", "the student's adapters"),),
     "priors.families.StableDiffusion": (("rombach2022ldm", "the prior"),),
+    "priors.families.SDXL": (("podell2024sdxl", "the prior"),),
+    "priors.families.SD3": (("esser2024sd3", "the prior"),),
+    "priors.families.FLUX": (("labs2025flux", "the prior"),),
+    "priors.families.PixArt": (("chen2024pixart", "the prior"),),
+    "priors.families.Sana": (("xie2025sana", "the prior"),),
+    "priors.families.DeepFloyd": (("saharia2022imagen", "the prior"),),
     "toybox.priors.embedded.ToyboxPrior": (
         ("ho2020ddpm", "the prior"), ("nichol2021improved", "its noise schedule"),
         ("salimans2022progressive", "its parametrisation"),

@@ -200,7 +200,12 @@ def _work(
 
     if plan.ignored and not quiet:
         print(f"ignored: {', '.join(plan.ignored)}", file=sys.stderr)
-    run.update_record(**prior_facts(parts.prior))
+    facts = prior_facts(parts.prior)
+    run.update_record(**facts)
+    if not quiet and facts["prior_version"]:
+        print(f"prior: {facts['prior_version']}, licence {facts['prior_licence']}", file=sys.stderr)
+        for note in getattr(parts.prior, "notes", ()):
+            print(note, file=sys.stderr)
     stages, device, source = parts.stages, parts.device, start
     try:
         for index in range(first_unfinished(run, stages), len(stages)):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from threedistill.cameras import ViewName, view_name
-from threedistill.conditions import Role
+from threedistill.cameras import ViewName, orbit, view_name
+from threedistill.conditions import Role, Wording
 from threedistill.errors import UsageError
 from threedistill.rng import Streams
 from threedistill.texts import check_prompt
@@ -147,3 +148,16 @@ class PromptSet:
                 raise UsageError("this guidance rule compares with a source prompt, and none was given")
             return [self.source] * views
         raise ValueError(f"text kind {kind!r} is unknown")
+
+    def all_wordings(self, kinds: Collection[TextKind]) -> tuple[Wording, ...]:
+        """Everything that texts of these kinds may say, whatever the views and the draws; each once."""
+        said: list[Wording] = []
+        for kind in kinds:
+            texts = self.texts(kind, orbit(1))
+            if kind == "view" and self.view_words:
+                count = None if self.view_wordings == "several" else 1
+                texts = [
+                    f"{self.prompt}, {word}" for words in VIEW_WORDINGS.values() for word in words[:count]
+                ]
+            said += [Wording(text, role_of(kind)) for text in texts]
+        return tuple(dict.fromkeys(said))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import shutil
+import weakref
 
 import pytest
 import torch
 
-from threedistill.conditions import Conditions
+from threedistill.conditions import Conditions, Wording
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.guidance.cfg import combine
 from threedistill.prediction import Prediction
 from threedistill.priors import diffusers as module
 from threedistill.priors.diffusers import DiffusersPrior
 from threedistill.priors.families import StableDiffusion
-from threedistill.priors.sampling import ddim, spaced
+from threedistill.priors.sampling import ddim, levels_at, spaced
 from threedistill.protocols import Prior
 
 
@@ -22,7 +25,7 @@ def load(folder, **options) -> DiffusersPrior:
     return DiffusersPrior(name="tiny", family=StableDiffusion(), model=str(folder), cache=False, **options)
 
 
-def ours(prior, texts, noise, scale, indices, last):
+def ours(prior, texts, noise, scale, indices):
     cond = prior.conditioning(Conditions(texts))
     null = prior.conditioning(Conditions([""] * len(texts)))
 
@@ -37,7 +40,9 @@ def ours(prior, texts, noise, scale, indices, last):
         seen, blind = (prior.predict(x_t, level, c) for c in (cond, null))
         return Prediction(combine(blind.value, seen.value, scale), "v", x_t, level)
 
-    return ddim(denoise_v if prior.kind == "v" else denoise, prior.path, noise, indices, last)
+    return ddim(
+        denoise_v if prior.kind == "v" else denoise, noise, levels_at(prior.path, indices, len(texts), 0)
+    )
 
 
 @pytest.mark.parametrize("size", [32, 48])
@@ -54,8 +59,7 @@ def test_sampler_parity(pipelines, name, scale, size):
     ).images  # fmt: skip
     indices = pipeline.scheduler.timesteps.tolist()
     assert indices == spaced(5, 1000, "trailing" if name == "zero" else "leading", 0 if name == "zero" else 1)
-    last = prior.path.at(torch.zeros(2))
-    mine = ours(prior, texts, noise, scale, indices, last)
+    mine = ours(prior, texts, noise, scale, indices)
     worst = float((mine - theirs).abs().max() / theirs.abs().max())
     assert worst < 1e-4, f"latents differ by {worst:.2e} of their range"
     picture = pipeline.vae.decode(theirs / pipeline.vae.config.scaling_factor).sample
@@ -153,10 +157,113 @@ def test_the_local_cache_is_enough(pipelines, tmp_path, monkeypatch):
     )
 
 
-def test_mirrors_are_tried_in_order(pipelines, tmp_path):
+def test_mirrors_are_tried_in_order_and_for_the_model_that_they_mirror(pipelines, tmp_path):
     folder = pipelines["eps"][0]
-    prior = load(tmp_path / "gone", mirrors=(str(folder),))
-    assert prior.source.location == str(folder)
+    gone = tmp_path / "gone"
+    for home in (None, str(gone)):
+        prior = load(gone, home=home, mirrors=(str(folder),), licence="MIT")
+        assert (prior.source.location, prior.licence) == (str(folder), "MIT")
+    with pytest.raises(ThreedistillError, match=r"gone: no such folder\. Give a folder"):
+        load(gone, home="somebody/else", mirrors=(str(folder),))
+
+
+def test_the_licence_is_that_of_the_model_at_hand(pipelines, tmp_path):
+    folder = tmp_path / "finetune"
+    shutil.copytree(pipelines["eps"][0], folder)
+
+    def licence() -> str:
+        return load(folder, home="somebody/else", licence="MIT").licence
+
+    assert licence() == "unknown"
+    (folder / "README.md").write_text("---\ntags: [x]\nlicense: openrail\n---\n# A model\nlicense: none\n")
+    assert licence() == "openrail"
+    (folder / "README.md").write_text("---\nlicense: other\nlicense_name: my-own\n---\n")
+    assert licence() == "my-own"
+
+
+def test_a_folder_of_16_bit_files_alone_is_read(pipelines, tmp_path):
+    folder = tmp_path / "half"
+    pipelines["eps"][1].save_pretrained(folder, variant="fp16")
+    assert not list(folder.glob("*/*model.safetensors"))
+    mine, theirs = (
+        load(place).conditioning(Conditions(["a duck"]))["encoder_hidden_states"]
+        for place in (folder, pipelines["eps"][0])
+    )
+    assert torch.equal(mine, theirs)
+    assert load(pipelines["eps"][0], variant="fp16").source.commit  # and the other way round
+
+
+def test_a_copy_of_the_same_weights_is_the_same_version(pipelines, tmp_path):
+    shutil.copytree(pipelines["eps"][0], tmp_path / "copy", copy_function=shutil.copyfile)
+    first, second = (load(place).version.split("@")[1] for place in (pipelines["eps"][0], tmp_path / "copy"))
+    assert first == second
+    weights = tmp_path / "copy/unet/diffusion_pytorch_model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    assert load(tmp_path / "copy").version.split("@")[1] != first
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"_class_name": "StableDiffusionXLPipeline"},
+            "is a StableDiffusionXLPipeline, .*; use --prior sdxl",
+        ),
+        ({"_class_name": "AmusedPipeline"}, "is a AmusedPipeline, .*; none that ships does"),
+        ({"in_channels": 9}, "its unet takes 9 channels and its VAE gives 4"),
+        (
+            {"scheduler": "EDMEulerScheduler"},
+            "the noise path of its scheduler EDMEulerScheduler is not understood",
+        ),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(pipelines, tmp_path, change, words):
+    folder = tmp_path / "misfit"
+    shutil.copytree(pipelines["eps"][0], folder)
+    for weights in folder.glob("*/*.safetensors"):
+        weights.write_bytes(b"unreadable")
+    file, key = {"_class_name": ("model_index.json", "_class_name"), "in_channels": ("unet/config.json", "in_channels"),
+                 "scheduler": ("scheduler/scheduler_config.json", "_class_name")}[next(iter(change))]  # fmt: skip
+    config = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**config, key: next(iter(change.values()))}))
+    with pytest.raises(UsageError, match=f"^prior tiny: .*{words}") as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_of_a_long_prompt_the_view_words_are_heard_and_the_rest_is_named(pipelines):
+    prior = load(pipelines["eps"][0])
+    long = "a red duck and a red mushroom and a blurry red duck and a red mushroom"
+    views = [f"{long}, {view} view" for view in ("front", "side")]
+    front, side = prior.conditioning(Conditions(views))["encoder_hidden_states"]
+    assert float((front - side).abs().max()) > 1e-3
+    (note,) = prior.notes
+    assert note.startswith("prior tiny: a text encoder that holds 16 tokens does not hear") and note.endswith(
+        "mushroom"
+    )
+    short = load(pipelines["eps"][0])
+    short.conditioning(Conditions(["a red duck, front view"]))
+    assert short.notes == ()
+
+
+def test_text_encoders_are_gone_when_all_is_said(pipelines, monkeypatch):
+    prior = load(pipelines["eps"][0])
+    loaded, load_one = {}, type(prior.source).load
+
+    def watched(self, part, **options):
+        found = load_one(self, part, **options)
+        loaded[part] = weakref.ref(found)
+        return found
+
+    monkeypatch.setattr(type(prior.source), "load", watched)
+    prior.prepare([Wording("a duck"), Wording("", "negative")])
+    gc.collect()
+    assert set(loaded) == {"tokenizer", "text_encoder"} and loaded["text_encoder"]() is None
+    loaded.clear()
+    prior.conditioning(Conditions(["a duck", ""]))
+    assert not loaded
 
 
 def test_weights_that_can_run_code_are_refused(pipelines, tmp_path):

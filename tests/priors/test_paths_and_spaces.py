@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
+from threedistill.errors import UsageError
 from threedistill.priors.noise_path import DiscretePath, RectifiedFlowPath
+from threedistill.priors.schedulers import scheduler_path
 from threedistill.priors.space import FoldedPixelSpace, LatentSpace, PixelSpace, resize
 from threedistill.protocols import ImageSpace, NoisePath
 
@@ -82,14 +84,77 @@ def test_zero_terminal_snr_stays_finite_and_out_of_windows():
 def test_rectified_flow_ends_and_direction():
     path = RectifiedFlowPath()
     level = path.at(torch.tensor([0.0, 250.0, 1000.0]))
-    torch.testing.assert_close(level.alpha + level.sigma, torch.ones(3))
+    torch.testing.assert_close(level.alpha + level.sigma, torch.tensor([1.0, 1.0, 1.0]))
     assert float(level.sigma[1]) == pytest.approx(0.25)
-    assert float(level.sigma[0]) > 0 and float(level.sigma[2]) < 1
+    # Pure noise is reached where a scheduler asks for it, and never drawn.
+    assert float(level.sigma[0]) > 0 and float(level.sigma[2]) == 1
+    assert bool(torch.isfinite(level.log_snr).all())
+    assert float(path.at_fraction(torch.tensor([1.0])).sigma) < 1
     assert (
         path == RectifiedFlowPath()
         and path != RectifiedFlowPath(scale=1.0)
+        and path != RectifiedFlowPath(shift=3.0)
         and path != DiscretePath.from_betas()
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "tokens", "shift"),
+    [
+        ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, 0, 3.0),
+        (
+            "FlowMatchEulerDiscreteScheduler",
+            {"use_dynamic_shifting": True, "max_shift": 1.15},
+            4096,
+            math.exp(1.15),
+        ),
+        ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True}, 256, math.exp(0.5)),
+        (
+            "FlowMatchEulerDiscreteScheduler",
+            {"use_dynamic_shifting": True, "time_shift_type": "linear"},
+            256,
+            0.5,
+        ),
+        ("DPMSolverMultistepScheduler", {"use_flow_sigmas": True, "flow_shift": 3.0}, 0, 3.0),
+        ("UniPCMultistepScheduler", {"use_flow_sigmas": True, "flow_shift": 5.0}, 0, 5.0),
+    ],
+)
+def test_flow_schedulers_shift_as_they_say(name, options, tokens, shift):
+    import diffusers
+
+    scheduler = getattr(diffusers, name)(**options)
+    path, kind = scheduler_path(dict(scheduler.config) | {"_class_name": name}, tokens)
+    assert kind == "flow" and isinstance(path, RectifiedFlowPath)
+    assert path.shift == pytest.approx(shift)
+    if options.get("use_dynamic_shifting"):  # what the scheduler itself makes of the middle
+        mu = math.log(shift) if options.get("time_shift_type") != "linear" else shift
+        theirs = float(scheduler.time_shift(mu, 1.0, torch.tensor(0.5)))
+        assert float(path.at_fraction(torch.tensor([0.5])).sigma) == pytest.approx(theirs, rel=1e-5)
+
+
+def test_tables_are_the_schedulers_own_and_what_has_none_is_refused():
+    import diffusers
+
+    shifted = diffusers.CogVideoXDDIMScheduler(snr_shift_scale=3.0)
+    path, _ = scheduler_path(dict(shifted.config) | {"_class_name": "CogVideoXDDIMScheduler"})
+    index = torch.arange(0, 999, 111)
+    torch.testing.assert_close(
+        path.at(index).alpha ** 2, shifted.alphas_cumprod[index].float(), rtol=1e-4, atol=2e-6
+    )
+    euler = {"_class_name": "EulerDiscreteScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085,
+             "beta_end": 0.012}  # fmt: skip
+    assert scheduler_path(euler)[0] == DiscretePath.from_betas()
+    for config in (
+        {"_class_name": "EDMEulerScheduler"},
+        {"_class_name": "DDPMWuerstchenScheduler"},
+        {"_class_name": "SCMScheduler"},
+        {"_class_name": "FutureScheduler"},
+        {**euler, "timestep_type": "continuous", "prediction_type": "v_prediction"},
+    ):
+        with pytest.raises(
+            UsageError, match=f"scheduler {config['_class_name']} is not understood|prediction_type"
+        ):
+            scheduler_path(config)
 
 
 def test_broken_tables_are_refused():

@@ -11,21 +11,37 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.conditions import Conditions, Wording
-from threedistill.errors import ThreedistillError
+from threedistill.errors import ThreedistillError, UsageError
 from threedistill.priors.embedding_cache import Embedding, EmbeddingCache, default_folder, stack
-from threedistill.priors.families import Family
-from threedistill.priors.loading import Source, find
+from threedistill.priors.families import FAMILIES, Facts, Family, Said
+from threedistill.priors.families.shell import shell
+from threedistill.priors.loading import Source, find, is_hub_id
+from threedistill.priors.long_prompts import fitted
+from threedistill.priors.space import LatentSpace
 from threedistill.types import Condition, Conditioning, NoiseLevel, Prediction, PredictionKind
 from threedistill.values import Within
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 
-def pick_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
-    """The named dtype; ``auto`` is float16 on a GPU and float32 elsewhere."""
+def pick_dtype(name: DtypeName, device: torch.device, half: torch.dtype = torch.float16) -> torch.dtype:
+    """The named dtype; ``auto`` is ``half`` on a GPU and float32 elsewhere."""
     if name == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
+        return half if device.type == "cuda" else torch.float32
     return getattr(torch, name)
+
+
+def cast(network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Moves a network; the modules that its class keeps in float32 are cast to nothing else."""
+    kept = {name for m in network.modules() for name in getattr(m, "_keep_in_fp32_modules", None) or ()}
+    for module in network.modules():
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            tensor.data = tensor.data.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+    if not kept or dtype == torch.float32:
+        return
+    for name, module in network.named_modules():
+        if kept & set(name.split(".")):
+            module.float()
 
 
 class DiffusersPrior:
@@ -35,16 +51,19 @@ class DiffusersPrior:
         name: what it is called in tables and messages.
         family: the adapter of its family.
         model: a pipeline folder or a hub id.
+        home: the hub id that ``mirrors`` and ``licence`` belong to: another model is looked for in no mirror, and its
+            licence is what its own model card says; None = ``model``, whatever it is.
         mirrors: further places of the same weights, tried in order.
         revision: branch, tag or commit on the hub; None = the default branch.
         size: pixels per side that it sees; None = as trained.
-        dtype: of weights and compute; ``auto`` = float16 on a GPU, float32 on a CPU.
+        dtype: of weights and compute; ``auto`` = the family's 16 bit on a GPU, float32 on a CPU.
         variant: such as ``fp16``, to download the smaller files where they exist.
         licence: of the weights; travels into the asset.
         cache: whether text embeddings are kept on disk.
 
     Raises:
         ThreedistillError: the weights could not be found or read.
+        UsageError: a model that is not of this family; no weights are read for that.
     """
 
     view_group = 1
@@ -56,6 +75,7 @@ class DiffusersPrior:
         name: str,
         family: Family,
         model: str,
+        home: str | None = None,
         mirrors: tuple[str, ...] = (),
         revision: str | None = None,
         size: Annotated[int, Within(8, 8192)] | None = None,
@@ -64,27 +84,59 @@ class DiffusersPrior:
         licence: str = "unknown",
         cache: bool = True,
     ) -> None:
-        self.name, self.licence, self.family = name, licence, family
+        self.name, self.family = name, family
+        self._unheard: dict[int, str] = {}
         self._variant = variant
         self._dtype_name: DtypeName = dtype
         self.kind: PredictionKind
+        own = home in (None, model)
         try:
-            self.source: Source = find(model, tuple(mirrors), revision)
-            self.path, self.kind = family.path(self.source.config("scheduler"))
-            self.network = self._load(family.network)
-            self.space = family.space(
-                self._load("vae") if "vae" in self.source.index else None, self.network, size
-            )
+            self.source: Source = find(model, tuple(mirrors) if own else (), revision)
+        except UsageError as error:
+            raise UsageError(f"prior {name}: {error}") from None
         except ThreedistillError as error:
+            download = (
+                f"Download it where there is a network (`hf download {model}`), give"
+                if is_hub_id(model)
+                else "Give"
+            )
             raise type(error)(
-                f"prior {name}: {error}. Download it where there is a network (`hf download {model}`), give a folder "
-                "with prior.model.model=/path/to/pipeline, or use prior=toybox, which is always there"
+                f"prior {name}: {error}. {download} a folder with prior.model.model=/path/to/pipeline, or use "
+                "prior=toybox, which is always there"
             ) from None
-        self.revision = f"{self.source.location}@{self.source.commit}"
-        self._encoders: list[tuple[Any, Any]] | None = None
+        try:
+            self.facts = self._facts(size)
+            self.path, self.kind = family.path(self.facts)
+            self._parts = {part: self._load(part) for part in family.components()}
+            self.network = family.assemble(self._parts)
+            vae = self._load("vae") if "vae" in self.facts.configs else None
+            self.space = family.space(vae, self.facts)
+        except ThreedistillError as error:
+            raise type(error)(f"prior {name}: {error}") from None
+        self.licence = licence if own else self.source.licence() or "unknown"
+        self.version = self.revision = f"{self.source.location}@{self.source.commit}"
         folder: Path | None = default_folder() if cache else None
-        self.texts = EmbeddingCache(self._encode, f"{self.revision}/{type(family).__name__}", folder)
+        self.texts = EmbeddingCache(self._encode, f"{self.revision}/{family.reads}", folder)
         self.to("cpu")
+
+    def _facts(self, size: int | None) -> Facts:
+        """What is known before weights are read; a model of another family ends here."""
+        index, family = self.source.index, self.family
+        found = str(index.get("_class_name"))
+        if found not in family.pipelines:
+            other = next((f"use --prior {f.option}" for f in FAMILIES if found in f.pipelines), None)
+            raise UsageError(
+                f"{self.source.location} is a {found}, which this prior does not read; "
+                f"{other or 'none that ships does (docs/extend/prior.md)'}"
+            )
+        parts = ("scheduler", *family.components(), "vae")
+        configs = {part: self.source.config(part) for part in parts if index.get(part, [None])[0] is not None}
+        facts = Facts(index, configs)
+        try:
+            family.check(facts)
+        except UsageError as error:
+            raise UsageError(f"{self.source.location} does not fit: {error}") from None
+        return Facts(index, configs, size or family.native_size(facts))
 
     def _load(self, component: str) -> Any:
         # Loaded in float32 or as stored; `to` sets the final dtype once the device is known.
@@ -92,25 +144,54 @@ class DiffusersPrior:
         return module.requires_grad_(False).eval()
 
     def _encode(self, wordings: Sequence[Wording]) -> list[Embedding]:
-        """Text encoders are large and needed once: loaded at the first unknown text, on the CPU."""
-        if self._encoders is None:
-            self._encoders = [
-                (self.source.load(t), self._load(e).to(self.device)) for t, e in self.family.encoders
-            ]
-        return self.family.encode(self._encoders, wordings)
+        """One embedding each. Text encoders are large: loaded here, and gone when this is done."""
+        parts: dict[str, Any] = dict(self._parts)
+        pairs = [
+            pair
+            for pair in self.family.encoders
+            if self.source.has(pair[1]) or pair[1] not in self.family.optional
+        ]
+        for tokenizer, encoder in pairs:
+            parts[tokenizer] = self.source.load(tokenizer)
+            parts[encoder] = self._load(encoder).to(self.device)
+        pipe = shell(self.source.index, parts)
+        told: list[Embedding] = []
+        for wording in wordings:
+            texts = {name: self._heard(wording.text, name, pipe) for name, _ in pairs}
+            told.append(self.family.encode(pipe, Said(texts, wording.role), self.facts))
+        return told
+
+    def _heard(self, text: str, tokenizer: str, pipe: Any) -> str:
+        """The text as far as an encoder hears it, its view words included; what is cut is noted."""
+        limit = self.family.length(tokenizer, pipe)
+        read = getattr(pipe, tokenizer)
+        heard, lost = fitted(text, lambda words: len(read(words).input_ids), limit)
+        if len(lost) > len(self._unheard.get(limit, "")):
+            self._unheard[limit] = lost
+        return heard
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the text encoders could not hear so far."""
+        return tuple(
+            f"prior {self.name}: a text encoder that holds {limit} tokens does not hear the end of the prompt: {lost}"
+            for limit, lost in self._unheard.items()
+        )
+
+    def prepare(self, wordings: Sequence[Wording]) -> None:
+        """Encodes all that will be said, so that the text encoders are loaded once."""
+        self.texts(wordings)
 
     def to(self, device: torch.device | str) -> DiffusersPrior:
         """Moves the networks to ``device`` in the dtype chosen for it."""
         self.device = torch.device(device)
-        self.dtype = pick_dtype(self._dtype_name, self.device)
-        self.network.to(device=self.device, dtype=self.dtype)
-        if self.network.device.type == "cpu":
-            self.network.to(memory_format=torch.channels_last)
-        vae = getattr(self.space, "vae", None)
-        if vae is not None:
-            vae.to(device=self.device, dtype=self.dtype)
-        for _, encoder in self._encoders or ():
-            encoder.to(self.device)
+        self.dtype = pick_dtype(self._dtype_name, self.device, self.family.half)
+        cast(self.network, self.device, self.dtype)
+        if self.device.type == "cpu" and all(p.ndim < 5 for p in self.network.parameters()):
+            network: Any = self.network
+            network.to(memory_format=torch.channels_last)
+        if isinstance(self.space, LatentSpace):
+            self.space.to(self.device, self.dtype)
         return self
 
     def conditioning(self, conditions: Conditions) -> Conditioning:
@@ -129,5 +210,6 @@ class DiffusersPrior:
     ) -> Prediction:
         """The answer of ``network``, which takes and gives what the prior's own does; gradients flow."""
         index = level.index.to(device=self.device, dtype=torch.float32)
-        value = self.family.denoise(network, x_t.to(self.dtype), index, conditioning)
+        told = NoiseLevel(level.alpha, level.sigma, index)
+        value = self.family.denoise(network, x_t.to(self.dtype), told, conditioning, self.facts)
         return Prediction(value.to(x_t.dtype), self.kind, x_t, level)

@@ -4,8 +4,11 @@ mirror.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
+import logging
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,11 +50,34 @@ class Source:
     commit: str
     index: dict[str, Any]
 
-    def config(self, component: str) -> dict[str, Any]:
-        """A component's configuration as a dictionary (for schedulers, which have no weights)."""
-        from diffusers import DDPMScheduler  # any scheduler class reads any scheduler's file
+    def has(self, component: str) -> bool:
+        """Whether the pipeline has this component; some may be left out."""
+        return (self.index.get(component) or (None,))[0] is not None
 
-        return dict(self._fetch(component, DDPMScheduler.load_config, {}))
+    def config(self, component: str) -> dict[str, Any]:
+        """The configuration of a scheduler or network of diffusers, without its weights."""
+        from diffusers import AutoencoderKL, DDPMScheduler  # any class reads the file of any of its kind
+
+        kind: Any = DDPMScheduler if component == "scheduler" else AutoencoderKL
+        return dict(self._fetch(component, kind.load_config, {}))
+
+    def licence(self) -> str | None:
+        """What the model card says of the licence; None = nothing."""
+        if Path(self.location).is_dir():
+            card = Path(self.location) / "README.md"
+        else:
+            from huggingface_hub import try_to_load_from_cache
+
+            found = try_to_load_from_cache(self.location, "README.md", revision=self.revision)
+            if not isinstance(found, str):
+                return None
+            card = Path(found)
+        if not card.is_file():
+            return None
+        head = card.read_text(encoding="utf-8", errors="replace").split("---")
+        fields = dict(re.findall(r"(?m)^(license(?:_name)?):[ \t]*(\S+)", head[1] if len(head) > 2 else ""))
+        name = fields.get("license_name") if fields.get("license") == "other" else None
+        return name or fields.get("license")
 
     def load(self, component: str, dtype: torch.dtype | None = None, variant: str | None = None) -> Any:
         """An instance of a component; weights from safetensors only.
@@ -71,10 +97,19 @@ class Source:
             options["use_safetensors"] = True
             if dtype is not None:
                 options["torch_dtype" if library == "diffusers" else "dtype"] = dtype
-            if variant is not None:
-                options["variant"] = variant
         kind = getattr(importlib.import_module(library), name)
-        return self._fetch(component, kind.from_pretrained, options)
+        if "use_safetensors" not in options:
+            return self._fetch(component, kind.from_pretrained, options)
+        # Where only one of the two exists, that one is meant: many folders hold fp16 files and no others.
+        named = {"variant": variant} if variant else {}
+        try:
+            return self._fetch(component, kind.from_pretrained, {**options, **named})
+        except ThreedistillError as error:
+            other = {} if variant else {"variant": "fp16"}
+            try:
+                return self._fetch(component, kind.from_pretrained, {**options, **other})
+            except ThreedistillError:
+                raise error from None
 
     def _fetch(self, component: str, call: Callable[..., Any], options: dict[str, Any]) -> Any:
         """``call`` on a component: folder or cache first; the network only for what the cache lacks."""
@@ -99,7 +134,7 @@ def quiet() -> None:
 
     huggingface_hub.utils.logging.set_verbosity_error()
     for library in (diffusers.utils.logging, transformers.utils.logging):
-        library.set_verbosity_error()
+        library.set_verbosity(logging.CRITICAL)  # what fails is told in our own words, or tried another way
         library.disable_progress_bar()
 
 
@@ -123,6 +158,11 @@ def hub_reachable(timeout: float = 5.0) -> bool:
     return True
 
 
+def is_hub_id(place: str) -> bool:
+    """Whether a place is ``owner/name`` and no path."""
+    return not place.startswith((".", "/", "~")) and place.count("/") == 1
+
+
 def find(model: str, mirrors: tuple[str, ...] = (), revision: str | None = None) -> Source:
     """The first of ``model`` and its mirrors that can be read: folders and the local cache before the
     network.
@@ -141,7 +181,7 @@ def find(model: str, mirrors: tuple[str, ...] = (), revision: str | None = None)
         folder = Path(place).expanduser()
         if folder.is_dir():
             return _folder(folder)
-        if place.startswith((".", "/", "~")) or place.count("/") != 1:
+        if not is_hub_id(place):
             reasons[place] = "no such folder"
             continue
         try:
@@ -163,12 +203,26 @@ def _folder(folder: Path) -> Source:
     index = folder / "model_index.json"
     if not index.is_file():
         raise UsageError(f"{folder} is not a diffusers pipeline: it has no model_index.json")
-    import hashlib
-
-    files = sorted(f for f in folder.rglob("*") if f.suffix in (".json", ".safetensors"))
-    print_ = [(str(f.relative_to(folder)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    commit = hashlib.blake2b(repr(print_).encode(), digest_size=8).hexdigest()
+    files = sorted(f for f in folder.rglob("*") if f.suffix in (".json", ".safetensors", ".txt", ".model"))
+    commit = _digest([(str(f.relative_to(folder)), _sampled(f)) for f in files])
     return Source(str(folder), None, commit, json.loads(index.read_text()))
+
+
+def _digest(what: object) -> str:
+    return hashlib.blake2b(repr(what).encode(), digest_size=8).hexdigest()
+
+
+def _sampled(file: Path, pieces: int = 64, length: int = 4096) -> tuple[int, str]:
+    """Size and a digest of a file: all of a small one, of a large one pieces all over it."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        if size <= pieces * length:
+            return size, _digest(stream.read())
+        read: list[bytes] = []
+        for k in range(pieces):
+            stream.seek(k * (size - length) // (pieces - 1))
+            read.append(stream.read(length))
+        return size, _digest(read)
 
 
 def _hub(place: str, revision: str | None, cached: bool) -> Source:

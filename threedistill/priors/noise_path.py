@@ -142,40 +142,51 @@ class DiscretePath:
 
 
 class RectifiedFlowPath:
-    """``alpha = 1 - sigma``; the network's time is ``scale * sigma`` (SD3 and FLUX: 1000).
+    """``alpha = 1 - sigma``; the scheduler's time is ``scale * sigma`` (SD3 and FLUX: 1000).
 
-    Source: Liu et al. 2022, arXiv 2209.03003; Esser et al. 2024 (SD3), arXiv 2403.03206.
+    Fractions of the path are shifted as the model's makers shift them, ``sigma = s f / (1 + (s - 1) f)``: of a large
+    picture more noise is needed to hide as much.
+    Source: Liu et al. 2022, arXiv 2209.03003; Esser et al. 2024 (SD3), arXiv 2403.03206, eq. 23.
 
     Arguments:
-        scale: the network's time at pure noise.
-        sigma_min, sigma_max: ends of the path; inside (0, 1), where both parametrisations can be read.
+        scale: the time at pure noise.
+        shift: ``s``.
+        sigma_min, sigma_max: ends of what is drawn; :meth:`at` reaches pure noise.
     """
 
     steps: int | None = None
 
-    def __init__(self, scale: float = 1000.0, sigma_min: float = 1e-3, sigma_max: float = 0.999) -> None:
+    def __init__(
+        self, scale: float = 1000.0, shift: float = 1.0, sigma_min: float = 1e-3, sigma_max: float = 0.999
+    ) -> None:
         if not 0 < sigma_min < sigma_max < 1:
             raise ValueError(f"0 < sigma_min={sigma_min} < sigma_max={sigma_max} < 1 does not hold")
-        self.scale, self.sigma_min, self.sigma_max = scale, sigma_min, sigma_max
+        if shift <= 0:
+            raise ValueError(f"shift={shift} must be positive")
+        self.scale, self.shift, self.sigma_min, self.sigma_max = scale, shift, sigma_min, sigma_max
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RectifiedFlowPath) and vars(self) == vars(other)
 
     def __hash__(self) -> int:
-        return hash((self.scale, self.sigma_min, self.sigma_max))
+        return hash((self.scale, self.shift, self.sigma_min, self.sigma_max))
 
-    def _level(self, sigma: Float[Tensor, "B"], dtype: torch.dtype) -> NoiseLevel:
-        sigma = sigma.clamp(self.sigma_min, self.sigma_max)
-        return NoiseLevel((1 - sigma).to(dtype), sigma.to(dtype), (self.scale * sigma).to(dtype))
+    def _level(self, sigma: Float[Tensor, "B"], most: float, dtype: torch.dtype) -> NoiseLevel:
+        sigma = sigma.clamp(self.sigma_min, most)
+        alpha = (1 - sigma).clamp(
+            min=math.exp(SILENT / 2)
+        )  # as at the silent end of a table: all stays finite
+        return NoiseLevel(alpha.to(dtype), sigma.to(dtype), (self.scale * sigma).to(dtype))
 
     def at(self, index: Tensor) -> NoiseLevel:
-        """Levels at the network's time, ``sigma = index / scale``."""
-        return self._level(index.double() / self.scale, _like(index))
+        """Levels at the scheduler's time, ``sigma = index / scale``."""
+        return self._level(index.double() / self.scale, 1.0, _like(index))
 
     def at_fraction(self, fraction: Tensor) -> NoiseLevel:
-        """Levels at ``sigma = fraction``."""
-        return self._level(fraction.double(), _like(fraction))
+        """Levels at the shifted fraction."""
+        part = fraction.double()
+        return self._level(self.shift * part / (1 + (self.shift - 1) * part), self.sigma_max, _like(fraction))
 
     def at_log_snr(self, log_snr: Tensor) -> NoiseLevel:
         """``sigma / (1 - sigma) = exp(-log_snr / 2)``, so ``sigma = sigmoid(-log_snr / 2)``."""
-        return self._level(torch.sigmoid(-log_snr.double() / 2), _like(log_snr))
+        return self._level(torch.sigmoid(-log_snr.double() / 2), self.sigma_max, _like(log_snr))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -21,30 +22,32 @@ def spaced(steps: int, trained: int, how: str = "trailing", offset: int = 0) -> 
     return [round(trained - i * trained / steps) - 1 for i in range(steps)]
 
 
+def levels_at(
+    path: NoisePath, indices: Sequence[int], rows: int, last: int | None = None
+) -> list[NoiseLevel]:
+    """The levels at these times and the one to end at: at the time ``last``, or clean (None: alpha 1, sigma 0)."""
+    clean = NoiseLevel(*(torch.full((rows,), v) for v in (1.0, 0.0, 0.0)))
+    levels = [path.at(torch.full((rows,), float(i))) for i in indices]
+    return [*levels, clean if last is None else path.at(torch.full((rows,), float(last)))]
+
+
 @torch.no_grad()
 def ddim(
     denoise: Callable[[Tensor, NoiseLevel], Prediction],
-    path: NoisePath,
     noise: Float[Tensor, "B C h w"],
-    indices: Sequence[int],
-    last: NoiseLevel | None = None,
+    levels: Sequence[NoiseLevel],
 ) -> Float[Tensor, "B C h w"]:
-    """Deterministic DDIM: ``x_s = alpha_s x0_hat(x_t) + sigma_s eps_hat(x_t)`` along falling indices.
+    """Deterministic DDIM: ``x_s = alpha_s x0_hat(x_t) + sigma_s eps_hat(x_t)`` along falling levels.
 
-    Source: Song et al. 2021, arXiv 2010.02502, eq. 12 with eta = 0.
+    On a rectified flow this is the Euler step. Source: Song et al. 2021, arXiv 2010.02502, eq. 12 with eta = 0.
 
     Arguments:
         denoise: (x_t, level) -> prediction, for instance classifier-free guidance over a prior.
-        path: the prior's noise path.
-        noise: (B, C, h, w) the start, at ``indices[0]``.
-        indices: the network's times, falling.
-        last: the level after the last step; None = clean (alpha 1, sigma 0).
+        noise: (B, C, h, w) the start, at the first level.
+        levels: (B,) each; the last is where it ends, and nothing is asked there.
     """
-    rows = noise.shape[0]
-    levels = [path.at(torch.full((rows,), float(i), device=noise.device)) for i in indices]
-    clean = NoiseLevel(*(torch.full((rows,), v, device=noise.device) for v in (1.0, 0.0, 0.0)))
     x_t = noise
-    for now, then in zip(levels, [*levels[1:], last or clean]):
-        seen = denoise(x_t, now)
-        x_t = then.add_noise(seen.x0, seen.eps)
+    for now, then in pairwise(levels):
+        seen = denoise(x_t, now.to(noise.device))
+        x_t = then.to(noise.device).add_noise(seen.x0, seen.eps)
     return x_t

@@ -83,42 +83,84 @@ class FoldedPixelSpace:
 
 
 class LatentSpace:
-    """Latents of a frozen VAE: ``x0 = (E(2 rgb - 1) - shift) scale`` with the mean of the posterior.
+    """Latents of a frozen VAE: ``x0 = (z - shift) scale`` of its mean ``z``, per channel where it says so.
 
     The mean, not a sample: a sample would put the encoder's noise into every direction. Gradients reach the
     image; the weights are frozen.
 
     Arguments:
-        vae: a diffusers autoencoder (``AutoencoderKL`` or alike).
+        vae: a diffusers autoencoder: ``AutoencoderKL`` or alike, ``AutoencoderDC``, ``VQModel``.
         size: height and width of the picture it encodes.
         checkpointing: trade compute for memory in the encoder's backward pass.
+        multiple: latents per side that the network cannot divide.
+        dtype: the VAE's own precision; None = the prior's.
+        fold: latents per side that become one, their ``fold x fold`` values channels, before they are normalised.
     """
 
-    def __init__(self, vae: nn.Module, size: int = 512, checkpointing: bool = False) -> None:
+    def __init__(
+        self, vae: nn.Module, size: int = 512, checkpointing: bool = False, *, multiple: int = 1,
+        dtype: torch.dtype | None = None, fold: int = 1,
+    ) -> None:  # fmt: skip
         self.vae: Any = vae.requires_grad_(False).eval()
         config = self.vae.config
-        self.size = size
-        self.factor = 2 ** (len(config.block_out_channels) - 1)
-        if size % self.factor:
-            raise ValueError(f"LatentSpace: size={size} must be a multiple of {self.factor}")
-        self.scale = float(getattr(config, "scaling_factor", None) or 1.0)
-        self.shift = float(getattr(config, "shift_factor", None) or 0.0)
+        self.size, self.dtype, self.fold = size, dtype, fold
+        blocks = getattr(config, "block_out_channels", None) or config.encoder_block_out_channels
+        self.factor = 2 ** (len(blocks) - 1) * fold
+        if size % (self.factor * multiple):
+            raise ValueError(f"LatentSpace: size={size} must be a multiple of {self.factor * multiple}")
+        self.shift, self.scale = _normalisation(self.vae)
         self.shape: tuple[int, int, int] = (
-            int(config.latent_channels),
+            int(config.latent_channels) * fold * fold,
             size // self.factor,
             size // self.factor,
         )
         if checkpointing:
             self.vae.enable_gradient_checkpointing()
 
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Moves the VAE, in its own precision."""
+        self.vae.to(device=device, dtype=self.dtype or dtype)
+
     def encode(self, rgb: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B C h w"]:
         """Resize, encode, take the mean, shift and scale; float32 at least."""
         image = to_signed(rgb, self.size).to(self.vae.dtype)
-        mean = self.vae.encode(image).latent_dist.mean
-        return (mean.to(torch.promote_types(mean.dtype, torch.float32)) - self.shift) * self.scale
+        mean = _mean(self.vae.encode(image))
+        mean = mean.to(torch.promote_types(mean.dtype, torch.float32))
+        if self.fold > 1:
+            mean = F.pixel_unshuffle(mean, self.fold)
+        return (mean - _like(self.shift, mean)) * _like(self.scale, mean)
 
     @torch.no_grad()
     def decode(self, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B H W 3"]:
         """The decoder's picture, without gradients."""
-        latent = (x0 / self.scale + self.shift).to(self.vae.dtype)
-        return to_rgb(self.vae.decode(latent).sample.float())
+        latent = x0 / _like(self.scale, x0) + _like(self.shift, x0)
+        if self.fold > 1:
+            latent = F.pixel_shuffle(latent, self.fold)
+        return to_rgb(self.vae.decode(latent.to(self.vae.dtype)).sample.float())
+
+
+def _mean(encoded: Any) -> Tensor:
+    """What an encoder of diffusers says, whichever way its class says it."""
+    if hasattr(encoded, "latent_dist"):
+        return encoded.latent_dist.mean
+    return encoded.latents if hasattr(encoded, "latents") else encoded.latent
+
+
+def _like(value: float | Tensor, x: Tensor) -> float | Tensor:
+    """A number, or one per channel as it broadcasts over ``x``."""
+    return value.to(x).view(1, -1, 1, 1) if isinstance(value, Tensor) else value
+
+
+def _normalisation(vae: Any) -> tuple[float | Tensor, float | Tensor]:
+    """``(shift, scale)``: of a batch norm, per channel, or two numbers."""
+    config = vae.config
+    norm = getattr(vae, "bn", None)
+    if isinstance(norm, nn.BatchNorm2d):  # FLUX.2: without weights of its own
+        assert norm.running_mean is not None and norm.running_var is not None
+        epsilon = float(getattr(config, "batch_norm_eps", norm.eps))
+        return norm.running_mean.float(), (norm.running_var.float() + epsilon).rsqrt()
+    scale = float(getattr(config, "scaling_factor", None) or 1.0)
+    means, stds = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if means is not None and stds is not None:
+        return torch.tensor(means), scale / torch.tensor(stds)
+    return float(getattr(config, "shift_factor", None) or 0.0), scale

@@ -50,21 +50,17 @@ class HashSettings:
     coarse_until: Fraction = 0.5
 
     def __post_init__(self) -> None:
-        check_levels(
-            "hash field", self.levels, self.start_levels, self.base_resolution, self.finest_resolution
-        )
-
-
-def check_levels(
-    what: str, levels: int, start_levels: int, base_resolution: int, finest_resolution: int
-) -> None:
-    """Refuse sizes of an encoding that are each in range but do not go together; raises ValueError."""
-    if not 1 <= start_levels <= levels:
-        raise ValueError(f"{what}: start_levels={start_levels} must lie in [1, levels={levels}]")
-    if base_resolution > finest_resolution:
-        raise ValueError(
-            f"{what}: base_resolution={base_resolution} exceeds finest_resolution={finest_resolution}"
-        )
+        checks = {
+            f"start_levels={self.start_levels} must lie in [1, levels={self.levels}]": 1
+            <= self.start_levels
+            <= self.levels,
+            f"base_resolution={self.base_resolution} exceeds finest_resolution={self.finest_resolution}": (
+                self.base_resolution <= self.finest_resolution
+            ),
+        }
+        for message, holds in checks.items():
+            if not holds:
+                raise ValueError(f"hash field: {message}")
 
 
 class HashField(nn.Module):

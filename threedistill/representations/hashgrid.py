@@ -22,7 +22,7 @@ from threedistill.render.shading import shade
 from threedistill.render.volume import distortion as ray_distortion
 from threedistill.render.volume import field_normals, midpoints, over
 from threedistill.representations import surface
-from threedistill.representations.hashfield import Cells, Features, Levels, Log2Entries, check_levels
+from threedistill.representations.hashfield import Cells, Features, Levels, Log2Entries
 from threedistill.representations.occupancy import OccupancyGrid
 from threedistill.rng import Streams
 from threedistill.types import Cameras, Mesh, Rendering
@@ -104,7 +104,11 @@ class HashGrid(nn.Module):
         normals: Literal["when_shaded", "always"] = "when_shaded", distortion: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        check_levels("hashgrid", levels, start_levels, base_resolution, finest_resolution)
+        _require(1 <= start_levels <= levels, f"start_levels={start_levels} must lie in [1, levels={levels}]")
+        _require(
+            base_resolution <= finest_resolution,
+            f"base_resolution={base_resolution} exceeds finest_resolution={finest_resolution}",
+        )
         self.layout = HashLayout(levels, features, log2_entries, base_resolution, finest_resolution)
         need(
             PER_PARAMETER * self.layout.entries * features + 60 * occupancy_resolution**3,
@@ -323,3 +327,8 @@ class HashGrid(nn.Module):
     ) -> Float[Tensor, "N 3"]:
         """(N, 3) sRGB albedo as a viewer in front of the surface sees it (``representations/surface.py``)."""
         return surface.color(self, points, normals)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(f"hashgrid: {message}")

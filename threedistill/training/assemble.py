@@ -13,8 +13,10 @@ from threedistill.memory import PER_PARAMETER, need
 from threedistill.protocols import Prior, Representation, Student
 from threedistill.representations.particles import ParticleBank
 from threedistill.training.plan import RunPlan, ScenePlan, StagePlan
+from threedistill.training.rule_setup import questions
 from threedistill.training.stages import TrainerSettings
 from threedistill.training.system import ScoreDistillation
+from threedistill.types import TextKind
 
 
 def pick_device(name: str) -> torch.device:
@@ -57,7 +59,18 @@ def assemble(plan: RunPlan) -> Assembled:
     """
     device = pick_device(plan.device)
     prior = build_prior(plan, device)
-    return Assembled(device, prior, build_stages(plan, prior), plan.trainer)
+    stages = build_stages(plan, prior)
+    prepare(plan, stages)
+    return Assembled(device, prior, stages, plan.trainer)
+
+
+def prepare(plan: RunPlan, stages: Sequence[ScoreDistillation]) -> None:
+    """Tell the frozen networks at once all that the run may say: their text encoders are large, and needed once."""
+    for stage, system in zip(plan.stages, stages):
+        kinds: list[TextKind] = ["null", "base", "inverse", *(q.text for q in questions(stage.guidance.rule))]
+        for network in system.networks.values():
+            if (encode := getattr(network, "prepare", None)) is not None:
+                encode(plan.prompts.all_wordings(kinds))
 
 
 def build_prior(plan: RunPlan, device: torch.device) -> Prior:

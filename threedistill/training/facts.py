@@ -14,7 +14,12 @@ __all__ = ["facts_of", "prior_facts"]
 
 def prior_facts(prior: Prior) -> dict[str, object]:
     """What only the loaded prior knows of itself, kept in ``run.json`` for exports that do not load it."""
-    return {"prior_version": getattr(prior, "version", None), "prior_licence": prior.licence}
+    facts: dict[str, object] = {
+        "prior_version": getattr(prior, "version", None),
+        "prior_licence": prior.licence,
+    }
+    notes = getattr(prior, "notes", None)
+    return {**facts, "prior_notes": notes} if notes else facts
 
 
 def facts_of(names: Names, run: RunFolder) -> dict[str, object]:

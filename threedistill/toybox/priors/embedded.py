@@ -15,8 +15,8 @@ from torch import Tensor
 from threedistill.conditions import Conditions, ReferenceImage, Wording
 from threedistill.errors import UsageError
 from threedistill.priors.embedding_cache import Embedding, EmbeddingCache, stack
-from threedistill.priors.families import scheduler_path
 from threedistill.priors.loading import quiet
+from threedistill.priors.schedulers import scheduler_path
 from threedistill.priors.space import FoldedPixelSpace, resize, to_signed
 from threedistill.resources import assets_dir, weights_hash
 from threedistill.types import Cameras, Condition, Conditioning, NoiseLevel, Prediction, PredictionKind

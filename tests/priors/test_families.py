@@ -1,0 +1,146 @@
+"""Every family, read through our contract, draws the pictures that its own pipeline draws with its own scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.priors import tiny
+from threedistill.conditions import Conditions
+from threedistill.guidance.cfg import combine
+from threedistill.prediction import Prediction
+from threedistill.priors.diffusers import DiffusersPrior
+from threedistill.priors.families import FLUX, SD3, SDXL, DeepFloyd, Family, PixArt, Sana, StableDiffusion
+from threedistill.priors.families.flux import pack, unpack
+from threedistill.priors.sampling import ddim
+from threedistill.priors.schedulers import scheduler_levels
+
+TEXTS = ["a Red duck", "a mushroom, side view"]
+SCALE = 4.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tiny pipeline and how it is asked.
+
+    Attributes:
+        build: makes it.
+        family: reads it.
+        sizes: pixels; the first as trained.
+        scale: the argument of guidance.
+        call: further arguments.
+        packed: whether the pipeline takes and gives tokens.
+        modes: what is compared: without guidance, with it, with a negative prompt, or one step of a distilled network.
+        tolerance: of the latents, relative to the largest.
+    """
+
+    build: Callable[[], Any]
+    family: Callable[[], Family]
+    sizes: tuple[int, int] = (32, 48)
+    scale: str = "guidance_scale"
+    call: dict[str, Any] = field(default_factory=dict)
+    packed: bool = False
+    modes: tuple[str, ...] = ("off", "on", "negative")
+    tolerance: float = 1e-4
+
+
+FREE = {"use_resolution_binning": False}
+CASES: dict[str, Case] = {
+    "lcm": Case(tiny.lcm, lambda: StableDiffusion(guidance=3.0), call={"guidance_scale": 3.0}, modes=("distilled",)),
+    "sdxl": Case(tiny.sdxl, SDXL),
+    "sd3": Case(tiny.sd3, SD3),
+    "sd3-no-t5": Case(lambda: tiny.sd3(False), SD3),
+    "flux-dev": Case(tiny.flux, lambda: FLUX(text_length=20), scale="true_cfg_scale", packed=True,
+                     call={"guidance_scale": 3.5, "max_sequence_length": 20}),
+    "flux-schnell": Case(lambda: tiny.flux(False), lambda: FLUX(text_length=20), scale="true_cfg_scale", packed=True,
+                         call={"max_sequence_length": 20}),
+    "pixart-sigma": Case(tiny.pixart, PixArt, call=FREE),
+    "pixart-alpha": Case(lambda: tiny.pixart(False), PixArt, call=FREE),
+    "sana": Case(tiny.sana, Sana, sizes=(32, 64), call=FREE),
+    "sana-euler": Case(lambda: tiny.sana(False), Sana, sizes=(32, 64), call=FREE),
+    "deepfloyd": Case(tiny.deepfloyd, DeepFloyd, sizes=(16, 24)),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[str, Any]]:
+    """Folder and loaded pipeline by name, built when first asked for."""
+    root, known = tmp_path_factory.mktemp("families"), {}
+
+    def make(name: str) -> tuple[str, Any]:
+        if name not in known:
+            torch.manual_seed(0)
+            pipeline = CASES[name].build()
+            pipeline.set_progress_bar_config(disable=True)
+            for part in pipeline.components.values():
+                if isinstance(part, torch.nn.Module):
+                    part.eval()  # as loaded; T5 drops some of its rows otherwise
+            pipeline.save_pretrained(root / name)
+            known[name] = (str(root / name), pipeline)
+        return known[name]
+
+    return make
+
+
+def theirs(
+    case: Case, pipeline: Any, prior: DiffusersPrior, texts: list[str], mode: str, size: int
+) -> tuple[Tensor, Tensor]:
+    """The noise it starts from and the latents it ends with, both as our prior sees them."""
+    noise = torch.randn(2, *prior.space.shape, generator=torch.Generator().manual_seed(0))
+    call = {**case.call, "num_inference_steps": 4, "height": size, "width": size, "output_type": "latent"}
+    if mode != "distilled":
+        call[case.scale] = 1.0 if mode == "off" else SCALE
+    if mode == "negative":
+        call["negative_prompt"] = ["blurry duck", "red"]
+    elif mode == "on" and case.packed:
+        call["negative_prompt"] = ["", ""]  # FLUX guides only where there is one
+    if "vae" in pipeline.components:
+        call["latents"] = pack(noise) if case.packed else noise.clone()
+    else:
+        call |= {"generator": torch.Generator().manual_seed(0), "output_type": "pt"}
+    if (
+        mode == "distilled"
+    ):  # its sampler draws noise after every step; of one step the clean sample is the answer
+        call["num_inference_steps"] = 1
+    images = pipeline(texts, **call).images
+    return noise, unpack(images, *prior.space.shape[1:]) if case.packed else images
+
+
+def ours(prior: DiffusersPrior, scheduler: Any, noise: Tensor, texts: list[str], mode: str) -> Tensor:
+    """The same with our contract."""
+    cond = prior.conditioning(Conditions(texts))
+    negatives = ["blurry duck", "red"] if mode == "negative" else ["", ""]
+    blank = prior.conditioning(Conditions(negatives, roles=("negative", "negative")))
+
+    def denoise(x_t, level):
+        seen = prior.predict(x_t, level, cond)
+        if mode in ("off", "distilled"):
+            return seen
+        other = prior.predict(x_t, level, blank)
+        return Prediction(combine(other.value, seen.value, SCALE), prior.kind, x_t, level)
+
+    levels = scheduler_levels(scheduler, prior.path, len(texts))
+    return denoise(noise, levels[0]).x0 if mode == "distilled" else ddim(denoise, noise, levels)
+
+
+RUNS = [(name, mode, k) for name, case in CASES.items() for mode in case.modes for k in (0, 1)]
+
+
+@pytest.mark.parametrize(("name", "mode", "which"), RUNS)
+def test_sampler_parity(made: Callable[[str], tuple[str, Any]], name: str, mode: str, which: int) -> None:
+    case, (folder, pipeline) = CASES[name], made(name)
+    size = case.sizes[which]
+    prior = DiffusersPrior(name=name, family=case.family(), model=folder, size=size, cache=False)
+    noise, latents = theirs(case, pipeline, prior, TEXTS, mode, size)
+    mine = ours(prior, pipeline.scheduler, noise, TEXTS, mode)
+    reach = latents.abs().max()
+    worst = float((mine - latents).abs().max() / reach)
+    assert worst < case.tolerance, f"{name}: latents differ by {worst:.2e} of their range"
+    if which == 0:  # the words are heard: other prompts would not have passed
+        swapped = ours(prior, pipeline.scheduler, noise, TEXTS[::-1], mode)
+        assert float((swapped - latents).abs().max() / reach) > 10 * case.tolerance

@@ -1,0 +1,262 @@
+"""Tiny pipelines of diffusers with random weights, one builder per family; nothing is downloaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+WORDS = ("a", "red", "duck", "mushroom", "front", "side", "view", "blurry")
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def clip_tokenizer(length: int = 16) -> Any:
+    """Byte-pair merges that build every word of :data:`WORDS` from its letters."""
+    from transformers import CLIPTokenizer
+
+    pieces = ["<|startoftext|>", "<|endoftext|>", *(w + "</w>" for w in WORDS), *LETTERS]
+    vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
+    merges = []
+    for word in WORDS:
+        parts = [*word[:-1], word[-1] + "</w>"]
+        while len(parts) > 1:
+            merges.append((parts[0], parts[1]))
+            parts = [parts[0] + parts[1], *parts[2:]]
+            vocabulary.setdefault(parts[0], len(vocabulary))
+        for letter in (*word[:-1], word[-1] + "</w>"):
+            vocabulary.setdefault(letter, len(vocabulary))
+    return CLIPTokenizer(vocab=vocabulary, merges=list(dict.fromkeys(merges)), model_max_length=length)
+
+
+def clip(tokenizer: Any, projected: bool = False, width: int = 16) -> Any:
+    """A text encoder for :func:`clip_tokenizer`."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=16, num_hidden_layers=3, projection_dim=width,
+        num_attention_heads=2, max_position_embeddings=tokenizer.model_max_length, bos_token_id=0, eos_token_id=1,
+        pad_token_id=1,
+    )  # fmt: skip
+    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
+
+
+def t5_tokenizer() -> Any:
+    from transformers import T5Tokenizer
+
+    pieces = ["<pad>", "</s>", "<unk>", *(f"▁{w}" for w in WORDS), "▁", *LETTERS, *LETTERS.upper(), ","]
+    return T5Tokenizer(vocab=[(piece, -float(i)) for i, piece in enumerate(pieces)], extra_ids=0)
+
+
+def t5(tokenizer: Any, width: int = 16) -> Any:
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=width, d_kv=8, d_ff=16, num_layers=2, num_heads=2,
+        feed_forward_proj="gated-gelu", tie_word_embeddings=False,
+    )  # fmt: skip
+    return T5EncoderModel(config)
+
+
+def gemma_tokenizer() -> Any:
+    from tokenizers import processors
+    from transformers import GemmaTokenizer
+
+    pieces = [
+        "<pad>",
+        "<eos>",
+        "<bos>",
+        "<unk>",
+        *(f"▁{w}" for w in WORDS),
+        "▁",
+        *LETTERS,
+        *LETTERS.upper(),
+        ",",
+    ]
+    merges = []
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    for word in WORDS:
+        parts = ["▁", *word]
+        while len(parts) > 1:
+            merges.append((parts[0], parts[1]))
+            parts = [parts[0] + parts[1], *parts[2:]]
+            vocabulary.setdefault(parts[0], len(vocabulary))
+    tokenizer = GemmaTokenizer(vocab=vocabulary, merges=list(dict.fromkeys(merges)))
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", vocabulary["<bos>"])]
+    )
+    return tokenizer
+
+
+def gemma(tokenizer: Any, width: int = 16) -> Any:
+    from transformers import Gemma2Config, Gemma2Model
+
+    config = Gemma2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=2048,
+    )  # fmt: skip
+    return Gemma2Model(config)
+
+
+def vae(channels: int = 4, **options: Any) -> Any:
+    """Four pixels per latent."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3, latent_channels=channels, norm_num_groups=4, sample_size=32,
+        **{"scaling_factor": 0.18215, **options},
+    )  # fmt: skip
+
+
+def unet(**options: Any) -> Any:
+    from diffusers import UNet2DConditionModel
+
+    settings: dict[str, Any] = {
+        "sample_size": 8, "in_channels": 4, "out_channels": 4, "block_out_channels": (16, 32), "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "cross_attention_dim": 16, "attention_head_dim": 2,
+        "norm_num_groups": 8,
+    }  # fmt: skip
+    return UNet2DConditionModel(**{**settings, **options})
+
+
+BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+DDIM = {**BETAS, "set_alpha_to_one": False, "clip_sample": False}
+
+
+def lcm() -> Any:
+    from diffusers import LatentConsistencyModelPipeline, LCMScheduler
+
+    tokenizer = clip_tokenizer()
+    return LatentConsistencyModelPipeline(
+        vae(), clip(tokenizer), tokenizer, unet(time_cond_proj_dim=12), LCMScheduler(**DDIM),
+        None, None, None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def sdxl(**scheduler: Any) -> Any:
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+
+    tokenizer = clip_tokenizer()
+    network = unet(
+        cross_attention_dim=32, addition_embed_type="text_time", addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=16 + 6 * 4,
+    )  # fmt: skip
+    return StableDiffusionXLPipeline(
+        vae(scaling_factor=0.13025), clip(tokenizer), clip(tokenizer, True), tokenizer, tokenizer, network,
+        EulerDiscreteScheduler(**BETAS, timestep_spacing="leading", **scheduler),
+    )  # fmt: skip
+
+
+def sd3(t5_there: bool = True) -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+
+    words, pieces = clip_tokenizer(), t5_tokenizer()
+    network = SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=8, num_layers=2, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=32, caption_projection_dim=16, pooled_projection_dim=32, out_channels=8,
+        pos_embed_max_size=16,
+    )  # fmt: skip
+    return StableDiffusion3Pipeline(
+        network, FlowMatchEulerDiscreteScheduler(shift=3.0), vae(8, scaling_factor=1.5, shift_factor=0.06),
+        clip(words, True), words, clip(words, True), words, t5(pieces, 32) if t5_there else None,
+        pieces if t5_there else None,
+    )  # fmt: skip
+
+
+def flux(dev: bool = True) -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+    words, pieces = clip_tokenizer(), t5_tokenizer()
+    network = FluxTransformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=16, pooled_projection_dim=16, guidance_embeds=dev, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        **({"use_dynamic_shifting": True, "shift": 3.0, "base_image_seq_len": 4, "max_image_seq_len": 64}
+           if dev else {"shift": 1.0})
+    )  # fmt: skip
+    return FluxPipeline(
+        scheduler,
+        vae(4, scaling_factor=0.3611, shift_factor=0.1159),
+        clip(words),
+        words,
+        t5(pieces),
+        pieces,
+        network,
+    )
+
+
+def pixart(sigma: bool = True) -> Any:
+    from diffusers import DDIMScheduler, PixArtAlphaPipeline, PixArtSigmaPipeline, PixArtTransformer2DModel
+
+    network = PixArtTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2,
+        cross_attention_dim=16, sample_size=8, patch_size=2, caption_channels=16, norm_num_groups=1,
+        use_additional_conditions=False,
+    ) if sigma else PixArtTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=8, num_layers=2,
+        cross_attention_dim=24, sample_size=128, patch_size=2, caption_channels=16, norm_num_groups=1,
+        use_additional_conditions=True, interpolation_scale=2,
+    )  # fmt: skip
+    pieces = t5_tokenizer()
+    scheduler = DDIMScheduler(
+        beta_schedule="linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1
+    )
+    return (PixArtSigmaPipeline if sigma else PixArtAlphaPipeline)(
+        pieces, t5(pieces), vae(4, scaling_factor=0.13025), network, scheduler
+    )
+
+
+def sana(solver: bool = True) -> Any:
+    from diffusers import (
+        AutoencoderDC,
+        DPMSolverMultistepScheduler,
+        FlowMatchEulerDiscreteScheduler,
+        SanaPipeline,
+        SanaTransformer2DModel,
+    )
+
+    network = SanaTransformer2DModel(
+        in_channels=4, out_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2,
+        num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=16,
+        sample_size=8, patch_size=1,
+    )  # fmt: skip
+    space = AutoencoderDC(
+        in_channels=3, latent_channels=4, attention_head_dim=2, encoder_block_types=("ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "EfficientViTBlock"), encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8), encoder_qkv_multiscales=((), (5,)), decoder_qkv_multiscales=((), (5,)),
+        encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1), downsample_block_type="conv",
+        upsample_block_type="interpolate", decoder_norm_types="rms_norm", decoder_act_fns="silu",
+        scaling_factor=0.41407,
+    )  # fmt: skip
+    scheduler = (
+        DPMSolverMultistepScheduler(
+            solver_order=1, use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction",
+            algorithm_type="dpmsolver++", final_sigmas_type="zero",
+        ) if solver else FlowMatchEulerDiscreteScheduler(shift=3.0)
+    )  # fmt: skip
+    tokenizer = gemma_tokenizer()
+    return SanaPipeline(tokenizer, gemma(tokenizer), space, network, scheduler)
+
+
+def deepfloyd() -> Any:
+    from diffusers import DPMSolverMultistepScheduler, IFPipeline
+
+    pieces = t5_tokenizer()
+    network = unet(
+        sample_size=16, in_channels=3, out_channels=6, block_out_channels=(16, 32), encoder_hid_dim=16,
+        encoder_hid_dim_type="text_proj", addition_embed_type="text", addition_embed_type_num_heads=2,
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn", resnet_time_scale_shift="scale_shift",
+        act_fn="gelu", class_embed_type=None, time_embedding_act_fn="gelu", attention_head_dim=8,
+    )  # fmt: skip
+    scheduler = DPMSolverMultistepScheduler(
+        solver_order=1, beta_schedule="squaredcos_cap_v2", variance_type="learned_range", final_sigmas_type="zero",
+    )  # fmt: skip
+    return IFPipeline(pieces, t5(pieces), network, scheduler, None, None, None, requires_safety_checker=False)

@@ -1,0 +1,21 @@
+"""Families of diffusers models: what differs between them, one short class each; the contract is in ``family.py``.
+
+To add one, derive from :class:`Family`, name it in a file of ``configs/prior/``, and hold it against its pipeline as
+``tests/priors/test_families.py`` does.
+"""
+
+from threedistill.priors.families.deepfloyd import DeepFloyd
+from threedistill.priors.families.family import Facts, Family, Said
+from threedistill.priors.families.flux import FLUX
+from threedistill.priors.families.pixart import PixArt
+from threedistill.priors.families.sana import Sana
+from threedistill.priors.families.sd3 import SD3
+from threedistill.priors.families.sdxl import SDXL
+from threedistill.priors.families.stable_diffusion import StableDiffusion
+
+__all__ = [
+    "FAMILIES", "FLUX", "SD3", "SDXL", "DeepFloyd", "Facts", "Family", "PixArt", "Said", "Sana", "StableDiffusion",
+]  # fmt: skip
+
+#: Those that ship.
+FAMILIES: tuple[type[Family], ...] = (StableDiffusion, SDXL, SD3, FLUX, PixArt, Sana, DeepFloyd)

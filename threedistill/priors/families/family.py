@@ -1,0 +1,163 @@
+"""The contract of a family of diffusers models, and the facts about a model that a family reads.
+
+A family says how a text is encoded, what its network is told, what it predicts and on which path, and which space it
+works in. Finding, loading, moving and asking is :class:`threedistill.priors.diffusers.DiffusersPrior`'s.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from threedistill.conditions import Role
+from threedistill.errors import UsageError
+from threedistill.prediction import NoiseLevel, PredictionKind
+from threedistill.priors.embedding_cache import Embedding
+from threedistill.priors.schedulers import scheduler_path
+from threedistill.priors.space import LatentSpace
+from threedistill.protocols import ImageSpace, NoisePath
+from threedistill.types import Conditioning
+
+__all__ = ["Facts", "Family", "Said"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a model before its weights are read.
+
+    Attributes:
+        index: ``model_index.json``.
+        configs: the configuration of each component that has one.
+        size: pixels per side that the prior sees.
+    """
+
+    index: Mapping[str, Any]
+    configs: Mapping[str, Mapping[str, Any]]
+    size: int = 0
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent."""
+        vae = self.configs.get("vae")
+        if vae is None:
+            return 1
+        blocks = vae.get("block_out_channels") or vae.get("encoder_block_out_channels")
+        if not blocks:
+            raise UsageError(f"the VAE {vae.get('_class_name')} does not say how far it shrinks a picture")
+        return 2 ** (len(blocks) - 1)
+
+
+@dataclass(frozen=True)
+class Said:
+    """A wording as each tokenizer is to read it.
+
+    Attributes:
+        texts: by the name of the tokenizer, each as long as its encoder can hear.
+        role: what the text is for.
+    """
+
+    texts: Mapping[str, str]
+    role: Role = "prompt"
+
+    def __getitem__(self, tokenizer: str) -> str:
+        return self.texts[tokenizer]
+
+
+class Family(ABC):
+    """One family of diffusers models.
+
+    Attributes:
+        option: the ``--prior`` that ships with it.
+        pipelines: the classes of ``model_index.json`` that it reads.
+        network: the component that is asked.
+        encoders: (tokenizer, text encoder) components;
+        optional: text encoders that a model may do without.
+        half: what ``dtype=auto`` means on a GPU.
+        patch: latents per side that the network cannot divide.
+    """
+
+    option: ClassVar[str]
+    pipelines: ClassVar[tuple[str, ...]]
+    network: ClassVar[str] = "transformer"
+    encoders: ClassVar[tuple[tuple[str, str], ...]] = (("tokenizer", "text_encoder"),)
+    optional: ClassVar[frozenset[str]] = frozenset()
+    half: ClassVar[torch.dtype] = torch.bfloat16
+    patch: ClassVar[int] = 1
+
+    @property
+    def reads(self) -> str:
+        """Names how texts are encoded; what caches of embeddings are keyed by."""
+        settings = (f"{k}={v}" for k, v in sorted(vars(self).items()) if k != "guidance")
+        return " ".join((type(self).__name__, *settings))
+
+    def native_size(self, facts: Facts) -> int:
+        """Pixels per side that the network was trained on."""
+        return int(facts.configs[self.network]["sample_size"]) * facts.factor
+
+    def channels(self, facts: Facts) -> int | None:
+        """How many channels ``x_t`` has, by the VAE; None = no VAE."""
+        vae = facts.configs.get("vae")
+        return None if vae is None else int(vae["latent_channels"])
+
+    def check(self, facts: Facts) -> None:
+        """Refuse a model that is not of this family, or whose network wants more than this family tells it.
+
+        Raises:
+            UsageError: with the option that would do, where one ships.
+        """
+        channels, wanted = self.channels(facts), facts.configs[self.network].get("in_channels")
+        if channels is not None and wanted is not None and int(wanted) != channels:
+            raise UsageError(
+                f"its {self.network} takes {wanted} channels and its VAE gives {channels}: it is told more than a "
+                f"noisy picture (a mask, a depth map), which prior={self.option} does not tell it"
+            )
+
+    def path(self, facts: Facts) -> tuple[NoisePath, PredictionKind]:
+        """The noise path and the parametrisation, from the scheduler that the model ships."""
+        tokens = (facts.size // (facts.factor * self.patch)) ** 2
+        return scheduler_path(facts.configs["scheduler"], tokens)
+
+    def space(self, vae: Any, facts: Facts) -> ImageSpace:
+        """The space the network works in."""
+        return LatentSpace(vae, facts.size, multiple=self.patch)
+
+    def assemble(self, parts: Mapping[str, Any]) -> nn.Module:
+        """The network from its loaded components."""
+        return parts[self.network]
+
+    def components(self) -> tuple[str, ...]:
+        """What :meth:`assemble` takes."""
+        return (self.network,)
+
+    def length(self, tokenizer: str, pipe: Any) -> int:
+        """How many tokens of a text the encoder behind a tokenizer hears, special ones included."""
+        return int(getattr(pipe, tokenizer).model_max_length)
+
+    @abstractmethod
+    def encode(self, pipe: Any, said: Said, facts: Facts) -> Embedding:
+        """What the network is told of one wording.
+
+        Arguments:
+            pipe: the pipeline's class of diffusers with the text encoders and the network, and nothing else.
+            said: the wording.
+            facts: about the model.
+        """
+
+    @abstractmethod
+    def denoise(
+        self, network: Any, x_t: Tensor, level: NoiseLevel, told: Conditioning, facts: Facts
+    ) -> Tensor:
+        """The network's answer, shaped like ``x_t``, in the sign and parametrisation that :meth:`path` says.
+
+        Arguments:
+            network: the network, or another with the same inputs and outputs.
+            x_t: (B, C, h, w) in the network's dtype.
+            level: noise levels; ``index`` (float32) is the scheduler's time.
+            told: :meth:`encode`'s tensors, batch first.
+            facts: about the model.
+        """
