@@ -297,7 +297,7 @@ def programs(python: str, modules: str) -> list[Program]:
         py("Open3D", "open3d", "glb obj ply stl", glb="ply", obj="obj", ply="ply", stl="stl"),
         py("trimesh", "trimesh", "glb obj ply stl", glb="glb", obj="obj", ply="ply", stl="stl"),
         py("VTK (pyvista)", "pyvista", "glb obj ply stl", ply="ply", stl="stl", obj="obj"),
-        py("OpenUSD", "usd", "usdz", usdz="usdz"),
+        py("OpenUSD", "usd", "usdz usd-splat", usdz="usdz", usd_splat="usd-splat"),
         py("pygltflib", "pygltflib", "glb", glb="glb"),
         py("meshio", "meshio", "obj ply stl", obj="obj", ply="ply", stl="stl"),
         py("plyfile", "plyfile", "ply 3dgs", **{"ply": "ply", "3dgs": "3dgs"}),
@@ -375,7 +375,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     known = programs(options.python, options.node)
     chosen = [p for p in known if not options.program or p.name in options.program]
-    columns = ("glb", "obj", "ply", "stl", "usdz", "3dgs", "splat", "spz", "sog", "gltf-splat")
+    columns = ("glb", "obj", "ply", "stl", "usdz", "3dgs", "splat", "spz", "sog", "gltf-splat", "usd-splat")
     rows, both = [], 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(options.keep or temporary).absolute()  # programs run in folders of their own

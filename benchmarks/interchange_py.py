@@ -237,6 +237,14 @@ def usd_read(path: str) -> Seen:
     from pxr import Ar, Usd, UsdGeom, UsdShade
 
     stage = Usd.Stage.Open(path)
+    for prim in stage.Traverse():
+        if prim.GetTypeName() == "ParticleField3DGaussianSplat":
+            means = np.array(prim.GetAttribute("positions").Get())
+            harmonics = np.array(prim.GetAttribute("radiance:sphericalHarmonicsCoefficients").Get())
+            place = np.array(UsdGeom.Xformable(prim).ComputeLocalToWorldTransform(Usd.TimeCode.Default()))
+            means = means @ place[:3, :3] + place[3, :3]  # USD's matrices stand behind rows
+            dc = harmonics.reshape(len(means), -1, 3)[:, 0]
+            return means, len(means), 0.5 + 0.28209479177387814 * dc
     mesh = next(UsdGeom.Mesh(p) for p in stage.Traverse() if p.IsA(UsdGeom.Mesh))
     points, counts = np.array(mesh.GetPointsAttr().Get()), np.array(mesh.GetFaceVertexCountsAttr().Get())
     uv = np.array(UsdGeom.PrimvarsAPI(mesh).GetPrimvar("st").ComputeFlattened())
