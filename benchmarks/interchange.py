@@ -319,7 +319,7 @@ def programs(python: str, modules: str) -> list[Program]:
                         {"stl": (["admesh", "--write-binary-stl=OUT", "IN"], "stl")}),
         command_program("PrusaSlicer", ["prusa-slicer", "--help"], r"PrusaSlicer-([\d.]+)",
                         {"stl": (["prusa-slicer", "--export-stl", "--output", "OUT", "IN"], "stl")}),
-        command_program("OpenCTM tools", ["ctmconv"], r"OpenCTM ([\d.]+)",
+        command_program("OpenCTM tools", ["dpkg-query", "--show", "openctm-tools"], r"([\d.]+)",  # it says none itself
                         {k: (["ctmconv", "IN", "OUT", "--no-normals"], k) for k in ("ply", "obj", "stl")}),
         command_program("splat-transform", ["splat-transform", "--version"], r"v([\d.]+)",
                         {k: (["splat-transform", "-w", "IN", "OUT"], s) for k, s in splat.items()}, modules),

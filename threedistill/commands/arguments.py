@@ -64,10 +64,11 @@ class Parser(argparse.ArgumentParser):
         return joined
 
     def _unknown(self, word: str) -> NoReturn:
-        known = [name for action in self._actions for name in action.option_strings]
-        close = nearest(word.split("=")[0], known, count=1)
-        hint = f"did you mean {close[0]}?" if close else "words that start with - go behind --"
-        self.error(f"no option {word.split('=')[0]}; {hint}")
+        known = {name.lstrip("-"): name for action in self._actions for name in action.option_strings}
+        option = word.split("=")[0]
+        close = nearest(option.lstrip("-"), known, count=1)  # without the dashes, which all of them share
+        hint = f"did you mean {known[close[0]]}?" if close else "words that start with - go behind --"
+        self.error(f"no option {option}; {hint}")
 
 
 def _is_number(word: str) -> bool:
