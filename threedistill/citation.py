@@ -46,6 +46,11 @@ CLASSES: dict[str, tuple[tuple[str, str], ...]] = {
     "priors.lora.LoRA": (("hu2022lora", "the student's adapters"),),
     "priors.families.StableDiffusion": (("rombach2022ldm", "the prior"),),
     "priors.families.SDXL": (("podell2024sdxl", "the prior"),),
+    "priors.families.StableDiffusionControlNet": (
+        ("rombach2022ldm", "the prior"), ("zhang2023controlnet", "its control"),
+    ),
+    "priors.families.SDXLControlNet": (("podell2024sdxl", "the prior"), ("zhang2023controlnet", "its control")),
+    "priors.families.StableDiffusionInpainting": (("rombach2022ldm", "the prior"),),
     "priors.families.SD3": (("esser2024sd3", "the prior"),),
     "priors.families.FLUX": (("labs2025flux", "the prior"),),
     "priors.families.PixArt": (("chen2024pixart", "the prior"),),

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from tests.priors import tiny
 from threedistill.conditions import Conditions
-from threedistill.guidance.cfg import combine
+from threedistill.guidance.cfg import ClassifierFree, combine
 from threedistill.prediction import Prediction
 from threedistill.priors.diffusers import DiffusersPrior
 from threedistill.priors.families import FLUX, SD3, SDXL, DeepFloyd, Family, PixArt, Sana, StableDiffusion
 from threedistill.priors.families.flux import pack, unpack
 from threedistill.priors.sampling import ddim
 from threedistill.priors.schedulers import scheduler_levels
+from threedistill.types import Evidence
 
 TEXTS = ["a Red duck", "a mushroom, side view"]
 SCALE = 4.0
@@ -144,3 +145,15 @@ def test_sampler_parity(made: Callable[[str], tuple[str, Any]], name: str, mode:
     if which == 0:  # the words are heard: other prompts would not have passed
         swapped = ours(prior, pipeline.scheduler, noise, TEXTS[::-1], mode)
         assert float((swapped - latents).abs().max() / reach) > 10 * case.tolerance
+
+
+def test_guidance_is_combined_in_what_the_network_predicts(made: Callable[[str], tuple[str, Any]]) -> None:
+    prior = DiffusersPrior(name="sd3", family=SD3(), model=made("sd3-no-t5")[0], cache=False)
+    level = prior.path.at(torch.full((2,), 1000.0))  # pure noise: of eps alone nothing follows about x0
+    x_t = torch.randn(2, *prior.space.shape, generator=torch.Generator().manual_seed(0))
+    cond, uncond = (prior.predict(x_t, level, prior.conditioning(Conditions(t))) for t in (TEXTS, ["", ""]))
+    guided = ClassifierFree(scale=SCALE).guided(
+        Evidence({"cond": cond, "uncond": uncond}, x_t, x_t, level), 0.0
+    )
+    torch.testing.assert_close(guided.x0, combine(uncond.x0, cond.x0, SCALE))
+    assert bool(torch.isfinite(guided.x0).all())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 WORDS = ("a", "red", "duck", "mushroom", "front", "side", "view", "blurry")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -260,3 +262,49 @@ def deepfloyd() -> Any:
         solver_order=1, beta_schedule="squaredcos_cap_v2", variance_type="learned_range", final_sigmas_type="zero",
     )  # fmt: skip
     return IFPipeline(pieces, t5(pieces), network, scheduler, None, None, None, requires_safety_checker=False)
+
+
+def controlnet(network: Any, **options: Any) -> Any:
+    """Copied from the UNet, and no longer silent: fresh ones add zeros."""
+    from diffusers import ControlNetModel
+
+    made = ControlNetModel.from_unet(network, conditioning_embedding_out_channels=(8, 8, 16), **options)
+    for parameter in made.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=1.0)
+    return made
+
+
+def sd_controlnet() -> Any:
+    from diffusers import DDIMScheduler, StableDiffusionControlNetPipeline
+
+    tokenizer, network = clip_tokenizer(), unet()
+    return StableDiffusionControlNetPipeline(
+        vae(),
+        clip(tokenizer),
+        tokenizer,
+        network,
+        controlnet(network),
+        DDIMScheduler(**DDIM),
+        None,
+        None,
+        None,
+        False,
+    )
+
+
+def sdxl_controlnet() -> Any:
+    from diffusers import StableDiffusionXLControlNetPipeline
+
+    parts = sdxl().components
+    parts = {k: v for k, v in parts.items() if k not in ("image_encoder", "feature_extractor")}
+    return StableDiffusionXLControlNetPipeline(**parts, controlnet=controlnet(parts["unet"]))
+
+
+def inpainting() -> Any:
+    from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline
+
+    tokenizer = clip_tokenizer()
+    return StableDiffusionInpaintPipeline(
+        vae(), clip(tokenizer), tokenizer, unet(in_channels=9), DDIMScheduler(**DDIM), None, None, None, False
+    )

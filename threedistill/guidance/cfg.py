@@ -183,6 +183,9 @@ class ClassifierFree:
         scale = value_at(self.scale, progress)
         cond = evidence[at_point("uncond" if scale == 0 else "cond", point)]
         uncond = cond if scale in (0, 1) else evidence[at_point("uncond", point)]
+        if self.exact and uncond.kind == cond.kind and cond.kind in ("v", "flow"):
+            # In what the network predicts: eps says nothing of x0 where alpha is 0, v and flow do.
+            return Prediction(combine(uncond.value, cond.value, scale), cond.kind, cond.x_t, cond.level)
         if self.exact:
             return Prediction(combine(uncond.eps, cond.eps, scale), "eps", cond.x_t, cond.level)
         # Combining x0 instead of eps is the same affine map, and better conditioned where alpha is small.

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threedistill.conditions import Conditions, Wording
+from threedistill.conditions import MAPS, Conditions, Wording
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.priors.embedding_cache import Embedding, EmbeddingCache, default_folder, stack
 from threedistill.priors.families import FAMILIES, Facts, Family, Said
 from threedistill.priors.families.shell import shell
-from threedistill.priors.loading import Source, find, is_hub_id
+from threedistill.priors.loading import Source, find, find_network, is_hub_id
 from threedistill.priors.long_prompts import fitted
 from threedistill.priors.space import LatentSpace
 from threedistill.types import Condition, Conditioning, NoiseLevel, Prediction, PredictionKind
@@ -67,7 +67,7 @@ class DiffusersPrior:
     """
 
     view_group = 1
-    wants: frozenset[Condition] = frozenset({"text"})
+    wants: frozenset[Condition] = frozenset({"text", "camera", "image", *MAPS})
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class DiffusersPrior:
         licence: str = "unknown",
         cache: bool = True,
     ) -> None:
-        self.name, self.family = name, family
+        self.name, self.family, self.wants = name, family, family.wants
         self._unheard: dict[int, str] = {}
         self._variant = variant
         self._dtype_name: DtypeName = dtype
@@ -129,7 +129,8 @@ class DiffusersPrior:
                 f"{self.source.location} is a {found}, which this prior does not read; "
                 f"{other or 'none that ships does (docs/extend/prior.md)'}"
             )
-        parts = ("scheduler", *family.components(), "vae")
+        elsewhere = family.elsewhere()
+        parts = ("scheduler", *(part for part in family.components() if part not in elsewhere), "vae")
         configs = {part: self.source.config(part) for part in parts if index.get(part, [None])[0] is not None}
         facts = Facts(index, configs)
         try:
@@ -140,7 +141,11 @@ class DiffusersPrior:
 
     def _load(self, component: str) -> Any:
         # Loaded in float32 or as stored; `to` sets the final dtype once the device is known.
-        module = self.source.load(component, variant=self._variant)
+        elsewhere = self.family.elsewhere().get(component)
+        if elsewhere is not None:
+            module = find_network(*elsewhere, self._variant)
+        else:
+            module = self.source.load(component, variant=self._variant)
         return module.requires_grad_(False).eval()
 
     def _encode(self, wordings: Sequence[Wording]) -> list[Embedding]:
@@ -195,8 +200,12 @@ class DiffusersPrior:
         return self
 
     def conditioning(self, conditions: Conditions) -> Conditioning:
-        """The texts' embeddings."""
-        return stack(self.texts(conditions.wordings), self.device)
+        """The texts' embeddings, and what the family makes of the views."""
+        shown = self.family.show(conditions, self.space, self.facts)
+        return {
+            **stack(self.texts(conditions.wordings), self.device),
+            **{name: value.to(self.device) for name, value in shown.items()},
+        }
 
     @torch.no_grad()
     def predict(

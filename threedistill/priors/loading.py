@@ -59,7 +59,7 @@ class Source:
         from diffusers import AutoencoderKL, DDPMScheduler  # any class reads the file of any of its kind
 
         kind: Any = DDPMScheduler if component == "scheduler" else AutoencoderKL
-        return dict(self._fetch(component, kind.load_config, {}))
+        return dict(_fetch(self.location, self.revision, kind.load_config, {"subfolder": component}))
 
     def licence(self) -> str | None:
         """What the model card says of the licence; None = nothing."""
@@ -92,38 +92,64 @@ class Source:
             raise UsageError(
                 f"{self.location} has no loadable {component!r} (its model_index.json says {library!r})"
             )
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"subfolder": component}
         if not name.startswith("PreTrainedTokenizer") and "Tokenizer" not in name:
             options["use_safetensors"] = True
             if dtype is not None:
                 options["torch_dtype" if library == "diffusers" else "dtype"] = dtype
         kind = getattr(importlib.import_module(library), name)
         if "use_safetensors" not in options:
-            return self._fetch(component, kind.from_pretrained, options)
-        # Where only one of the two exists, that one is meant: many folders hold fp16 files and no others.
-        named = {"variant": variant} if variant else {}
-        try:
-            return self._fetch(component, kind.from_pretrained, {**options, **named})
-        except ThreedistillError as error:
-            other = {} if variant else {"variant": "fp16"}
-            try:
-                return self._fetch(component, kind.from_pretrained, {**options, **other})
-            except ThreedistillError:
-                raise error from None
+            return _fetch(self.location, self.revision, kind.from_pretrained, options)
+        return _either(self.location, self.revision, kind.from_pretrained, options, variant)
 
-    def _fetch(self, component: str, call: Callable[..., Any], options: dict[str, Any]) -> Any:
-        """``call`` on a component: folder or cache first; the network only for what the cache lacks."""
-        where = f"{self.location}/{component}"
-        options = {"subfolder": component, **options}
-        if Path(self.location).is_dir():
-            return _guarded(where, lambda: call(self.location, **options))
-        options["revision"] = self.revision
+
+def find_network(name: str, place: str, variant: str | None = None) -> Any:
+    """A network of diffusers that has a folder or a hub id of its own, such as a ControlNet.
+
+    Arguments:
+        name: its class.
+        place: the folder or hub id.
+        variant: such as ``fp16``.
+    """
+    import diffusers
+
+    if not Path(place).expanduser().is_dir() and not is_hub_id(place):
+        raise UsageError(f"{place}: no such folder")
+    call = getattr(diffusers, name).from_pretrained
+    return _either(str(Path(place).expanduser()), None, call, {"use_safetensors": True}, variant)
+
+
+def _either(
+    location: str,
+    revision: str | None,
+    call: Callable[..., Any],
+    options: dict[str, Any],
+    variant: str | None,
+) -> Any:
+    """Weights with or without a variant: where only one of the two exists, that one is meant."""
+    named = {"variant": variant} if variant else {}
+    try:
+        return _fetch(location, revision, call, {**options, **named})
+    except ThreedistillError as error:
+        other = {} if variant else {"variant": "fp16"}
         try:
-            return _guarded(where, lambda: call(self.location, local_files_only=True, **options))
+            return _fetch(location, revision, call, {**options, **other})
         except ThreedistillError:
-            if not hub_reachable():
-                raise ThreedistillError(f"{where}: {UNREACHABLE_LINE}") from None
-        return _guarded(where, lambda: call(self.location, **options))
+            raise error from None
+
+
+def _fetch(location: str, revision: str | None, call: Callable[..., Any], options: dict[str, Any]) -> Any:
+    """``call`` on a place: folder or cache first; the network only for what the cache lacks."""
+    where = "/".join((location, *([options["subfolder"]] if "subfolder" in options else [])))
+    if Path(location).is_dir():
+        return _guarded(where, lambda: call(location, **options))
+    options = {**options, "revision": revision}
+    try:
+        return _guarded(where, lambda: call(location, local_files_only=True, **options))
+    except ThreedistillError:
+        if not hub_reachable():
+            raise ThreedistillError(f"{where}: {UNREACHABLE_LINE}") from None
+    return _guarded(where, lambda: call(location, **options))
 
 
 def quiet() -> None:

@@ -4,9 +4,11 @@ To add one, derive from :class:`Family`, name it in a file of ``configs/prior/``
 ``tests/priors/test_families.py`` does.
 """
 
+from threedistill.priors.families.controlnet import SDXLControlNet, StableDiffusionControlNet
 from threedistill.priors.families.deepfloyd import DeepFloyd
 from threedistill.priors.families.family import Facts, Family, Said
 from threedistill.priors.families.flux import FLUX
+from threedistill.priors.families.inpainting import StableDiffusionInpainting
 from threedistill.priors.families.pixart import PixArt
 from threedistill.priors.families.sana import Sana
 from threedistill.priors.families.sd3 import SD3
@@ -14,8 +16,12 @@ from threedistill.priors.families.sdxl import SDXL
 from threedistill.priors.families.stable_diffusion import StableDiffusion
 
 __all__ = [
-    "FAMILIES", "FLUX", "SD3", "SDXL", "DeepFloyd", "Facts", "Family", "PixArt", "Said", "Sana", "StableDiffusion",
+    "FAMILIES", "FLUX", "SD3", "SDXL", "DeepFloyd", "Facts", "Family", "PixArt", "SDXLControlNet", "Said", "Sana",
+    "StableDiffusion", "StableDiffusionControlNet", "StableDiffusionInpainting",
 ]  # fmt: skip
 
 #: Those that ship.
-FAMILIES: tuple[type[Family], ...] = (StableDiffusion, SDXL, SD3, FLUX, PixArt, Sana, DeepFloyd)
+FAMILIES: tuple[type[Family], ...] = (
+    StableDiffusion, SDXL, SD3, FLUX, PixArt, Sana, DeepFloyd, StableDiffusionControlNet, SDXLControlNet,
+    StableDiffusionInpainting,
+)  # fmt: skip

@@ -14,14 +14,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from threedistill.conditions import Role
+from threedistill.conditions import Conditions, Role
 from threedistill.errors import UsageError
 from threedistill.prediction import NoiseLevel, PredictionKind
 from threedistill.priors.embedding_cache import Embedding
 from threedistill.priors.schedulers import scheduler_path
 from threedistill.priors.space import LatentSpace
 from threedistill.protocols import ImageSpace, NoisePath
-from threedistill.types import Conditioning
+from threedistill.types import Condition, Conditioning
 
 __all__ = ["Facts", "Family", "Said"]
 
@@ -77,6 +77,8 @@ class Family(ABC):
         network: the component that is asked.
         encoders: (tokenizer, text encoder) components;
         optional: text encoders that a model may do without.
+        wants: the conditions that its network can be told.
+        beside: channels that its network is told in front of its first convolution, beside those of ``x_t``.
         half: what ``dtype=auto`` means on a GPU.
         patch: latents per side that the network cannot divide.
     """
@@ -86,13 +88,16 @@ class Family(ABC):
     network: ClassVar[str] = "transformer"
     encoders: ClassVar[tuple[tuple[str, str], ...]] = (("tokenizer", "text_encoder"),)
     optional: ClassVar[frozenset[str]] = frozenset()
+    wants: ClassVar[frozenset[Condition]] = frozenset({"text"})
+    beside: ClassVar[int] = 0
     half: ClassVar[torch.dtype] = torch.bfloat16
     patch: ClassVar[int] = 1
 
     @property
     def reads(self) -> str:
         """Names how texts are encoded; what caches of embeddings are keyed by."""
-        settings = (f"{k}={v}" for k, v in sorted(vars(self).items()) if k != "guidance")
+        own = ("text_length", "instruct")
+        settings = (f"{name}={vars(self)[name]}" for name in own if name in vars(self))
         return " ".join((type(self).__name__, *settings))
 
     def native_size(self, facts: Facts) -> int:
@@ -111,11 +116,17 @@ class Family(ABC):
             UsageError: with the option that would do, where one ships.
         """
         channels, wanted = self.channels(facts), facts.configs[self.network].get("in_channels")
-        if channels is not None and wanted is not None and int(wanted) != channels:
+        if channels is None or wanted is None or int(wanted) == channels + self.beside:
+            return
+        if self.beside:
             raise UsageError(
-                f"its {self.network} takes {wanted} channels and its VAE gives {channels}: it is told more than a "
-                f"noisy picture (a mask, a depth map), which prior={self.option} does not tell it"
+                f"its {self.network} takes {wanted} channels, and that of prior={self.option} is told "
+                f"{channels + self.beside}"
             )
+        raise UsageError(
+            f"its {self.network} takes {wanted} channels and its VAE gives {channels}: it is told more than a "
+            f"noisy picture (a mask, a depth map), which prior={self.option} does not tell it"
+        )
 
     def path(self, facts: Facts) -> tuple[NoisePath, PredictionKind]:
         """The noise path and the parametrisation, from the scheduler that the model ships."""
@@ -133,6 +144,14 @@ class Family(ABC):
     def components(self) -> tuple[str, ...]:
         """What :meth:`assemble` takes."""
         return (self.network,)
+
+    def elsewhere(self) -> Mapping[str, tuple[str, str]]:
+        """Components that are not of the pipeline's folder: name -> (class in diffusers, folder or hub id)."""
+        return {}
+
+    def show(self, conditions: Conditions, space: ImageSpace, facts: Facts) -> dict[str, Tensor]:
+        """What the network is told of the views and of reference pictures, batch first; withheld is what is None."""
+        return {}
 
     def length(self, tokenizer: str, pipe: Any) -> int:
         """How many tokens of a text the encoder behind a tokenizer hears, special ones included."""

@@ -64,5 +64,9 @@ class SDXL(Family):
             x_t, level.index, encoder_hidden_states=told["encoder_hidden_states"].to(x_t.dtype),
             timestep_cond=told_scale(network, self.guidance, len(x_t)),
             added_cond_kwargs={"text_embeds": told["text_embeds"].to(x_t.dtype), "time_ids": size},
-            return_dict=False,
+            return_dict=False, **self.further(told, x_t),
         )[0]  # fmt: skip
+
+    def further(self, told: Conditioning, x_t: Tensor) -> dict[str, Tensor]:
+        """Further arguments of the network."""
+        return {}

@@ -76,6 +76,11 @@ class StableDiffusion(Family):
         """The UNet's output."""
         text = told["encoder_hidden_states"].to(x_t.dtype)
         scale = told_scale(network, self.guidance, len(x_t))
-        return network(x_t, level.index, encoder_hidden_states=text, timestep_cond=scale, return_dict=False)[
-            0
-        ]
+        return network(
+            x_t, level.index, encoder_hidden_states=text, timestep_cond=scale, return_dict=False,
+            **self.further(told, x_t),
+        )[0]  # fmt: skip
+
+    def further(self, told: Conditioning, x_t: Tensor) -> dict[str, Tensor]:
+        """Further arguments of the network."""
+        return {}
