@@ -37,14 +37,41 @@ ELEVATION_RANGE = (-10.0, 60.0)
 CAMERA_SIZE = 14
 
 
-def view_name(azimuth: float, elevation: float) -> ViewName:
-    """The word for a view (radians): overhead above 45 degrees, front within 45 of the front, back beyond 135."""
-    if elevation > OVERHEAD_LIMIT:
+@settings
+class ViewLimits:
+    """Where the words for views end, in degrees; the defaults are those of Toybox's captions.
+
+    Arguments:
+        front: azimuths this far to either side of the front are "front".
+        back: likewise of the back.
+        overhead: elevations above this are "overhead".
+    """
+
+    front: Annotated[float, Within(0, 180)] = 45.0
+    back: Annotated[float, Within(0, 180)] = 45.0
+    overhead: Annotated[float, Within(-90, 90)] = 45.0
+
+    def __post_init__(self) -> None:
+        if self.front + self.back > 180:
+            raise ValueError(
+                f"front={self.front} and back={self.back} overlap: together they are above 180 degrees"
+            )
+
+
+def view_name(azimuth: float, elevation: float, limits: ViewLimits | None = None) -> ViewName:
+    """The word for a view (radians): by default overhead above 45 degrees, front within 45 of the front, back beyond
+    135.
+    """
+    front, back, overhead = FRONT_LIMIT, BACK_LIMIT, OVERHEAD_LIMIT
+    if limits is not None:
+        front, overhead = math.radians(limits.front), math.radians(limits.overhead)
+        back = math.radians(180 - limits.back)
+    if elevation > overhead:
         return "overhead"
     around = abs((azimuth + math.pi) % (2 * math.pi) - math.pi)
-    if around <= FRONT_LIMIT:
+    if around <= front:
         return "front"
-    return "back" if around >= BACK_LIMIT else "side"
+    return "back" if around >= back else "side"
 
 
 def place(

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from threedistill.cameras import ViewName, orbit, view_name
+from threedistill.cameras import ViewLimits, ViewName, orbit, view_name
 from threedistill.conditions import Role, Wording
 from threedistill.errors import UsageError
 from threedistill.rng import Streams
@@ -39,11 +39,13 @@ def role_of(kind: TextKind) -> Role:
     return "negative" if kind in _NEGATIVE_KINDS else "prompt"
 
 
-def with_view(prompt: str, azimuth: float, elevation: float, wording: int = 0) -> str:
+def with_view(
+    prompt: str, azimuth: float, elevation: float, wording: int = 0, limits: ViewLimits | None = None
+) -> str:
     """``"a red mushroom"`` -> ``"a red mushroom, front view"`` (radians; :func:`cameras.view_name`
     decides); ``wording`` counts through :data:`VIEW_WORDINGS`, round and round.
     """
-    options = VIEW_WORDINGS[view_name(azimuth, elevation)]
+    options = VIEW_WORDINGS[view_name(azimuth, elevation, limits)]
     return f"{prompt}, {options[wording % len(options)]}"
 
 
@@ -83,6 +85,7 @@ class PromptSet:
             habit of web pictures to show things from the front, which makes several faces. In words alone; with
             ``prior.camera=own`` it is still told the true camera, with ``words`` one that fits the words. For comparing
             remedies where a teacher's own bias is too weak to show the disease.
+        limits: where the words for views end, as the prior knows them; None = as Toybox's captions.
         wordings, told_front: which wording each view has in this step, and which are told to be fronts; see
             :meth:`drawn`.
     """
@@ -96,6 +99,7 @@ class PromptSet:
     prior_negative: str = ""
     view_wordings: Literal["one", "several"] = "one"
     front_bias: float = 0.0
+    limits: ViewLimits | None = None
     wordings: tuple[int, ...] = ()
     told_front: tuple[bool, ...] = ()
 
@@ -128,7 +132,9 @@ class PromptSet:
         if kind == "view" and self.view_words:
             angles = zip(cameras.azimuth.tolist(), cameras.elevation.tolist())
             wordings = self.wordings or (0,) * views
-            return [with_view(self.prompt, *pair, wording) for pair, wording in zip(angles, wordings)]
+            return [
+                with_view(self.prompt, *pair, wording, self.limits) for pair, wording in zip(angles, wordings)
+            ]
         if kind in ("view", "base"):
             return [self.prompt] * views
         if kind in ("front", "side", "back"):

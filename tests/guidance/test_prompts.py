@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from threedistill.cameras import orbit
+from threedistill.cameras import orbit, place
+from threedistill.config import build, compose
 from threedistill.errors import UsageError
 from threedistill.prompts import PromptSet, guess_category, without_view
 from threedistill.rng import Streams
@@ -92,3 +94,33 @@ def test_a_front_bias_overrules_view_words_as_often_as_it_says():
     assert PromptSet("a duck").drawn(Streams(0).at(3), 4).told_front == ()
     with pytest.raises(UsageError, match=r"prompts\.front_bias=1\.5 must lie in \[0, 1\]"):
         PromptSet("a duck", front_bias=1.5)
+
+
+def test_where_view_words_end_is_the_priors_own():
+    """Toybox's captions say "overhead" above 45 degrees; DreamFusion and threestudio say so above 60."""
+    from threedistill.training.planning import build_plan
+
+    def texts(prior: str, *overrides: str) -> list[str]:
+        config = compose(prompt="a duck", prior=prior, overrides=overrides)
+        angles = torch.tensor([[0.0, 40.0, 140.0, 0.0], [50.0, 0.0, 0.0, 70.0]]).deg2rad()
+        cameras = place(angles[0], angles[1], torch.ones(4), torch.ones(4), 8, 8)
+        return [text.removeprefix("a duck, ").removesuffix(" view") for text in
+                build_plan(config).prompts.texts("view", cameras)]  # fmt: skip
+
+    assert texts("gaussian") == ["overhead", "front", "back", "overhead"]
+    assert texts("sd15") == ["front", "front", "back", "overhead"]
+    assert texts("sdxl", "prior.views.front=30", "prior.views.back=30") == [
+        "front",
+        "side",
+        "side",
+        "overhead",
+    ]
+    with pytest.raises(UsageError, match=r"prior\.views: front=100\.0 and back=90\.0 overlap"):
+        texts("sd15", "prior.views.front=100", "prior.views.back=90")
+
+
+def test_perp_neg_knows_the_same_views_from_above():
+    config = compose(prompt="a duck", prior="sd15", overrides=["cfg=perp_neg"])
+    assert build(config["guidance"]["rule"], "guidance.rule").cfg.weights.overhead == 60
+    config = compose(prompt="a duck", prior="toybox", overrides=["cfg=perp_neg"])
+    assert build(config["guidance"]["rule"], "guidance.rule").cfg.weights.overhead == 45

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import field
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threedistill.cameras import OVERHEAD_LIMIT
 from threedistill.guidance.cfg import BlankText, ClassifierFree, TextOfCond, at_point
 from threedistill.schedule import Schedule, ScheduledNonNegative, value_at
 from threedistill.types import Cameras, Evidence, Prediction, Query
-from threedistill.values import settings
+from threedistill.values import Within, settings
 
 __all__ = ["AzimuthWeights", "Decay", "PerpNeg", "perp_neg", "perpendicular"]
 
@@ -72,12 +71,14 @@ class AzimuthWeights:
     Arguments:
         front_near, side_near: curves between front and side.
         front_far, side_far: curves between side and back.
+        overhead: elevation in degrees above which a view is one from above: the prior's ``views.overhead``.
     """
 
     front_near: Decay = field(default_factory=lambda: Decay(4.0, 0.5, -2.426))
     side_near: Decay = field(default_factory=lambda: Decay(4.0, 0.5, -2.426))
     front_far: Decay = field(default_factory=lambda: Decay(1.0, 0.5, 0.967))
     side_far: Decay = field(default_factory=lambda: Decay(1.0, 0.5, -0.606))
+    overhead: Annotated[float, Within(-90, 90)] = 45.0
 
     def __call__(self, cameras: Cameras) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
         """(B,) weights, not positive, of the wordings "front view" and "side view"."""
@@ -86,7 +87,7 @@ class AzimuthWeights:
         near = q <= 1
         front = torch.where(near, self.front_near(1 - q), self.front_far(2 - q))
         side = torch.where(near, self.side_near(q), self.side_far(2 - q))
-        seen = (cameras.elevation <= OVERHEAD_LIMIT).to(q)
+        seen = (cameras.elevation <= math.radians(self.overhead)).to(q)
         return -front * seen, -side * seen
 
 

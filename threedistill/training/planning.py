@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+from threedistill.cameras import ViewLimits
 from threedistill.config import (
     STAGE_PARTS,
     Config,
     build,
+    build_as,
     recipe,
     stage_node,
     stage_part,
@@ -94,9 +96,11 @@ def _prompts(config: Config) -> PromptSet:
     for key in config["prompts"]:
         if key not in known:
             raise UsageError(f"prompts: unknown key {key!r}; {_hint(key, known, 'prompts have')}")
+    views = config["prior"].get("views")
+    limits = build_as(ViewLimits, views, "prior.views") if views else None
     return PromptSet(
         config["prompt"], negative=config["negative"], prior_negative=config["prior"].get("negative", ""),
-        **config["prompts"],
+        limits=limits, **config["prompts"],
     )  # fmt: skip
 
 
