@@ -279,3 +279,43 @@ def test_weights_that_can_run_code_are_refused(pipelines, tmp_path):
 def test_a_folder_that_is_no_pipeline_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match=r"is not a diffusers pipeline: it has no model_index\.json"):
         load(tmp_path)
+
+
+def test_a_lora_is_folded_into_the_network_and_named(pipelines, tmp_path):
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    folder, pipeline = pipelines["eps"]
+    adapted = type(pipeline).from_pretrained(folder)
+    config = LoraConfig(r=2, lora_alpha=6, init_lora_weights=False, target_modules=["to_q", "to_v"])
+    adapted.unet.add_adapter(config)
+    adapted.save_lora_weights(
+        tmp_path / "lora",
+        unet_lora_layers=get_peft_model_state_dict(adapted.unet),
+        unet_lora_adapter_metadata=adapted.unet.peft_config["default"].to_dict(),
+    )
+    (file,) = (tmp_path / "lora").iterdir()
+    plain, folded, half = (
+        load(folder),
+        load(folder, lora=str(file)),
+        load(folder, lora=str(file), lora_scale=0.5),
+    )
+    x_t = torch.randn(1, *plain.space.shape, generator=torch.Generator().manual_seed(0))
+    level = plain.path.at(torch.tensor([500.0]))
+    told = plain.conditioning(Conditions(["a duck"]))
+    with torch.no_grad():
+        expected = adapted.unet(x_t, level.index, told["encoder_hidden_states"], return_dict=False)[0]
+    answers = [prior.predict(x_t, level, told).value for prior in (plain, half, folded)]
+    torch.testing.assert_close(answers[2], expected, rtol=0, atol=1e-5)
+    assert float((answers[0] - expected).abs().max()) > 1e-2 and not torch.allclose(
+        answers[1], expected, atol=1e-3
+    )
+    assert not [name for name, _ in folded.network.named_modules() if "lora" in name]
+    assert folded.version.startswith(plain.version) and str(file) in folded.version
+    assert half.version != folded.version
+    for wrong, words in (
+        (tmp_path / "gone", "no such file"),
+        (folder / "vae", "nothing in it is for|does not fit"),
+    ):
+        with pytest.raises(UsageError, match=f"^prior tiny: lora=.*({words})"):
+            load(folder, lora=str(wrong))

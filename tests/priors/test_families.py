@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 
 from tests.priors import tiny
@@ -157,3 +160,31 @@ def test_guidance_is_combined_in_what_the_network_predicts(made: Callable[[str],
     )
     torch.testing.assert_close(guided.x0, combine(uncond.x0, cond.x0, SCALE))
     assert bool(torch.isfinite(guided.x0).all())
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux-dev", "sana"])
+def test_a_lora_answers_as_in_its_own_pipeline(
+    made: Callable[[str], tuple[str, Any]], name: str, tmp_path: Path
+) -> None:
+    folder, pipeline = made(name)
+    part = "unet" if hasattr(pipeline, "unet") else "transformer"
+    adapted = type(pipeline).from_pretrained(folder)
+    network = getattr(adapted, part)
+    network.add_adapter(
+        LoraConfig(r=2, lora_alpha=6, init_lora_weights=False, target_modules=["to_q", "to_v"])
+    )
+    adapters = {
+        f"{part}_lora_layers": get_peft_model_state_dict(network),
+        f"{part}_lora_adapter_metadata": network.peft_config["default"].to_dict(),
+    }
+    adapted.save_lora_weights(tmp_path, **adapters)
+    options: dict[str, Any] = {"name": name, "model": folder, "size": CASES[name].sizes[0], "cache": False}
+    plain, folded = (
+        DiffusersPrior(family=CASES[name].family(), lora=lora, **options) for lora in (None, str(tmp_path))
+    )
+    x_t = torch.randn(1, *plain.space.shape, generator=torch.Generator().manual_seed(0))
+    level, told = plain.path.at(torch.tensor([500.0])), plain.conditioning(Conditions(["a duck"]))
+    with torch.no_grad():
+        expected = plain.family.denoise(network, x_t, level, told, plain.facts)
+    torch.testing.assert_close(folded.predict(x_t, level, told).value, expected, rtol=0, atol=1e-5)
+    assert float((plain.predict(x_t, level, told).value - expected).abs().max()) > 1e-2

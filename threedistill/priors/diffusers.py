@@ -17,6 +17,7 @@ from threedistill.priors.families import FAMILIES, Facts, Family, Said
 from threedistill.priors.families.shell import shell
 from threedistill.priors.loading import Source, find, find_network, is_hub_id
 from threedistill.priors.long_prompts import fitted
+from threedistill.priors.prior_lora import fold_lora
 from threedistill.priors.space import LatentSpace
 from threedistill.types import Condition, Conditioning, NoiseLevel, Prediction, PredictionKind
 from threedistill.values import Within
@@ -59,6 +60,8 @@ class DiffusersPrior:
         dtype: of weights and compute; ``auto`` = the family's 16 bit on a GPU, float32 on a CPU.
         variant: such as ``fp16``, to download the smaller files where they exist.
         licence: of the weights; travels into the asset.
+        lora: a .safetensors file of adapters that are folded into the network; None = none.
+        lora_scale: factor on what they add.
         cache: whether text embeddings are kept on disk.
 
     Raises:
@@ -82,10 +85,13 @@ class DiffusersPrior:
         dtype: DtypeName = "auto",
         variant: str | None = None,
         licence: str = "unknown",
+        lora: str | None = None,
+        lora_scale: Annotated[float, Within(-100, 100)] = 1.0,
         cache: bool = True,
     ) -> None:
         self.name, self.family, self.wants = name, family, family.wants
         self._unheard: dict[int, str] = {}
+        self._remarks: list[str] = []
         self._variant = variant
         self._dtype_name: DtypeName = dtype
         self.kind: PredictionKind
@@ -108,13 +114,15 @@ class DiffusersPrior:
             self.facts = self._facts(size)
             self.path, self.kind = family.path(self.facts)
             self._parts = {part: self._load(part) for part in family.components()}
+            adapted = self._fold(lora, lora_scale) if lora else ""
             self.network = family.assemble(self._parts)
             vae = self._load("vae") if "vae" in self.facts.configs else None
             self.space = family.space(vae, self.facts)
         except ThreedistillError as error:
             raise type(error)(f"prior {name}: {error}") from None
         self.licence = licence if own else self.source.licence() or "unknown"
-        self.version = self.revision = f"{self.source.location}@{self.source.commit}"
+        self.revision = f"{self.source.location}@{self.source.commit}"
+        self.version = self.revision + adapted
         folder: Path | None = default_folder() if cache else None
         self.texts = EmbeddingCache(self._encode, f"{self.revision}/{family.reads}", folder)
         self.to("cpu")
@@ -138,6 +146,14 @@ class DiffusersPrior:
         except UsageError as error:
             raise UsageError(f"{self.source.location} does not fit: {error}") from None
         return Facts(index, configs, size or family.native_size(facts))
+
+    def _fold(self, lora: str, scale: float) -> str:
+        """Folds adapters into the network; gives what the version says of it."""
+        pipe = shell(self.source.index, self._parts)
+        digest, words = fold_lora(pipe, self.family.network, lora, scale)
+        if words:
+            self._remarks.append(f"prior {self.name}: what {lora} has for the text encoders is not used")
+        return f" + {scale:g} {lora}@{digest}"
 
     def _load(self, component: str) -> Any:
         # Loaded in float32 or as stored; `to` sets the final dtype once the device is known.
@@ -177,8 +193,8 @@ class DiffusersPrior:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the text encoders could not hear so far."""
-        return tuple(
+        """What was not used, and what the text encoders could not hear so far."""
+        return *self._remarks, *(
             f"prior {self.name}: a text encoder that holds {limit} tokens does not hear the end of the prompt: {lost}"
             for limit, lost in self._unheard.items()
         )

@@ -234,6 +234,11 @@ def _folder(folder: Path) -> Source:
     return Source(str(folder), None, commit, json.loads(index.read_text()))
 
 
+def file_digest(file: Path) -> str:
+    """Names the content of a file."""
+    return _digest(_sampled(file))
+
+
 def _digest(what: object) -> str:
     return hashlib.blake2b(repr(what).encode(), digest_size=8).hexdigest()
 

@@ -15,7 +15,7 @@ from threedistill.priors.families.sdxl import SDXL
 from threedistill.priors.families.stable_diffusion import StableDiffusion
 from threedistill.priors.space import resize
 from threedistill.protocols import ImageSpace
-from threedistill.types import Cameras, Conditioning
+from threedistill.types import Cameras, Condition, Conditioning
 from threedistill.values import Within
 
 __all__ = ["SDXLControlNet", "StableDiffusionControlNet", "depth_picture", "normal_picture"]
@@ -131,7 +131,7 @@ class StableDiffusionControlNet(_Controls, StableDiffusion):
     ) -> None:  # fmt: skip
         super().__init__(guidance)
         self.control, self.controlnet, self.strength = control, controlnet, strength
-        self.wants = frozenset({"text", "camera", control})  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.wants: frozenset[Condition] = frozenset({"text", "camera", control})
 
 
 class SDXLControlNet(_Controls, SDXL):
@@ -154,4 +154,4 @@ class SDXLControlNet(_Controls, SDXL):
     ) -> None:  # fmt: skip
         super().__init__(guidance)
         self.control, self.controlnet, self.strength = control, controlnet, strength
-        self.wants = frozenset({"text", "camera", control})  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.wants: frozenset[Condition] = frozenset({"text", "camera", control})

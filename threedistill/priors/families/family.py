@@ -88,7 +88,7 @@ class Family(ABC):
     network: ClassVar[str] = "transformer"
     encoders: ClassVar[tuple[tuple[str, str], ...]] = (("tokenizer", "text_encoder"),)
     optional: ClassVar[frozenset[str]] = frozenset()
-    wants: ClassVar[frozenset[Condition]] = frozenset({"text"})
+    wants: frozenset[Condition] = frozenset({"text"})
     beside: ClassVar[int] = 0
     half: ClassVar[torch.dtype] = torch.bfloat16
     patch: ClassVar[int] = 1

@@ -13,7 +13,7 @@ from threedistill.priors.families.family import Facts
 from threedistill.priors.families.stable_diffusion import StableDiffusion
 from threedistill.priors.space import LatentSpace, resize
 from threedistill.protocols import ImageSpace
-from threedistill.types import Conditioning
+from threedistill.types import Condition, Conditioning
 from threedistill.values import Within
 
 __all__ = ["StableDiffusionInpainting"]
@@ -31,7 +31,7 @@ class StableDiffusionInpainting(StableDiffusion):
 
     option = "sd15_inpainting"
     pipelines = ("StableDiffusionInpaintPipeline",)
-    wants = frozenset({"text", "rgb", "opacity"})
+    wants: frozenset[Condition] = frozenset({"text", "rgb", "opacity"})
     beside = 5
 
     def __init__(

@@ -1,0 +1,56 @@
+"""A LoRA of the prior: adapters that somebody trained, folded into the frozen network when it is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from threedistill.errors import UsageError
+from threedistill.priors.loading import file_digest
+
+__all__ = ["fold_lora"]
+
+
+def fold_lora(pipe: Any, component: str, file: str, scale: float) -> tuple[str, bool]:
+    """``W + scale B A`` for every layer that the file adapts; the network has no adapters afterwards.
+
+    Arguments:
+        pipe: a pipeline of diffusers with the network, whose class reads the file's format.
+        component: the network's name in it.
+        file: a safetensors file, or a folder with one.
+        scale: of what is added.
+
+    Returns:
+        A digest of the file, and whether it also adapts text encoders (which stay as they are).
+
+    Raises:
+        UsageError: no such file, no weights that run no code, or nothing in it for this network.
+    """
+    place = Path(file).expanduser()
+    found = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
+    if len(found) != 1 or not found[0].is_file():
+        raise UsageError(f"lora={file}: there is no such file, or not one .safetensors in that folder")
+    if found[0].suffix != ".safetensors":
+        raise UsageError(f"lora={file}: only .safetensors is read (other formats can run code)")
+    if not hasattr(pipe, "lora_state_dict"):
+        raise UsageError(f"lora={file}: diffusers reads no LoRA for a {type(pipe).__name__}")
+    network = getattr(pipe, component)
+    options = {"unet_config": network.config} if component == "unet" else {}
+    try:
+        # Some families give (weights, metadata), others (weights, alphas, metadata).
+        weights, *alphas, metadata = pipe.lora_state_dict(
+            str(found[0].parent), weight_name=found[0].name, return_lora_metadata=True, **options
+        )
+        own = {name: value for name, value in weights.items() if name.startswith(f"{component}.")}
+        if not own:
+            raise UsageError(f"lora={file}: nothing in it is for this prior's {component}")
+        network.load_lora_adapter(
+            own, prefix=component, network_alphas=alphas[0] if alphas else None, metadata=metadata
+        )
+        network.fuse_lora(lora_scale=scale)
+        network.unload_lora()
+    except (ValueError, RuntimeError, KeyError, OSError) as error:
+        raise UsageError(
+            f"lora={file} does not fit this prior: {' '.join(str(error).split())[:200]}"
+        ) from None
+    return file_digest(found[0]), any(name.startswith("text_encoder") for name in weights)
