@@ -70,11 +70,11 @@ def run(
     system.optimizers = lambda use_pl_optimizer=False: optimizers
     system.manual_backward = lambda loss: loss.backward()
     at = {iterations // 8, iterations // 4, iterations // 2, iterations}
-    pictures, began = [system.representation.pictures()[0]], time.perf_counter()
+    pictures, began = [system.scenes[0].pictures()[0]], time.perf_counter()
     for index in range(iterations):
         system.training_step(index)
         if index + 1 in at:
-            pictures.append(system.representation.pictures()[0])
+            pictures.append(system.scenes[0].pictures()[0])
     return torch.stack(pictures), time.perf_counter() - began
 
 

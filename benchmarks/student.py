@@ -28,7 +28,7 @@ from threedistill.render.mesh import render_mesh
 from threedistill.representations.background import BackgroundSampler
 from threedistill.rng import Streams
 from threedistill.toybox.priors.oracle import ground_truth
-from threedistill.training.student_step import Gains, Shown, StudentStep, StudentTraining
+from threedistill.training.student_step import Gains, Learner, Shown, StudentTraining
 
 
 class Views:
@@ -84,8 +84,9 @@ def main() -> None:
     settings: StudentTraining = build(
         {**training, "timesteps": None, "measured_at": None, "measure_every": 10**9}, "student.training"
     )
-    step = StudentStep(settings, PromptSet(options.prompt), Uniform(Window(*options.window), draw="spread"))
-    optimizer, views = step.optimizer(student), Views(prior, options.prompt, options.views)
+    levels = Uniform(Window(*options.window), draw="spread")
+    learner = Learner("student", student, settings, PromptSet(options.prompt), levels)
+    optimizer, views = learner.optimizer(), Views(prior, options.prompt, options.views)
     rng = Streams(0)
 
     shown = views(rng)
@@ -106,12 +107,12 @@ def main() -> None:
 
     for index in range(1, options.steps + 1):
         now = rng.at(index)
-        step(student, optimizer, views(now), now, 0.0, lambda loss: loss.backward())
+        learner(optimizer, views(now), now, 0.0, lambda loss: loss.backward())
         if index % max(options.steps // 3, 1) == 0:
             losses = []
             for batch in range(8):
                 other = rng.at(10**6 + batch)
-                found = step.measure(student, views(other), other, 0.0, 4)
+                found = learner.measure(views(other), other, 0.0, 4)
                 losses.append([found.camera, found.null, found.frozen])
             gains = Gains(*torch.tensor(losses).mean(0).tolist())
             print(

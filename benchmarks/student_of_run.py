@@ -46,8 +46,8 @@ def report(run: Path) -> None:
     plan = build_plan(read_config(run / "config.yaml"))
     stages = build_stages(plan, build_prior(plan, torch.device("cpu")))
     system = stages[-1]
-    student, step = system.student, system.student_step
-    if student is None or step is None:
+    learner = system.learners.get("student")
+    if learner is None:
         raise SystemExit(f"{run}: guidance={plan.names.guidance} has no student")
     last = RunFolder(run).checkpoint(len(stages) - 1, system.stage.name)
     if not last.is_file():
@@ -56,12 +56,12 @@ def report(run: Path) -> None:
     space = system.prior.space
     print(f"{run}\n     t    gain     vsd")
     for fraction in LEVELS:
-        step.measured_at = Uniform(Window(fraction, fraction))
+        learner.measured_at = Uniform(Window(fraction, fraction))
         losses, own, plain = torch.zeros(2), 0.0, 0.0
         for rng, shown, out in fresh_views(system):
             x0, cameras = shown.x0, shown.cameras
             picture = space.decode(x0)
-            gains = step.measure(student, shown, rng, 1.0, DRAWS)
+            gains = learner.measure(shown, rng, 1.0, DRAWS)
             losses += torch.tensor([gains.camera, gains.frozen])
             detail = finest(picture, out.opacity)
             level = system.prior.path.at_fraction(torch.full((len(cameras),), fraction))

@@ -238,20 +238,33 @@ def test_export_says_what_it_needs(run_dir: Path, command: Callable, monkeypatch
 
 def test_an_asset_made_of_splats_is_written_as_both(tmp_path: Path) -> None:
     """Whatever was asked for: a GLB and splats.ply, in one frame and at one size."""
+    from threedistill.protocols import Representation
     from threedistill.representations.convert import as_splats
     from threedistill.training.asset_files import write_asset
-    from threedistill.types import Splats
+    from threedistill.types import Rendering, Splats
 
-    class Cloud:
+    class Cloud(Representation):
         def __init__(self) -> None:
+            super().__init__()
             self.solid = letter_f()
-            self.extract, self.surface_color = self.solid.extract, self.solid.surface_color
+
+        def extract(self, resolution: int) -> Mesh:
+            return self.solid.extract(resolution)
+
+        def surface_color(self, points: torch.Tensor, normals: torch.Tensor) -> torch.Tensor:
+            return self.solid.surface_color(points, normals)
+
+        def render(self, cameras: object, context: object) -> Rendering:
+            raise AssertionError("nobody looks at it")
+
+        def parameter_groups(self) -> dict[str, list[torch.nn.Parameter]]:
+            return {}
 
         def splats(self) -> Splats:
             return as_splats(self.solid.extract(40), 3000)
 
     settings = replace(SMALL, formats=("stl", "spz"))
-    files = write_asset(Cloud(), tmp_path, settings, {"prompt": "an F"})  # type: ignore[arg-type]
+    files = write_asset(Cloud(), tmp_path, settings, {"prompt": "an F"})
     assert [f.name for f in files] == ["model.glb", "model.stl", "splats.spz", "splats.ply"]
     mesh, splats = read_mesh(tmp_path / "model.glb"), read_splats(tmp_path / "splats.ply")
     assert len(splats) == 3000 and splats.extras["prompt"] == "an F" == mesh.extras["prompt"]

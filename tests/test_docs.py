@@ -11,6 +11,9 @@ import types
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
 
 from tests.installed import installed
 
@@ -33,25 +36,27 @@ def test_python_blocks_run(page, monkeypatch):
         exec(compile(block, f"{page.name} block {number + 1}", "exec"), vars(module))
 
 
-#: Page -> (package, option's group and name).
+#: Page -> (package, options' group and names), as many as the page has YAML files.
 PACKAGES = {
-    "prior": ("grey_prior", "prior", "grey"),
-    "representation": ("soft_ball", "representation", "ball"),
-    "rule": ("blended_rule", "guidance", "blended"),
+    "prior": ("grey_prior", "prior", ["grey"]),
+    "representation": ("soft_ball", "representation", ["ball"]),
+    "rule": ("blended_rule", "guidance", ["blended"]),
+    "condition": ("shown_priors", "prior", ["prompted", "drawn"]),
 }
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
-    """All three packages, installed by pip into a folder of their own."""
+    """All these packages, installed by pip into a folder of their own."""
     place = tmp_path_factory.mktemp("plugins")
-    for stem, (package, group, option) in PACKAGES.items():
+    for stem, (package, group, options) in PACKAGES.items():
         page = ROOT / "docs" / "extend" / f"{stem}.md"
         files = {
             f"{package}/__init__.py": blocks(page, "python")[0],
-            f"{package}/configs/{group}/{option}.yaml": blocks(page, "yaml")[0],
             "pyproject.toml": blocks(page, "toml")[0],
         }
+        for option, text in zip(options, blocks(page, "yaml"), strict=True):
+            files[f"{package}/configs/{group}/{option}.yaml"] = text
         installed(files, place / "site", place)
     return place / "site"
 
@@ -121,6 +126,36 @@ def test_the_representation_page_makes_one_for_any_stage(threedistill, tmp_path)
     init = ("--init", str(asset), "--representation", "ball", "--out", "again")
     asset = done(threedistill("generate", "a red ball", *init, *fits, *TINY))
     assert (tmp_path / asset).is_file()
+
+
+def test_the_condition_page_makes_priors_that_are_shown_things(threedistill, tmp_path):
+    """Pictures and normals reach them; a prior that cannot be shown pictures refuses them in one line."""
+    pixels = torch.zeros(48, 48, 4)
+    pixels[8:32, 8:40] = torch.tensor([0.8, 0.1, 0.1, 1.0])
+    picture = tmp_path / "ball.png"
+    Image.fromarray((pixels * 255).byte().numpy(), "RGBA").save(picture)
+    shown = ("generate", "a red ball", "--image", "ball.png", "--image-camera", "-30,15")
+
+    done(threedistill(*shown, "--prior", "prompted", "--out", "run", *TINY))
+    kept = load_file(tmp_path / "run" / "checkpoints" / "images.safetensors")
+    assert torch.equal(kept["0"], (pixels * 255).byte())
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    assert "images:\n- file: ball.png\n  camera:\n  - -30.0\n  - 15.0\n" in config
+    both = ("cfg=two_conditions", "cfg.image_scale=3")
+    done(threedistill(*shown, "--prior", "prompted", "--out", "both", *both, *TINY))
+    tables = [
+        load_file(tmp_path / run / "checkpoints" / "00-coarse" / "last.safetensors")["module/scenes.0.table"]
+        for run in ("run", "both")
+    ]
+    assert not torch.equal(*tables)
+    done(threedistill("generate", "a red ball", "--prior", "drawn", "--out", "drawn", *TINY))
+
+    picture.unlink()
+    done(threedistill("resume", "run", "budget.iterations=3"))
+    refused = threedistill(*shown, "--prior", "drawn", "--out", "refused")
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert "prior=drawn cannot be shown pictures (it is told: normal, text)" in refused.stderr
+    assert not (tmp_path / "refused").exists()
 
 
 def test_a_package_that_is_only_importable_is_named_by_the_user(site, threedistill, tmp_path):

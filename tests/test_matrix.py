@@ -12,7 +12,7 @@ from tests.closed_form import Gaussian, World
 from threedistill.conditions import Conditions
 from threedistill.config import compose, groups
 from threedistill.guidance.trajectory import draw_noise
-from threedistill.protocols import PictureSource, RenderContext
+from threedistill.protocols import RenderContext
 from threedistill.toybox.priors.oracle import ground_truth
 from threedistill.training.assemble import build_prior, build_stages
 from threedistill.training.planning import build_plan
@@ -109,8 +109,8 @@ def world_of(system, cameras, background):
     rgb = torch.zeros(views, SIZE, SIZE, 3)
     if system.unedited is not None:
         rgb = render_unedited(system.unedited, cameras, background)
-    elif isinstance(system.representation, PictureSource):
-        rgb = system.representation.unedited(cameras)
+    elif (before := system.scenes[0].unedited(cameras)) is not None:
+        rgb = before
     category = disc("a ball", system.networks.get("baseline", prior))
     return World(
         cond=disc("a red ball"), null=disc(""), category=category, source=disc("a blue ball"),
@@ -124,7 +124,7 @@ def shown(system, progress=0.0):
     rng = system.streams.at(0)
     cameras, background = system._views(progress, rng)
     with torch.no_grad():
-        out = system.representation.render(cameras, RenderContext(progress=progress, background=background))
+        out = system.scenes[0].render(cameras, RenderContext(progress=progress, background=background))
     x0 = system.prior.space.encode(out.rgb)
     noise = draw_noise(system.guidance.rule, rng, len(cameras), system.prior.space.shape)
     return rng, cameras, background, x0, noise
@@ -150,7 +150,7 @@ def test_the_first_direction_is_the_closed_form_and_the_scene_goes_there(rule, r
     for index in range(STEPS):
         system.training_step(index)
     with torch.no_grad():
-        out = system.representation.render(cameras, RenderContext(progress=0.0, background=background))
+        out = system.scenes[0].render(cameras, RenderContext(progress=0.0, background=background))
     after = float((system.prior.space.encode(out.rgb) - target).square().mean())
     assert after < before, f"{rule} on {representation}: {before:.4f} -> {after:.4f}"
 
@@ -203,8 +203,8 @@ def test_every_rule_with_every_kind_of_prior(rule, prior, tiny, picture):
     size = float(together.abs().max())
     assert nonfinite == 0 and size > 0
     assert float((together - alone).abs().max()) < 1e-3 * size
-    before, theta = fingerprint(system.prior), system.representation.theta.detach().clone()
+    before, theta = fingerprint(system.prior), system.scenes[0].theta.detach().clone()
     ready(system)
     system.training_step(0)
     assert fingerprint(system.prior) == before
-    assert bool((system.representation.theta != theta).any())
+    assert bool((system.scenes[0].theta != theta).any())

@@ -42,6 +42,7 @@ CLASSES: dict[str, tuple[tuple[str, str], ...]] = {
     "guidance.trajectory.Reparametrized": (("song2021ddim", "DDIM inversion"),),
     "guidance.cfg.ClassifierFree": (("ho2022cfg", "classifier-free guidance"),),
     "guidance.perp_neg.PerpNeg": (("armandpour2023perpneg", "Perp-Neg"),),
+    "guidance.two_conditions.TwoConditions": (("brooks2023instructpix2pix", "guidance by two conditions"),),
     "guidance.timesteps.DreamTime": (("huang2024dreamtime", "timesteps"),),
     "priors.lora.LoRA": (("hu2022lora", "the student's adapters"),),
     "priors.families.StableDiffusion": (("rombach2022ldm", "the prior"),),
@@ -81,7 +82,7 @@ def _off(value: Any) -> bool:
     return value in (None, 0, 0.0, "none", False)
 
 
-#: (class, argument, is it in use?, entry, for what): what is cited only with certain settings.
+#: (class, argument or an entry of one, is it in use?, entry, for what): what is cited only with certain settings.
 SETTINGS: tuple[tuple[str, str, Any, str, str], ...] = (
     ("guidance.cfg.ClassifierFree", "rescale", lambda v: not _off(v), "lin2024flawed", "rescaled guidance"),
     ("guidance.cfg.ClassifierFree", "x0_clip", lambda v: v == "dynamic", "saharia2022imagen", "dynamic thresholding"),
@@ -91,16 +92,16 @@ SETTINGS: tuple[tuple[str, str, Any, str, str], ...] = (
     ("guidance.rules_student.VSD", "divergence", lambda v: v not in (None, "reverse_kl"), "xu2025fdistill", "weights"),
     ("guidance.rules_student.ESD", "divergence", lambda v: v not in (None, "reverse_kl"), "xu2025fdistill", "weights"),
     ("guidance.timesteps.Annealed", "shape", lambda v: v == "sqrt", "zhu2024hifa", "timesteps"),
-    ("guidance.regularizers.RegularizerWeights", "distortion", lambda v: not _off(v), "barron2022mipnerf360",
+    ("guidance.regularizers.Regularizers", "weights.distortion", lambda v: not _off(v), "barron2022mipnerf360",
      "distortion loss"),
-    ("guidance.regularizers.RegularizerWeights", "orientation", lambda v: not _off(v), "verbin2022refnerf",
+    ("guidance.regularizers.Regularizers", "weights.orientation", lambda v: not _off(v), "verbin2022refnerf",
      "orientation loss"),
-    ("guidance.regularizers.RegularizerWeights", "eikonal", lambda v: not _off(v), "gropp2020igr", "eikonal loss"),
-    ("guidance.regularizers.RegularizerWeights", "sign_change", lambda v: not _off(v), "munkberg2022nvdiffrec",
+    ("guidance.regularizers.Regularizers", "weights.eikonal", lambda v: not _off(v), "gropp2020igr", "eikonal loss"),
+    ("guidance.regularizers.Regularizers", "weights.sign_change", lambda v: not _off(v), "munkberg2022nvdiffrec",
      "sign changes"),
-    ("guidance.regularizers.RegularizerWeights", "splat_scale", lambda v: not _off(v), "kheradmand2024mcmc",
+    ("guidance.regularizers.Regularizers", "weights.splat_scale", lambda v: not _off(v), "kheradmand2024mcmc",
      "sizes of splats"),
-    ("guidance.regularizers.RegularizerWeights", "anisotropy", lambda v: not _off(v), "xie2024physgaussian",
+    ("guidance.regularizers.Regularizers", "weights.anisotropy", lambda v: not _off(v), "xie2024physgaussian",
      "anisotropy of splats"),
     ("cameras.CameraSampler", "antithetic", lambda v: v is True, "lupascu2026mvsdi", "antithetic views"),
 )  # fmt: skip
@@ -164,13 +165,21 @@ def citations(config: dict[str, Any]) -> dict[str, list[str]]:
         for key, purpose in CLASSES.get(name, ()):
             add(key, purpose)
         for cls, argument, in_use, key, purpose in SETTINGS:
-            if cls == name and argument in node and in_use(node[argument]):
+            if cls == name and (value := _setting(node, argument)) is not None and in_use(value):
                 add(key, purpose)
         if any(target.startswith(f"{package}.") for package in config.get("plugins", ())):
             for number in _numbers_of(target):
                 if number in by_number:
                     add(by_number[number], target)
     return found
+
+
+def _setting(node: dict[str, Any], path: str) -> Any:
+    """An argument of a class by its path in the node; None where it is not given."""
+    value: Any = node
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def used_classes(node: Any) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from jaxtyping import Float
+from torch import Tensor
+
 from threedistill.errors import UsageError
 from threedistill.exports.aspects import dropped
 from threedistill.exports.asset import build_asset, put_back
@@ -19,6 +22,7 @@ from threedistill.exports.read import open_file
 from threedistill.exports.settings import ExportSettings
 from threedistill.exports.splats.cloud import moved, with_degree
 from threedistill.exports.write import write_file
+from threedistill.protocols import Surface
 from threedistill.representations import splat_color, splat_surface
 from threedistill.representations.convert import as_splats
 from threedistill.types import Mesh, Splats
@@ -201,17 +205,21 @@ def _sized(splats: Splats, wishes: _Wishes, settings: ExportSettings) -> Splats:
     return moved(splats, middle, scale)
 
 
-class _SplatField:
-    """A cloud that answers as a representation does at export."""
+class _SplatField(Surface):
+    """A cloud that answers as a representation does at export: a surface around it, coloured as views show it."""
 
-    def __init__(self, splats: Splats) -> None:
-        self.splats = splats
+    def __init__(self, cloud: Splats) -> None:
+        self.cloud = cloud
 
     def extract(self, resolution: int) -> Mesh:
-        return splat_surface.extract(self.splats, resolution)
+        """The surface, on a grid of ``resolution`` cells per axis."""
+        return splat_surface.extract(self.cloud, resolution)
 
-    def surface_color(self, points: Any, normals: Any) -> Any:
-        return splat_color.color(self.splats, points, normals)
+    def surface_color(
+        self, points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
+    ) -> Float[Tensor, "N 3"]:
+        """sRGB at surface points."""
+        return splat_color.color(self.cloud, points, normals)
 
 
 def _mesh_of(splats: Splats, settings: ExportSettings, wishes: _Wishes) -> Mesh:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from threedistill.config import Config, compose, read_config, with_more_steps, write_config
+from threedistill.config import Config, compose, pictures, read_config, with_more_steps, write_config
 from threedistill.errors import UsageError
 from threedistill.training.claims import check_place, refuse_other_settings
 from threedistill.training.interruption import Stop, stoppable
@@ -25,6 +25,7 @@ from threedistill.types import Mesh, Splats
 __all__ = ["Result", "generate", "resume", "start_run"]
 
 if TYPE_CHECKING:
+    from threedistill.conditions import ReferenceImage
     from threedistill.exports.frames import Axis
     from threedistill.training.assemble import Assembled
     from threedistill.training.plan import RunPlan
@@ -35,7 +36,8 @@ def generate(
     prompt: str, *, out: str | Path | None = None, preset: Literal["draft", "standard", "high"] | str | None = None,
     seed: int | None = None, representation: str | None = None, prior: str | None = None, guidance: str | None = None,
     formats: Sequence[str] | None = None, negative: str | None = None, device: str = "auto",
-    init: str | Path | None = None, init_up: Axis | None = None, init_front: Axis | None = None, resume: bool = False,
+    init: str | Path | None = None, init_up: Axis | None = None, init_front: Axis | None = None,
+    images: Sequence[str | Path] = (), image_cameras: Sequence[tuple[float, float] | None] = (), resume: bool = False,
     overwrite: bool = False, quiet: bool = False, overrides: Sequence[str] = (),
 ) -> Result:  # fmt: skip
     """Make a textured 3D asset from a prompt.
@@ -51,6 +53,8 @@ def generate(
         device: auto, cpu or cuda.
         init: a mesh or splats to start from, in any format that is read; None = from nothing.
         init_up, init_front: the axes that point up and to the front in it; None = what it says, else its habit.
+        images: reference pictures of the object, for priors that are shown some; opacity says what is the object.
+        image_cameras: for each of them where it was taken from, (azimuth, elevation) in degrees; None = unknown.
         resume: continue the run in ``out``; its own settings count, and what is asked for must not differ from them.
         overwrite: replace the run in ``out`` as soon as the new one has a checkpoint.
         quiet: no progress on stderr.
@@ -64,14 +68,16 @@ def generate(
     chosen = {"prior": prior, "representation": representation, "guidance": guidance}
     run = RunFolder(out if out is not None else default_folder(prompt, seed or 0, chosen))
     going_on = resume and (run.holds_run or run.holds_request)
+    seen = pictures(images, image_cameras)
     config = compose(
         prompt=prompt, negative=negative or "", preset=preset or "standard", seed=seed or 0, **chosen,
-        formats=formats or ("glb",), device=device, init=str(init) if init else None, overrides=overrides,
+        formats=formats or ("glb",), device=device, init=str(init) if init else None,
+        images=seen, overrides=overrides,
     )  # fmt: skip
     if going_on:
         given = {
             "prompt": prompt, "negative": negative, "preset": preset, "seed": seed, **chosen, "formats": formats,
-            "init": str(init) if init else None,
+            "init": str(init) if init else None, "images": seen or None,
         }  # fmt: skip
         given = {name: value for name, value in given.items() if value is not None}
         return _go_on(
@@ -80,11 +86,12 @@ def generate(
     with stoppable() as stop:
         check_place(run, config, overwrite=overwrite)
         from threedistill.training.planning import build_plan
+        from threedistill.training.references import read_images
         from threedistill.training.start import read_start
 
         plan = build_plan(config)
         start = read_start(init, init_up, init_front, quiet) if init else None
-        return _begin(plan, config, run, start, overwrite, quiet, stop)
+        return _begin(plan, config, run, start, overwrite, quiet, stop, read_images(plan.images))
 
 
 def start_run(
@@ -96,7 +103,7 @@ def start_run(
     run = RunFolder(run_dir)
     check_place(run, config, overwrite=True)
     with stoppable() as stop:
-        return _begin(build_plan(config), config, run, None, True, quiet, stop, facts)
+        return _begin(build_plan(config), config, run, None, True, quiet, stop, facts=facts)
 
 
 def resume(
@@ -115,17 +122,18 @@ def resume(
 
 def _begin(
     plan: RunPlan, config: Config, run: RunFolder, start: Mesh | Splats | None, overwrite: bool, quiet: bool,
-    stop: Stop, facts: dict[str, Any] | None = None,
+    stop: Stop, images: tuple[ReferenceImage, ...] = (), facts: dict[str, Any] | None = None,
 ) -> Result:  # fmt: skip
     """Build everything, then claim the folder, then work."""
     from threedistill.training.assemble import assemble
     from threedistill.training.record import Record, recorded
+    from threedistill.training.references import save_images
     from threedistill.training.start import save_start
 
     record = Record()
     try:
         with record.phase("setup"):
-            parts = assemble(plan)
+            parts = assemble(plan, images)
             stop.check()
     except KeyboardInterrupt as error:
         error.hint = "; nothing had begun, the same command starts it"  # type: ignore[attr-defined]
@@ -137,6 +145,8 @@ def _begin(
             run.begin()
             if start is not None:
                 save_start(start, run.start)
+            if images:
+                save_images(images, run.images)
             write_config(config, run.config)  # last: from here on the request can be continued
         except Exception:
             run.abandon()
@@ -161,6 +171,7 @@ def _go_on(
     from threedistill.training.assemble import assemble
     from threedistill.training.planning import build_plan
     from threedistill.training.record import Record, recorded
+    from threedistill.training.references import load_images
     from threedistill.training.start import load_start
 
     if not (run.holds_run or run.holds_request):
@@ -178,7 +189,7 @@ def _go_on(
         plan = replace(plan, device=device or plan.device)
         with recorded(run, plan.names, record):
             with record.phase("setup"):
-                parts = assemble(plan)
+                parts = assemble(plan, load_images(run.images, plan.images) if plan.images else ())
                 start = load_start(run.start) if plan.given else None
                 stop.check()
             if more:
@@ -204,7 +215,7 @@ def _work(
     run.update_record(**facts)
     if not quiet and facts["prior_version"]:
         print(f"prior: {facts['prior_version']}, licence {facts['prior_licence']}", file=sys.stderr)
-        for note in getattr(parts.prior, "notes", ()):
+        for note in parts.prior.notes:
             print(note, file=sys.stderr)
     stages, device, source = parts.stages, parts.device, start
     try:
@@ -219,11 +230,11 @@ def _work(
                 run_stage(
                     system, run, index, parts.settings, device, quiet, before, stop, faster(plan, device.type)
                 )  # fmt: skip
-            source = system.representation
+            source = system.scenes[0]
         run.take_place()
         stop.check()
         with record.phase("export"):
-            asset = export_run(stages[-1].representation, plan, run)
+            asset = export_run(list(stages[-1].scenes), plan, run)
         stop.check()
         with record.phase("judge"):
             evaluation = judge_run(plan.names.prompt, run, quiet)

@@ -1,23 +1,26 @@
 """The contracts of the three axes: what a new representation, prior or rule must answer.
 
-A class is an interface or final: these are the interfaces, everything that implements them is concrete.
+A class is an interface or final: these are the interfaces, everything that implements them is concrete. Their optional
+parts are declared here with what stands for them (``contracts.py``); nobody looks whether an object has them.
 """
 
 from __future__ import annotations
 
+import math
 import random
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from threedistill.conditions import Conditions
+from threedistill.conditions import Conditions, Wording, check_names
+from threedistill.contracts import Contract, annotated
 from threedistill.rng import Streams
 from threedistill.types import (
     Cameras,
@@ -56,17 +59,57 @@ class RenderContext:
     normals: bool = False
 
 
-@runtime_checkable
-class Representation(Protocol):
-    """What is optimised: an ``nn.Module`` that renders cameras differentiably."""
+class Surface(Contract, interface=True):
+    """What can be made into a mesh with a texture."""
 
+    @abstractmethod
+    def extract(self, resolution: int) -> Mesh:
+        """The surface, untextured, all components, wound outward; raises ThreedistillError if empty or full."""
+
+    @abstractmethod
+    def surface_color(
+        self, points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
+    ) -> Float[Tensor, "N 3"]:
+        """sRGB albedo at surface points, for baking."""
+
+    def surface_material(
+        self, points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
+    ) -> Float[Tensor, "N 2"] | None:
+        """Metalness and roughness in [0, 1] at surface points, for baking; None = only colour."""
+        return None
+
+    def splats(self) -> Splats | None:
+        """What is made of splats is exported as splats too: a detached copy on the CPU; None = it is not."""
+        return None
+
+
+class Representation(nn.Module, Surface, interface=True):
+    """What is optimised: a module that renders cameras differentiably.
+
+    Four methods make one (``render``, ``parameter_groups``, ``extract``, ``surface_color``); the others are for
+    representations that have more to offer, and answer for those that have not.
+
+    Attributes:
+        bound: nothing of it lies outside of ``[-bound, bound]^3``, metres.
+        shows: what of a view its renderings can show; ``normal`` is rendered where shading or a network wants it.
+        regularizers: the terms that its renderings carry in ``stats``, for weights of these names.
+        has_splats: whether its :meth:`splats` gives some.
+        starts_from: what it has a closed-form start from; anything else it is fitted to.
+    """
+
+    bound: float = math.inf
+    shows: frozenset[Condition] = frozenset({"rgb", "opacity", "depth", "normal"})
+    regularizers: frozenset[str] = frozenset()
+    has_splats: bool = False
+    starts_from: frozenset[Literal["mesh", "splats"]] = frozenset()
+
+    @abstractmethod
     def render(self, cameras: Cameras, context: RenderContext) -> Rendering:
         """Render ``B`` cameras; gradients flow to the parameters."""
-        ...
 
+    @abstractmethod
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by the name under which the optimizer config gives their learning rates."""
-        ...
 
     def after_step(self, iteration: int, progress: float, rng: Streams) -> Refinement | None:
         """Bookkeeping after each optimizer step (occupancy refresh, progressive levels).
@@ -74,63 +117,45 @@ class Representation(Protocol):
         The gradients of the step are still there. A returned refinement must be carried out at once
         (:func:`threedistill.representations.refinement.apply_refinement`).
         """
-        ...
-
-    def extract(self, resolution: int) -> Mesh:
-        """The surface, untextured, all components, wound outward; raises ThreedistillError if empty or full."""
-        ...
-
-    def surface_color(
-        self, points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
-    ) -> Float[Tensor, "N 3"]:
-        """sRGB albedo at surface points, for baking."""
-        ...
-
-
-@runtime_checkable
-class SplatSource(Protocol):
-    """A representation that is made of splats: it is exported as splats too."""
-
-    def splats(self) -> Splats:
-        """A detached copy on the CPU."""
-        ...
-
-
-@runtime_checkable
-class PictureSource(Protocol):
-    """A representation that is pictures and no scene: they are its asset."""
-
-    def pictures(self) -> Float[Tensor, "N H W 3"]:
-        """sRGB in [0, 1], detached, on the CPU."""
-        ...
-
-    def unedited(self, cameras: Cameras) -> Float[Tensor, "B H W 3"]:
-        """What the cameras saw before the first step."""
-        ...
-
-
-@runtime_checkable
-class Settles(Protocol):
-    """A representation with a coarse-to-fine schedule that makes no sense once it holds an object."""
+        return None
 
     def settle(self) -> None:
-        """Switch the schedule off: this stage starts from something, not from nothing."""
-        ...
+        """Switch coarse-to-fine schedules off: this stage starts from something, not from nothing."""
+        return
+
+    def init_from_mesh(self, mesh: Mesh, rng: Streams) -> None:
+        """Take the shape (and the colours, where it can) of a mesh within 0.85 m of the origin."""
+        raise NotImplementedError(f"{type(self).__name__}.starts_from names no mesh")
+
+    def init_from_splats(self, splats: Splats) -> None:
+        """Take these Gaussians."""
+        raise NotImplementedError(f"{type(self).__name__}.starts_from names no splats")
+
+    def pictures(self) -> Float[Tensor, "N H W 3"] | None:
+        """What is pictures and no scene has them as its asset: sRGB in [0, 1], detached, on the CPU."""
+        return None
+
+    def unedited(self, cameras: Cameras) -> Float[Tensor, "B H W 3"] | None:
+        """What the cameras saw before the first step, where it remembers."""
+        return None
 
 
-@runtime_checkable
-class ImageSpace(Protocol):
+class ImageSpace(Contract, interface=True):
     """The space a prior works in: pixels in [-1, 1] of some size, a folded version of them, or VAE latents."""
 
     shape: tuple[int, int, int]
 
+    @abstractmethod
     def encode(self, rgb: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B C h w"]:
         """sRGB renders of any size to prior space, differentiable."""
-        ...
 
+    @abstractmethod
     def decode(self, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B H W 3"]:
         """Prior space to sRGB in [0, 1]."""
-        ...
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Moves its networks, if it has some."""
+        return
 
 
 @runtime_checkable
@@ -167,20 +192,34 @@ class TimestepPolicy(Protocol):
         ...
 
 
-@runtime_checkable
-class Prior(Protocol):
+class Prior(Contract, interface=True):
     """What teaches: a frozen diffusion model. It must not be registered as a submodule of the system.
 
-    ``wants`` names the conditions that it can be told; nothing else is computed for it.
+    Attributes:
+        name: what it is called in tables and messages.
+        space: what it calls pictures.
+        path: the noise levels it was trained on.
+        licence: of its weights; travels into the asset.
+        version: which weights, exactly; travels into the asset and into ``run.json``.
+        view_group: how many views of one object it sees at once.
+        wants: the conditions that it can be told; nothing is computed for it beside these. An object may want fewer
+            than its class names, never others: what no object of a class can be told is refused before it is loaded.
     """
 
     name: str
     space: ImageSpace
     path: NoisePath
-    view_group: int
     licence: str
-    wants: frozenset[Condition]
+    version: str | None = None
+    view_group: int = 1
+    wants: frozenset[Condition] = frozenset({"text"})
 
+    def __init_subclass__(cls, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        if isinstance(wants := vars(cls).get("wants"), Set):
+            check_names(wants, f"{cls.__name__}.wants")
+
+    @abstractmethod
     def conditioning(self, conditions: Conditions) -> Conditioning:
         """Everything the network is told about ``B`` samples, batch first.
 
@@ -188,59 +227,78 @@ class Prior(Protocol):
         the network's own null stands for it. Embeddings are cached inside. One call may mix any texts, "" included,
         and ask for the same views several times; all rows share keys and shapes.
         """
-        ...
 
+    @abstractmethod
     def predict(
         self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
     ) -> Prediction:
         """The network's answer for noisy samples (no gradients are kept)."""
-        ...
 
-    def to(self, device: torch.device | str) -> Prior:
+    def to(self, device: torch.device | str) -> Self:
         """Moves the networks to ``device``, in place, and returns the prior."""
-        ...
+        return self
 
-
-@runtime_checkable
-class NetworkPrior(Prior, Protocol):
-    """A prior that is one torch network, so that a student can grow on it."""
+    def prepare(self, wordings: Sequence[Wording]) -> None:
+        """All that a run may say, before it says any: what text encoders make of it may be kept."""
+        return
 
     @property
-    def network(self) -> nn.Module: ...
+    def notes(self) -> tuple[str, ...]:
+        """What is worth knowing about a run with it, such as words that it could not hear; kept in ``run.json``."""
+        return ()
 
+
+class NetworkPrior(Prior, interface=True):
+    """A prior that is one torch network, so that a student can grow on it.
+
+    Attributes:
+        network: the network.
+    """
+
+    network: Any
+
+    @abstractmethod
     def ask(
-        self, network: nn.Module, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
+        self, network: Any, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
     ) -> Prediction:
         """As ``predict``, through another network with the same inputs and outputs, with gradients."""
-        ...
+
+    @torch.no_grad()
+    def predict(
+        self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
+    ) -> Prediction:
+        """The network's own answer."""
+        return self.ask(self.network, x_t, level, conditioning)
 
 
-@runtime_checkable
-class Student(Prior, Protocol):
-    """The score of what is being optimised (VSD, ESD): an ``nn.Module`` that is asked like a prior and learns.
+class Student(nn.Module, Prior, interface=True):
+    """The score of what is being optimised (VSD, ESD): a module that is asked like a prior and learns.
 
     Its ``state_dict`` is what it has learned and nothing else. ``conditioning`` carries the student's own camera
     under :data:`STUDENT_CAMERA`; without one it is its null camera.
     """
 
     @property
+    @abstractmethod
     def frozen(self) -> Prior:
         """What it answered before its first step."""
-        ...
 
+    @abstractmethod
     def answer(
         self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
     ) -> Prediction:
         """As ``predict``, with gradients to the student's parameters."""
-        ...
 
+    @abstractmethod
     def active(self, conditioning: Conditioning) -> AbstractContextManager[Conditioning]:
         """The context in which the student is told its cameras; gives what is left for the network."""
-        ...
 
-    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """What its optimizer steps."""
-        ...
+    @torch.no_grad()
+    def predict(
+        self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
+    ) -> Prediction:
+        """Its answer, without gradients."""
+        return self.answer(x_t, level, conditioning)
 
 
 @runtime_checkable
@@ -260,7 +318,7 @@ class StudentMaker(Protocol):
 STUDENT_CAMERA = "student_camera"
 
 
-class Critic(ABC):
+class Critic(Contract, interface=True):
     """Who looks at a finished asset and says what it sees (group ``critic``)."""
 
     @property
@@ -294,14 +352,37 @@ class Critic(ABC):
         return None
 
 
-@runtime_checkable
-class GuidanceRule(Protocol):
-    """Which score-distillation rule: a pure function of evidence."""
+class GuidanceRule(Contract, interface=True):
+    """Which score-distillation rule: a pure function of evidence.
 
+    Attributes:
+        cfg: a :class:`~threedistill.guidance.cfg.CFG`: how it guides, and how what its trajectory asks is guided;
+            None = it does not.
+        trajectory: a :class:`~threedistill.guidance.trajectory.Trajectory`: how further noisy samples are found; None =
+            the step's own ``x_t`` is all.
+        group: contiguous views that belong together; must divide the batch.
+    """
+
+    cfg: Any
+    trajectory: Any
+    group: int
+
+    def __init_subclass__(cls, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        # Not in this class's own body: there a dataclass would take them for the defaults of its arguments.
+        for name, default in {"cfg": None, "trajectory": None, "group": 1}.items():
+            if name not in annotated(cls) and not any(name in vars(base) for base in cls.__mro__):
+                setattr(cls, name, default)
+
+    @property
+    def fixed_noise(self) -> bool:
+        """Whether one noise serves all views and the whole run, in place of fresh ones."""
+        return False
+
+    @abstractmethod
     def queries(self, progress: float) -> tuple[Query, ...]:
         """The questions whose answers the rule needs at this point of the stage."""
-        ...
 
+    @abstractmethod
     def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
         """The unweighted direction ``g`` (pointing up the loss), detached, shaped like ``x0``."""
-        ...

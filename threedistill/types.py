@@ -134,7 +134,8 @@ class Rendering:
 class Query:
     """One question to a network; a rule, a CFG variant and a trajectory each declare theirs.
 
-    A network is told all that its prior wants and the step knows, except what is withheld.
+    A network is told all that its prior wants and the step knows, except what is withheld. What is given must be among
+    it: the question means nothing without.
 
     Attributes:
         name: what the answer is called in the :class:`Evidence`.
@@ -144,30 +145,36 @@ class Query:
             (the user's, else the prior's own), the inversion prompt, the category noun, the source prompt of an edit,
             or the prompt with the words of one fixed view.
         withheld: the conditions besides the text that it is not told (``"camera"``, ``"image"``, ``"depth"``, ...).
+        given: those that it must be told; a run whose networks cannot be is refused.
         point: which noisy sample it sees; ``"t"`` is the step's own ``x_t``, others come from a trajectory.
 
     Raises:
-        ValueError: a condition or a kind of text that does not exist.
+        ValueError: a condition or a kind of text that does not exist, or a condition that is both given and withheld.
     """
 
     name: str
     network: str = "teacher"
     text: TextKind = "view"
     withheld: Set[Condition] = frozenset()
+    given: Set[Condition] = frozenset()
     point: str = "t"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "withheld", frozenset(self.withheld))
+        object.__setattr__(self, "given", frozenset(self.given))
         if self.text not in get_args(TextKind):
             raise ValueError(
                 f"query {self.name!r}: text={self.text!r} is not one of {', '.join(get_args(TextKind))}"
             )
         known = [name for name in get_args(Condition) if name != "text"]
-        if unknown := sorted(self.withheld - set(known)):
-            raise ValueError(
-                f"query {self.name!r}: withheld names {unknown[0]!r}, which is not one of {', '.join(known)} (no text "
-                "is text='null')"
-            )
+        for what, named in (("withheld", self.withheld), ("given", self.given)):
+            if unknown := sorted(named - set(known)):
+                raise ValueError(
+                    f"query {self.name!r}: {what} names {unknown[0]!r}, which is not one of {', '.join(known)} (no "
+                    "text is text='null')"
+                )
+        if both := sorted(self.withheld & self.given):
+            raise ValueError(f"query {self.name!r}: {both[0]} cannot be both given and withheld")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from threedistill.ops.marching_cubes import marching_cubes
+from threedistill.protocols import Surface
 from threedistill.types import Mesh
 
 #: sRGB by side of a box: +x -x +y -y +z -z.
@@ -16,7 +17,7 @@ SIDES = torch.tensor(
 )
 
 
-class Solid:
+class Solid(Surface):
     """A signed distance (negative inside) and a colour, answering as a representation does at export."""
 
     def __init__(

@@ -203,10 +203,10 @@ def test_refused_on_the_command_line_in_one_line(command, workspace, override):
 def test_memory_is_counted_before_it_is_taken(monkeypatch, overrides):
     """On a machine that has a gigabyte, of which next to nothing is taken."""
     from threedistill import memory
-    from threedistill.training.assemble import build_representation
+    from threedistill.training.assemble import build_scenes
     from threedistill.training.planning import asset_plan
 
     monkeypatch.setattr(memory, "available", lambda: 1 << 30)
     config = compose(prompt="a red ball", overrides=overrides)
     with pytest.raises(UsageError, match=r"GiB of memory, and 1\.0 GiB are free"):
-        build_representation(asset_plan(config).scene)
+        build_scenes(asset_plan(config).scene)

@@ -13,10 +13,11 @@ from threedistill.guidance.trajectory import Situation
 from threedistill.prediction import Prediction
 from threedistill.priors.noise_path import DiscretePath, RectifiedFlowPath
 from threedistill.prompts import PromptSet
+from threedistill.protocols import Prior
 from threedistill.types import Query
 
 
-class Recorder:
+class Recorder(Prior):
     """A small random network that mixes everything it is told and counts its calls."""
 
     name, view_group, licence = "recorder", 1, "none"

@@ -22,6 +22,7 @@ from threedistill.guidance.rules_reference import CSDS, DDS
 from threedistill.guidance.rules_student import ESD, VSD
 from threedistill.guidance.trajectory import Interval, OdeStep
 from threedistill.prediction import Prediction
+from threedistill.protocols import Prior
 from threedistill.types import Evidence
 
 NODES, WEIGHTS = (torch.as_tensor(a) for a in numpy.polynomial.hermite_e.hermegauss(12))
@@ -30,7 +31,7 @@ ALPHA, SIGMA = 0.6, 0.8
 plain = ClassifierFree(1.0)
 
 
-class PerfectStudent:
+class PerfectStudent(Prior):
     """Knows the law of the renders: N(m, tau^2) without a camera, the very render with it."""
 
     name, view_group, licence = "student", 1, "none"

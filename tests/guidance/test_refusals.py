@@ -90,7 +90,7 @@ def test_the_same_pairs_mended_pass():
 
 
 def test_a_baseline_in_another_space_is_refused_when_it_is_built():
-    from threedistill.training.assemble import build_baseline, build_prior
+    from threedistill.training.assemble import build_networks, build_prior
 
     config = compose(
         prompt="a red ball",
@@ -103,4 +103,4 @@ def test_a_baseline_in_another_space_is_refused_when_it_is_built():
     with pytest.raises(
         UsageError, match="baseline=gaussian works on PixelSpace 3x32x32, the teacher gaussian on PixelSpace"
     ):
-        build_baseline(plan, plan.stages[0], prior)
+        build_networks(plan, plan.stages[0], prior)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from threedistill.guidance.regularizers import Regularizers, RegularizerWeights, opacity_entropy, sparsity
+from threedistill.guidance.regularizers import Regularizers, opacity_entropy, sparsity
 from threedistill.guidance.surrogate import Surrogate, clip, sanitise, surrogate
 from threedistill.guidance.timesteps import Annealed, Uniform, Window
 from threedistill.guidance.weighting import Weighting, apply
@@ -181,7 +181,7 @@ def test_relative_weights_do_not_care_about_the_scale_of_the_rule():
     """The balance between guidance and regulariser stays, whatever constant multiplies the direction."""
     ratios = []
     for strength in (1.0, 1000.0):
-        term = Regularizers(RegularizerWeights(sparsity=0.1))
+        term = Regularizers({"sparsity": 0.1})
         out = rendering([0.3, 0.6])
         out.opacity.requires_grad_(True)
         term(out, 0.0, strength * torch.ones(1, 3, 8, 8)).backward()
@@ -190,7 +190,7 @@ def test_relative_weights_do_not_care_about_the_scale_of_the_rule():
 
 
 def test_relative_weight_one_means_one_typical_element_per_pixel():
-    term = Regularizers(RegularizerWeights(sparsity=1.0))
+    term = Regularizers({"sparsity": 1.0})
     out = rendering([0.3, 0.6])
     out.opacity.requires_grad_(True)
     term(out, 0.0, 2.0 * torch.ones(1, 3, 8, 8)).backward()
@@ -199,15 +199,15 @@ def test_relative_weight_one_means_one_typical_element_per_pixel():
 
 
 def test_absolute_weights_and_the_saved_buffer():
-    term = Regularizers(RegularizerWeights(sparsity=0.5), scale="absolute")
+    term = Regularizers({"sparsity": 0.5}, scale="absolute")
     assert float(term(rendering([1.0]), 0.0, torch.ones(1, 1, 1, 1))) == pytest.approx(0.5 * math.sqrt(1.01))
-    relative = Regularizers(RegularizerWeights())
+    relative = Regularizers({})
     relative.observe(torch.full((1, 1, 2, 2), 3.0))
     assert float(relative.state_dict()["rms_squared"]) == 9.0
 
 
 def test_schedules_switch_terms_off_and_missing_statistics_are_named():
-    term = Regularizers(RegularizerWeights(distortion=Ramp(start=0.0, end=1.0, at=0.5, over=0.0)))
+    term = Regularizers({"distortion": Ramp(start=0.0, end=1.0, at=0.5, over=0.0)})
     assert term.terms(rendering([0.5]), 0.2) == {}
     with pytest.raises(ValueError, match=r"regularizers\.weights\.distortion needs a rendering with stats"):
         term.terms(rendering([0.5]), 0.8)

@@ -12,7 +12,7 @@ from tests.representations.balls import LOWER, UPPER, ball_image, ball_mesh, iou
 from threedistill.cameras import orbit
 from threedistill.errors import ThreedistillError
 from threedistill.exports.meshes.surface import is_watertight
-from threedistill.protocols import RenderContext, Representation, SplatSource
+from threedistill.protocols import RenderContext, Representation
 from threedistill.render.splat import render_splats
 from threedistill.representations.densify import Growth, Relocation
 from threedistill.representations.fitting import fit_photometric
@@ -70,7 +70,7 @@ def test_the_extracted_surface_is_the_ball_in_its_colours(fitted):
 
 def test_it_is_what_it_says(fitted):
     splats, _ = fitted
-    assert isinstance(splats, Representation) and isinstance(splats, SplatSource)
+    assert isinstance(splats, Representation) and splats.splats() is not None
     cameras, background = orbit(2, size=32), torch.ones(2, 3)
     with torch.no_grad():
         own = splats.render(cameras, RenderContext(progress=1.0, background=background))

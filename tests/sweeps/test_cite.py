@@ -105,13 +105,14 @@ def test_settings_decide_what_is_cited_beyond_the_classes():
     assert cited("cfg", "rescaled")["lin2024flawed"] == ["rescaled guidance"]
     assert "saharia2022imagen" in cited("cfg", "standard", x0_clip="dynamic")
     assert list(cited("cfg", "perp_neg")) == ["armandpour2023perpneg", "ho2022cfg"]
+    assert list(cited("cfg", "two_conditions")) == ["brooks2023instructpix2pix", "ho2022cfg"]
     assert "hu2022lora" in cited("student", "lora")
     assert "yin2024dmd2" in cited("guidance", "vsd", normalize="dmd")
     assert "xu2025fdistill" in cited("guidance", "vsd", divergence="jensen_shannon")
-    weights = {"_target_": "threedistill.guidance.regularizers.RegularizerWeights", "orientation": 0.1}
-    assert list(citations(weights)) == ["verbin2022refnerf"]
+    terms = {"_target_": "threedistill.guidance.regularizers.Regularizers"}
+    assert list(citations({**terms, "weights": {"orientation": 0.1}})) == ["verbin2022refnerf"]
     ramp = {"_target_": "threedistill.schedule.Ramp", "start": 0.0, "end": 0.0}
-    assert citations({**weights, "orientation": ramp}) == {}
+    assert citations({**terms, "weights": {"orientation": ramp}}) == {}
     assert "gropp2020igr" in citations(compose(prompt="a duck", representation="dmtet"))
     splats = citations(compose(prompt="a duck", representation="gaussians_mcmc"))
     assert splats["kheradmand2024mcmc"] == ["relocation"] and "xie2024physgaussian" in splats

@@ -159,12 +159,10 @@ def test_every_stage_starts_from_the_one_before(whole: Path) -> None:
     # Pictures are numbered through: 8, then 8 + 6, then 8 + 6 + 6.
     assert sorted(p.stem for p in (whole / "preview").iterdir()) == ["000008", "000014", "000020"]
     # The second stage moved the first one's field a little, it did not begin anew.
-    first, second = (
-        state(whole, i, n)["module/representation.table"] for i, n in ((0, "coarse"), (1, "again"))
-    )
+    first, second = (state(whole, i, n)["module/scenes.0.table"] for i, n in ((0, "coarse"), (1, "again")))
     moved = (second - first).norm() / first.norm()
     assert 0 < moved < 0.5
-    assert float(state(whole, 1, "again")["module/representation.progress"]) > 0.5
+    assert float(state(whole, 1, "again")["module/scenes.0.progress"]) > 0.5
 
 
 def killed_at(monkeypatch: pytest.MonkeyPatch, run: Callable[[], object], stage: str, iteration: int) -> None:
@@ -266,8 +264,6 @@ def test_high_is_a_field_then_its_geometry_then_its_colours(
     resume(run, quiet=True)
     assert_same(run, whole)
     shape, later = (state(whole, i, n) for i, n in ((1, "geometry"), (2, "texture")))
-    assert torch.equal(shape["module/representation.shape.table"], later["module/representation.shape.table"])
-    assert not torch.equal(
-        shape["module/representation.color.table"], later["module/representation.color.table"]
-    )
+    assert torch.equal(shape["module/scenes.0.shape.table"], later["module/scenes.0.shape.table"])
+    assert not torch.equal(shape["module/scenes.0.color.table"], later["module/scenes.0.color.table"])
     assert RunFolder(whole).read_record()["representation"] == "dmtet"

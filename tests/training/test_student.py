@@ -20,17 +20,19 @@ from threedistill.prompts import PromptSet
 from threedistill.rng import Streams
 from threedistill.training.assemble import build_prior, build_stages
 from threedistill.training.planning import build_plan
-from threedistill.training.student_step import Gains, Shown, StudentStep, StudentTraining
+from threedistill.training.student_step import Gains, Learner, Shown, StudentTraining
 
 MEAN, SWING = 0.7, 0.9
 VIEWS = 48
 
 
-def scalar_world(**training) -> tuple[GaussianStudent, StudentStep, Shown]:
+def scalar_world(**training) -> tuple[GaussianStudent, Learner, Shown]:
     """One-pixel renders whose colour follows the azimuth: ``x0 = m + a sin(azimuth)``, equally spread cameras."""
     space = SimpleNamespace(shape=(1, 1, 1))
     student = GaussianStudent(space, DiscretePath.from_betas())
-    step = StudentStep(
+    step = Learner(
+        "student",
+        student,
         StudentTraining(**{"steps": 4, "lr": 0.02, "warmup": 5, "camera_dropout": 0.5, **training}),
         PromptSet("a ball"),
         Annealed(start=0.5, end=0.5),
@@ -40,12 +42,10 @@ def scalar_world(**training) -> tuple[GaussianStudent, StudentStep, Shown]:
     return student, step, Shown(x0, Conditions((), cameras, torch.ones(VIEWS, 3)))
 
 
-def learn(student: GaussianStudent, step: StudentStep, shown: Shown, iterations: int) -> dict[str, float]:
-    optimizer, numbers = step.optimizer(student), {}
+def learn(step: Learner, shown: Shown, iterations: int) -> dict[str, float]:
+    optimizer, numbers = step.optimizer(), {}
     for index in range(iterations):
-        numbers = step(
-            student, optimizer, shown, Streams(0, iteration=index), 0.0, lambda loss: loss.backward()
-        )
+        numbers = step(optimizer, shown, Streams(0, iteration=index), 0.0, lambda loss: loss.backward())
     return numbers
 
 
@@ -64,7 +64,7 @@ def test_the_student_learns_the_closed_form_optimum():
     """Among functions linear in x_t the best without cameras has slope sigma / (alpha^2 Var + sigma^2) and its zero at
     alpha m; with cameras x0 is known, so the best is (x_t - alpha x0(c)) / sigma, the noise itself."""
     student, step, shown = scalar_world()
-    learn(student, step, shown, 150)
+    learn(step, shown, 150)
     level = student.path.at_fraction(torch.tensor([0.5]))
     alpha, sigma = float(level.alpha), float(level.sigma)
     slope, intercept = line(student, None)
@@ -84,14 +84,14 @@ def test_the_student_learns_the_closed_form_optimum():
 
 def test_gains_are_zero_at_first_and_then_say_what_was_learned():
     student, step, shown = scalar_world(measure_every=1)
-    fresh = step.measure(student, shown, Streams(0), 0.0)
+    fresh = step.measure(shown, Streams(0), 0.0)
     assert fresh.student_gain == 0 and fresh.camera_gain == 0
-    numbers = learn(student, step, shown, 100)
+    numbers = learn(step, shown, 100)
     # Knowing x0 leaves next to no loss; not knowing the view leaves alpha^2 V / (alpha^2 V + sigma^2).
     level = student.path.at_fraction(torch.tensor([0.5]))
     signal = float(level.alpha) ** 2 * SWING**2 / 2
     left = signal / (signal + float(level.sigma) ** 2)
-    many = step.measure(student, shown, Streams(5), 0.0, draws=40)
+    many = step.measure(shown, Streams(5), 0.0, draws=40)
     assert many.null == pytest.approx(left, rel=0.1)
     assert many.camera_gain == pytest.approx(left, rel=0.15)
     assert many.student_gain > 0.95
@@ -105,8 +105,8 @@ def test_gains_are_taken_where_told_wherever_the_student_learns():
     high, same = Annealed(start=0.9, end=0.9), Annealed(start=0.5, end=0.5)
 
     def frozen(**training) -> float:
-        student, step, shown = scalar_world(**training)
-        return step.measure(student, shown, Streams(5), 0.0, draws=40).frozen
+        _, step, shown = scalar_world(**training)
+        return step.measure(shown, Streams(5), 0.0, draws=40).frozen
 
     assert frozen() == frozen(measured_at=same)
     assert frozen(measured_at=high) == frozen(timesteps=high) < 0.5 * frozen()
@@ -115,8 +115,8 @@ def test_gains_are_taken_where_told_wherever_the_student_learns():
 
 def test_camera_dropout_decides_what_the_null_camera_learns():
     always, never = (scalar_world(camera_dropout=d)[0:3] for d in (1.0, 0.0))
-    learn(*always, 3)
-    learn(*never, 3)
+    learn(*always[1:], 3)
+    learn(*never[1:], 3)
     start = GaussianStudent(always[0].space, always[0].path)
     assert torch.equal(always[0].camera_mean, start.camera_mean) and not torch.equal(
         always[0].mean, start.mean
@@ -162,27 +162,25 @@ def copies(module: nn.Module) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("guidance", ["vsd", "esd"])
 def test_scene_and_student_never_mix(guidance):
     system = tiny_system(guidance=guidance)
-    student: nn.Module = system.student
+    student: nn.Module = system.learners["student"].model
     rng, progress = system.streams.at(0), 0.0
     from threedistill.protocols import RenderContext
 
     cameras, background = system._views(progress, rng)
-    out = system.representation.render(
-        cameras, RenderContext(progress=progress, background=background, rng=rng)
-    )
+    out = system.scenes[0].render(cameras, RenderContext(progress=progress, background=background, rng=rng))
     x0 = system.prior.space.encode(out.rgb)
     direction = system._direction(x0, Conditions((), cameras, background), progress, rng)[0]
     system.guidance.surrogate.loss(x0, direction).backward()
-    assert any(p.grad is not None and p.grad.any() for p in system.representation.parameters())
+    assert any(p.grad is not None and p.grad.any() for p in system.scenes[0].parameters())
     assert all(p.grad is None for p in student.parameters()), "the scene's loss reached the student"
 
-    system.representation.zero_grad(set_to_none=True)
-    scene, before = copies(system.representation), copies(student)
+    system.scenes[0].zero_grad(set_to_none=True)
+    scene, before = copies(system.scenes[0]), copies(student)
     system._teach(
         Shown(x0.detach(), Conditions((), cameras, background)), system._optimizers()[1:], progress, rng
     )
-    assert all(p.grad is None for p in system.representation.parameters()), "the student reached the scene"
-    assert all(torch.equal(p, scene[n]) for n, p in system.representation.named_parameters())
+    assert all(p.grad is None for p in system.scenes[0].parameters()), "the student reached the scene"
+    assert all(torch.equal(p, scene[n]) for n, p in system.scenes[0].named_parameters())
     assert any(not torch.equal(p, before[n]) for n, p in student.named_parameters())
 
 
@@ -192,13 +190,13 @@ def test_how_long_the_student_learns_does_not_change_the_scenes_step():
     for system in (one, three):
         system.training_step(0)
     for (name, mine), (_, theirs) in zip(
-        one.representation.named_parameters(), three.representation.named_parameters()
+        one.scenes[0].named_parameters(), three.scenes[0].named_parameters()
     ):
         assert torch.equal(mine, theirs), name
-    assert not torch.equal(one.student.mean, three.student.mean)
+    assert not torch.equal(one.learners["student"].model.mean, three.learners["student"].model.mean)
     for system in (one, three):
         system.training_step(1)
-    assert not torch.equal(one.representation.table, three.representation.table), "the student is not heard"
+    assert not torch.equal(one.scenes[0].table, three.scenes[0].table), "the student is not heard"
 
 
 def test_the_log_carries_the_gains_and_the_state_the_student():
@@ -206,12 +204,12 @@ def test_the_log_carries_the_gains_and_the_state_the_student():
     system.training_step(0)
     assert {"student_loss", "student_gain", "camera_gain", "seconds_student"} <= set(system.metrics)
     assert all(math.isfinite(v) for v in system.metrics.values())
-    names = {k for k in system.state_dict() if k.startswith("student")}
+    names = {k.removeprefix("learner/student.") for k in system.state_dict() if "student" in k}
     assert names == {
-        "student.mean", "student.log_std", "student.camera_mean", "student.camera_log_std", "student_step.measured",
+        "model.mean", "model.log_std", "model.camera_mean", "model.camera_log_std", "measured",
     }  # fmt: skip
     assert len(system.configure_optimizers()) == 2
-    assert tiny_system("student=none", guidance="sds").student is None
+    assert not tiny_system("student=none", guidance="sds").learners
 
 
 def test_what_cannot_work_is_refused_before_anything_is_loaded():
@@ -244,14 +242,14 @@ def test_stages_start_with_a_fresh_student_unless_it_is_kept(keep):
     )  # fmt: skip
     plan = build_plan(config)
     first, second = build_stages(plan, build_prior(plan, torch.device("cpu")))
-    assert (first.student is second.student) == keep
+    assert (first.networks["student"] is second.networks["student"]) == keep
 
 
 def test_the_loss_is_summed_for_the_optimizer_and_averaged_for_the_log():
     student, step, shown = scalar_world(steps=1, camera_dropout=0.0)
     seen: list[float] = []
     numbers = step(
-        student, step.optimizer(student), shown, Streams(0, iteration=1), 0.0,
+        step.optimizer(), shown, Streams(0, iteration=1), 0.0,
         lambda loss: (seen.append(float(loss)), loss.backward())[1],
     )  # fmt: skip
     assert numbers["student_loss"] == pytest.approx(seen[0] / shown.x0[0].numel())
@@ -266,12 +264,12 @@ def test_the_loss_is_summed_for_the_optimizer_and_averaged_for_the_log():
 
 def test_a_step_that_overflows_is_left_out():
     student, step, shown = scalar_world(steps=1)
-    optimizer, before = step.optimizer(student), copies(student)
+    optimizer, before = step.optimizer(), copies(student)
 
     def overflowing(loss: torch.Tensor) -> None:
         (loss * math.inf).backward()
 
-    step(student, optimizer, shown, Streams(0, iteration=1), 0.0, overflowing)
+    step(optimizer, shown, Streams(0, iteration=1), 0.0, overflowing)
     assert all(torch.equal(p, before[n]) for n, p in student.named_parameters()) and not optimizer.state
-    step(student, optimizer, shown, Streams(0, iteration=1), 0.0, lambda loss: loss.backward())
+    step(optimizer, shown, Streams(0, iteration=1), 0.0, lambda loss: loss.backward())
     assert any(not torch.equal(p, before[n]) for n, p in student.named_parameters())

@@ -199,7 +199,7 @@ def test_more_steps_are_a_stage_that_goes_on_where_the_run_ended(whole: Path, tm
     assert all(torch.equal(before[name], value) for name, value in parameters(run).items())
     later = StageState(RunFolder(run).checkpoint(1, "coarse-more"))
     assert later.facts["iteration"] == 6
-    table = "module/representation.table"
+    table = "module/scenes.0.table"
     moved = (later._tensors[table] - before[table]).norm() / before[table].norm()
     assert 0 < moved < 0.2, "it goes on, it does not begin anew"
     assert again.asset.read_bytes() != (whole / "asset/model.glb").read_bytes()
@@ -213,7 +213,7 @@ def test_more_steps_are_a_stage_that_goes_on_where_the_run_ended(whole: Path, tm
 def test_another_seed_is_another_run(whole: Path, tmp_path: Path) -> None:
     other = make(tmp_path / "run", seed=1).run_dir
     assert not torch.equal(
-        parameters(other)["module/representation.table"], parameters(whole)["module/representation.table"]
+        parameters(other)["module/scenes.0.table"], parameters(whole)["module/scenes.0.table"]
     )
 
 
@@ -222,7 +222,7 @@ def test_the_prior_is_never_in_the_checkpoint_nor_a_submodule(whole: Path) -> No
     plan = build_plan(config)
     system = build_stages(plan, build_prior(plan, torch.device("cpu")))[0]
     roots = {name.split(".")[0] for name, _ in system.named_modules() if name}
-    assert roots == {"representation", "regularizers"}
+    assert roots == {"scenes", "regularizers"}
     assert not any("teacher" in name or "prior" in name for name in parameters(whole))
 
 
@@ -238,12 +238,12 @@ def test_the_scene_gradient_is_the_direction_through_the_render() -> None:
 
     rng = system.streams.at(0)
     cameras, background = system._views(0.0, rng)
-    out = system.representation.render(cameras, RenderContext(progress=0.0, background=background, rng=rng))
+    out = system.scenes[0].render(cameras, RenderContext(progress=0.0, background=background, rng=rng))
     x0 = system.prior.space.encode(out.rgb)
     direction, _, nonfinite = system._direction(x0, Conditions((), cameras, background), 0.0, rng)
     assert nonfinite == 0 and not direction.requires_grad
     loss = system.guidance.surrogate.loss(x0, direction)
-    table = system.representation.table
+    table = system.scenes[0].table
     (ours,) = torch.autograd.grad(loss, table, retain_graph=True)
     (by_hand,) = torch.autograd.grad(x0, table, grad_outputs=direction / len(cameras))
     torch.testing.assert_close(ours, by_hand, rtol=1e-5, atol=1e-9)

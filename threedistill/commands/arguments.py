@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
@@ -53,11 +54,11 @@ class Parser(argparse.ArgumentParser):
         return options, data + behind
 
     def _with_axes(self, words: list[str]) -> list[str]:
-        """``--from-up -y`` as ``--from-up=-y``: argparse would take the axis for another option."""
+        """``--from-up -y`` as ``--from-up=-y``: argparse would take the axis, or ``-30,15``, for another option."""
         taking = {name for a in self._actions if a.nargs is None for name in a.option_strings}
         joined: list[str] = []
         for word in words:
-            if joined and joined[-1] in taking and word in ("-x", "-y", "-z"):
+            if joined and joined[-1] in taking and re.fullmatch(r"-([xyz]|[\d.]+,[-\d.]+)", word):
                 joined[-1] += f"={word}"
             else:
                 joined.append(word)
@@ -99,6 +100,23 @@ def many_of(option: str, choices: Iterable[str]) -> Callable[[str], tuple[str, .
         return tuple(dict.fromkeys(check(part.strip().lower()) for part in value.split(",")))
 
     return split
+
+
+def angles(option: str) -> Callable[[str], tuple[float, float]]:
+    """An option type: two finite numbers with a comma between them, degrees."""
+
+    def check(value: str) -> tuple[float, float]:
+        try:
+            first, second = (float(part) for part in value.split(","))
+        except ValueError:
+            first = second = math.nan
+        if not (math.isfinite(first) and math.isfinite(second)):
+            raise UsageError(
+                f"{option} needs an azimuth and an elevation in degrees, such as 30,15, not {value!r}"
+            )
+        return first, second
+
+    return check
 
 
 def whole_number(option: str, low: int, high: int) -> Callable[[str], int]:

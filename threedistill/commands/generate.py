@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from threedistill.commands.arguments import (
     Parser,
+    angles,
     frame_options,
     frame_overrides,
     from_options,
@@ -44,6 +45,7 @@ examples:
   threedistill generate "a blue car" --preset draft --seed 3 --format glb,stl
   threedistill generate "a yellow duck" --negative blurry export.faces=4000
   threedistill generate "a yellow duck" --init duck.glb --representation dmtet
+  threedistill generate "a yellow duck" --image duck.png --image-camera 30,15 --prior my_prior
   echo "a green tree" | threedistill generate --prompt-file -
 
 key=value words behind the prompt override the configuration (threedistill list shows the choices).
@@ -68,6 +70,8 @@ class Request:
     init: Path | None = None
     init_up: Axis | None = None
     init_front: Axis | None = None
+    images: tuple[Path, ...] = ()
+    image_cameras: tuple[tuple[float, float], ...] = ()
     resume: bool = False
     overwrite: bool = False
     quiet: bool = False
@@ -114,6 +118,14 @@ def parser() -> Parser:
         "--init", metavar="FILE", help="start from this mesh or these splats (glb obj ply stl, 3DGS ply ...)"
     )
     from_options(p, "the --init file")
+    p.add_argument(
+        "--image", action="append", metavar="FILE",
+        help="show the prior a picture of the object, opaque where the object is (once per picture)",
+    )  # fmt: skip
+    p.add_argument(
+        "--image-camera", action="append", type=angles("--image-camera"), metavar="AZ,EL",
+        help="where that picture was taken from: degrees around from the front, and up",
+    )  # fmt: skip
     limit_option(p)
     p.add_argument("--stages", metavar="FILE", help="a YAML list of stages in place of the preset's")
     p.add_argument("--resume", action="store_true", help="continue the run in the folder")
@@ -148,6 +160,8 @@ def parse(argv: Sequence[str]) -> Request:
         overrides.append(stages_override(options.stages))
     if (options.from_up or options.from_front) and not options.init:
         raise UsageError("--from-up and --from-front say which axes the --init file has; there is none")
+    if options.image_camera and not options.image:
+        raise UsageError("--image-camera says where an --image was taken from; there is none")
     if options.resume and options.overwrite:
         raise UsageError("--resume and --overwrite exclude each other: continue the run, or replace it")
     return Request(
@@ -155,7 +169,8 @@ def parse(argv: Sequence[str]) -> Request:
         seed=options.seed, representation=options.representation, prior=options.prior,
         guidance=options.guidance, formats=options.formats, negative=options.negative,
         device=options.device or "auto", init=Path(options.init) if options.init else None,
-        init_up=options.from_up, init_front=options.from_front, resume=options.resume, overwrite=options.overwrite,
+        init_up=options.from_up, init_front=options.from_front, images=tuple(map(Path, options.image or ())),
+        image_cameras=tuple(options.image_camera or ()), resume=options.resume, overwrite=options.overwrite,
         quiet=options.quiet, json=options.json, print_config=options.print_config,
         limits=parse_limits(options.limit), overrides=overrides,
     )  # fmt: skip
@@ -174,8 +189,9 @@ def run(argv: Sequence[str]) -> int:
             request.prompt, out=request.out, preset=request.preset, seed=request.seed,
             representation=request.representation, prior=request.prior, guidance=request.guidance,
             formats=request.formats, negative=request.negative, device=request.device, init=request.init,
-            init_up=request.init_up, init_front=request.init_front, resume=request.resume,
-            overwrite=request.overwrite, quiet=request.quiet, overrides=request.overrides,
+            init_up=request.init_up, init_front=request.init_front, images=request.images,
+            image_cameras=request.image_cameras, resume=request.resume, overwrite=request.overwrite,
+            quiet=request.quiet, overrides=request.overrides,
         )  # fmt: skip
     answer(result, as_json=request.json)
     return 0
@@ -185,13 +201,13 @@ def _print_config(request: Request) -> int:
     """Show what would be run, every key that can be overridden included."""
     import yaml
 
-    from threedistill.config import compose
+    from threedistill.config import compose, pictures
 
     config = compose(
         prompt=request.prompt, negative=request.negative or "", preset=request.preset or "standard",
         seed=request.seed or 0, representation=request.representation, prior=request.prior, guidance=request.guidance,
         formats=request.formats or ("glb",), device=request.device, init=str(request.init) if request.init else None,
-        overrides=request.overrides,
+        images=pictures(request.images, request.image_cameras), overrides=request.overrides,
     )  # fmt: skip
     print(yaml.safe_dump(config, allow_unicode=True, sort_keys=False, width=110), end="")
     return 0

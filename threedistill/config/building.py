@@ -12,6 +12,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, g
 from threedistill.config.places import contract_of
 from threedistill.config.schema import Config
 from threedistill.config.targets import argument_types, class_of, inner_contract
+from threedistill.contracts import Contract, check_parts
 from threedistill.errors import UsageError
 from threedistill.messages import complaint, shown
 from threedistill.values import VALIDATION
@@ -123,7 +124,10 @@ def _arguments(cls: type, node: Any, where: str, plugins: Sequence[str], depth: 
 
 def _made(cls: type, arguments: dict[str, Any], where: str) -> Any:
     try:
-        return cls(**_validated(cls, arguments, where))
+        made = cls(**_validated(cls, arguments, where))
+        if isinstance(made, Contract):
+            check_parts(made)
+        return made
     except UsageError:
         raise
     except (ValueError, TypeError) as error:

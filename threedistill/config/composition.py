@@ -26,7 +26,7 @@ from threedistill.texts import check_prompt
 __all__ = ["compose", "parse_override"]
 
 #: Arguments of :func:`compose` that are no keys of the YAML files.
-_ARGUMENTS = ("prompt", "negative", "seed", "device", "init")
+_ARGUMENTS = ("prompt", "negative", "seed", "device", "init", "images")
 
 #: A whole number as ``1e3``, which Hydra's grammar reads as a fraction.
 _POWER = re.compile(r"[+-]?\d+[eE]\+?\d+")
@@ -47,6 +47,7 @@ def compose(
     formats: Sequence[str] | None = None,
     device: str = "auto",
     init: str | None = None,
+    images: Sequence[Config] = (),
     overrides: Sequence[str] = (),
 ) -> Config:
     """The complete configuration of one run, as a plain dictionary.
@@ -58,6 +59,7 @@ def compose(
         formats: asset formats; None = the export group's own.
         device: "auto", "cpu" or "cuda".
         init: the file that the first stage starts from; None = from nothing.
+        images: reference pictures, as :func:`~threedistill.config.schema.pictures` describes them.
         overrides: ``key=value`` in Hydra's grammar; ``plugins=[name]`` names packages besides the installed plug-ins.
 
     Raises:
@@ -82,6 +84,7 @@ def compose(
         "seed": seed,
         "device": device,
         "init": init,
+        "images": [dict(image) for image in images],
     }
     config.update(_compose_groups(chosen, lines, plugins))
     if formats is not None:

@@ -24,7 +24,7 @@ def with_more_steps(config: Config, lines: Sequence[str], folder: object) -> Con
     """The configuration with one more stage, so that all stages together have the iterations asked for.
 
     The stage is the last one once more with everything that changes over a stage (noise window, rates, weights) held
-    where it ended; its student is kept. Its optimizer's moments begin anew.
+    where it ended; its learners are kept. Its optimizer's moments begin anew.
 
     Arguments:
         config: the run's.
@@ -44,9 +44,9 @@ def with_more_steps(config: Config, lines: Sequence[str], folder: object) -> Con
     parts = {part: copy.deepcopy(stage_part(config, -1, part)) for part in STAGE_PARTS if part in last}
     for part in ("optim", "regularizers", "cameras"):
         parts[part] = _settled(stage_part(config, -1, part), part, config["plugins"])
-    student = stage_part(config, -1, "student")
-    if isinstance(student, dict) and "keep" in student:
-        parts["student"] = {**copy.deepcopy(student), "keep": True}
+    parts["student"] = {**copy.deepcopy(stage_part(config, -1, "student")), "keep": True}
+    learners = copy.deepcopy(stage_part(config, -1, "learners"))
+    parts["learners"] = {name: {**node, "keep": True} for name, node in learners.items()}
     end = float(last.get("span", (0.0, 1.0))[1])
     stage = {
         **_settled({key: value for key, value in last.items() if key not in STAGE_PARTS}, "stages", config["plugins"]),

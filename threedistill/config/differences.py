@@ -24,7 +24,7 @@ def different_settings(asked: Config, made: Config) -> list[tuple[str, Any, Any]
     """
     found = [
         (key, asked.get(key), made.get(key))
-        for key in ("prompt", "negative", "seed", "init")
+        for key in ("prompt", "negative", "seed", "init", "images")
         if asked.get(key) != made.get(key)
     ]
     chosen = [(name, choice(asked, name), choice(made, name)) for name in _CHOICES]
@@ -44,7 +44,8 @@ def asked_otherwise(
     """(setting, asked for, made with) of what was asked for by name and is not what the run has.
 
     Arguments:
-        given: flags that were given (prompt, negative, seed, preset, representation, prior, guidance, formats, init).
+        given: flags that were given (prompt, negative, seed, preset, representation, prior, guidance, formats, init,
+            images).
         lines: the overrides that were given.
         asked: what they compose to.
         made: the run's configuration.

@@ -79,7 +79,20 @@ def accept(config: Config, source: str, plugins: Sequence[str] = ()) -> None:
         UsageError: with the place.
     """
     check_shape(config, source)
+    _modernise(config)
     trust(config, source, plugins)
+
+
+def _modernise(config: Config) -> None:
+    """What older versions wrote in another form that means the same, or not at all, in place."""
+    for part in ("networks", "learners"):
+        config.setdefault(part, {})
+    config.setdefault("images", [])
+    for node in (config, *config["stages"]):
+        # The weights were an object of a class that named every term; they are a mapping.
+        weights = node.get("regularizers", {}).get("weights")
+        if isinstance(weights, dict) and str(weights.get("_target_")).endswith(".RegularizerWeights"):
+            del weights["_target_"]
 
 
 def trust(config: Config, source: str, plugins: Sequence[str] = ()) -> None:

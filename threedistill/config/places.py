@@ -12,8 +12,8 @@ __all__ = ["PLACES", "STAGE_PARTS", "contract_of"]
 
 #: Parts of a run that a stage may have of its own; without one, the run's counts.
 STAGE_PARTS = (
-    "representation", "optim", "cameras", "background", "regularizers", "guidance", "student", "baseline", "watchdog",
-    "convert",
+    "representation", "optim", "cameras", "background", "regularizers", "guidance", "student", "baseline", "learners",
+    "networks", "watchdog", "convert",
 )  # fmt: skip
 
 #: Place -> the class or protocol of which its ``_target_`` must be one. What stands below is held to the annotations
@@ -47,6 +47,8 @@ def contract_of(where: str) -> Any:
     """The contract of a place, e.g. of ``guidance.rule``, ``stages.1`` or ``stages.1.guidance.rule``."""
     place = re.sub(r"^stages\.\d+\.", "", where)
     place = re.sub(r"^stages\.\d+$", "stages", place)
+    place = re.sub(r"^learners\.\w+\.", "student.", place)
+    place = re.sub(r"^networks\.\w+\.", "baseline.", place)
     if place not in PLACES:
         raise ThreedistillError(f"{where} is no place of a configuration; there are {', '.join(PLACES)}")
     module, _, name = PLACES[place].rpartition(".")

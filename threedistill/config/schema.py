@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from threedistill.errors import UsageError
 from threedistill.messages import complaint
 from threedistill.texts import check_prompt, check_text
 
-__all__ = ["SCHEMA_VERSION", "Config", "check_shape"]
+__all__ = ["SCHEMA_VERSION", "Config", "check_shape", "pictures"]
 
 Config = dict[str, Any]
 
@@ -26,6 +27,28 @@ _MOST_STAGES = 64
 
 #: All of them are rendered and written; what they take in memory is counted besides.
 _MOST_PARTICLES = 1024
+
+
+def pictures(files: Sequence[object], cameras: Sequence[tuple[float, float] | None] = ()) -> list[Config]:
+    """The nodes of reference pictures with where they were taken from; without cameras, nobody knows.
+
+    Raises:
+        UsageError: another number of cameras than of pictures, or angles that are none.
+    """
+    if cameras and len(cameras) != len(files):
+        raise UsageError(
+            f"{len(files)} --image and {len(cameras)} --image-camera: give none, or one for each image"
+        )
+    for seen in cameras:
+        if seen is not None and not (abs(seen[0]) <= 360 and abs(seen[1]) <= 90):
+            raise UsageError(
+                f"--image-camera {seen[0]:g},{seen[1]:g}: the azimuth is within 360 degrees and the elevation within 90"
+            )
+    placed = zip(files, cameras or [None] * len(files), strict=True)
+    return [
+        {"file": str(file), "camera": None if seen is None else list(map(float, seen))}
+        for file, seen in placed
+    ]
 
 
 def check_shape(config: object, source: str = "") -> None:
@@ -82,14 +105,19 @@ def _model() -> Any:
     name = Annotated[str, Field(min_length=1, max_length=200)]
     text = str | None
 
+    network = part(name=name, model=maybe_node)
+    student = part(name=name, model=maybe_node, training=maybe_node, keep=bool)
+    #: Further networks by name; earlier versions wrote none.
+    named = {"networks": NotRequired[dict[str, network]], "learners": NotRequired[dict[str, student]]}
+    camera = Annotated[list[float] | None, Field(min_length=2, max_length=2)]
     own = {
         "representation": part(name=name, lr=dict[str, Any], model=node),
         "guidance": part(name=name, rule=node, timesteps=node, weighting=node, surrogate=node),
-        "baseline": part(name=name, model=maybe_node),
-        "student": part(name=name, model=maybe_node, training=maybe_node, keep=bool),
+        "baseline": network,
+        "student": student,
         "optim": node, "cameras": node, "background": node, "regularizers": node, "watchdog": node, "convert": node,
     }  # fmt: skip
-    stage = part(name=name, _target_=str, **{key: NotRequired[kind] for key, kind in own.items()})
+    stage = part(name=name, _target_=str, **{key: NotRequired[kind] for key, kind in own.items()}, **named)
     prompts = part(
         view_words=bool, view_wordings=Literal["one", "several"], front_bias=Annotated[float, Field(ge=0, le=1)],
         category=text, source=text, inverse=str,
@@ -106,6 +134,6 @@ def _model() -> Any:
         device=Literal["auto", "cpu", "cuda"], init=text, prior=part(name=name, model=node), cfg=node,
         stages=Annotated[list[stage], Field(min_length=1, max_length=_MOST_STAGES)],
         particles=Annotated[int, Field(ge=1, le=_MOST_PARTICLES)], prompts=prompts, plugins=list[str], budget=budget,
-        trainer=node, export=node, **own,
+        trainer=node, export=node, images=NotRequired[list[part(file=str, camera=camera)]], **own, **named,
     )  # fmt: skip
     return TypeAdapter(whole)

@@ -20,29 +20,13 @@ from threedistill.exports.settings import AssetSettings, ExportSettings, FileSet
 from threedistill.exports.splats.cloud import moved
 from threedistill.exports.video import need_encoder
 from threedistill.exports.write import refuse_splats, write_format, write_mesh
+from threedistill.protocols import Surface
 from threedistill.types import Mesh, Splats
 
 __all__ = [
     "AssetSettings", "ExportSettings", "FileSettings", "build_asset", "export_asset", "placed_splats", "put_back",
     "write_mesh",
 ]  # fmt: skip
-
-
-class Exportable(Protocol):
-    """The part of :class:`~threedistill.protocols.Representation` that export asks."""
-
-    def extract(self, resolution: int) -> Mesh: ...
-
-    def surface_color(self, points: Tensor, normals: Tensor) -> Tensor: ...
-
-
-@runtime_checkable
-class HasMaterial(Protocol):
-    """A representation that knows more of its surface than its colour."""
-
-    def surface_material(self, points: Tensor, normals: Tensor) -> Tensor | None:
-        """(N, 2) metalness and roughness in [0, 1] at surface points, for baking; None where it has none."""
-        ...
 
 
 @runtime_checkable
@@ -63,7 +47,7 @@ class HasPictures(Protocol):
 
 
 def build_asset(
-    representation: Exportable, settings: AssetSettings, extras: Mapping[str, object] | None = None
+    representation: Surface, settings: AssetSettings, extras: Mapping[str, object] | None = None
 ) -> Mesh:  # fmt: skip
     """Extract, clean, smooth, decimate, unwrap, bake and normalise, in this order.
 
@@ -107,9 +91,7 @@ def build_asset(
     return surface.normalise(mesh, settings.unit_size, settings.origin)
 
 
-def _with_pictures(
-    mesh: Mesh, representation: Exportable, size: int, gutter: int, device: torch.device
-) -> Mesh:
+def _with_pictures(mesh: Mesh, representation: Surface, size: int, gutter: int, device: torch.device) -> Mesh:
     """The mesh with a picture of everything that the representation knows of its surface besides the colour."""
 
     def baked(known: Callable[[Tensor, Tensor], Tensor | None], channels: int, most: float) -> Tensor:
@@ -120,11 +102,11 @@ def _with_pictures(
 
         return bake_values(texels, answer, size, channels, gutter, most)
 
-    if isinstance(representation, HasMaterial):
+    known = representation.surface_material
+    assert mesh.normals is not None
+    if known(mesh.vertices[:1].to(device), mesh.normals[:1].to(device)) is not None:
         texels = painted(mesh, size)
-        known = representation.surface_material
-        if known(texels.points[:1].to(device), texels.normals[:1].to(device)) is not None:
-            mesh.metallic_roughness = baked(known, 2, 1.0)
+        mesh.metallic_roughness = baked(known, 2, 1.0)
     if isinstance(representation, HasPictures) and representation.pictures:
         texels = painted(mesh, size)
         channels = representation.pictures
@@ -155,7 +137,7 @@ def put_back(mesh: Mesh) -> Mesh:
     return replace(mesh, vertices=vertices, extras=kept)
 
 
-def _surface(representation: Exportable, settings: AssetSettings) -> tuple[Mesh, Mesh, torch.device]:
+def _surface(representation: Surface, settings: AssetSettings) -> tuple[Mesh, Mesh, torch.device]:
     """The cleaned surface within the face budget and its fine self, on the CPU, and the device they came from.
 
     Where collapsing edges tears the surface, a coarser extraction that meets the budget by itself replaces it. A

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from threedistill.guidance.rules_student import ESD, VSD
     from threedistill.guidance.surrogate import Surrogate
     from threedistill.guidance.timesteps import Annealed, DreamTime, Uniform, Window
+    from threedistill.guidance.two_conditions import TwoConditions
     from threedistill.guidance.weighting import Weighting
     from threedistill.protocols import GuidanceRule
     from threedistill.schedule import Constant, Piecewise, Ramp
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CDS", "CFG", "CSD", "CSDS", "CSM", "DDS", "ESD", "ISM", "MVSDS", "NFSD", "SDI", "SDS", "SJC", "VSD",
     "Annealed", "ClassifierFree", "Constant", "DreamTime", "Evidence", "GuidanceRule", "PerpNeg", "Piecewise",
-    "Query", "Ramp", "Regularizers", "Surrogate", "Uniform", "Weighting", "Window",
+    "Query", "Ramp", "Regularizers", "Surrogate", "TwoConditions", "Uniform", "Weighting", "Window",
 ]  # fmt: skip
 
 __getattr__, __dir__ = lazily(__name__, __file__)

@@ -90,8 +90,8 @@ def gather(
         told: what these networks were told before about these conditions, looked up and added to.
 
     Raises:
-        ValueError: a network or point that does not exist, one name for two questions, no cameras, or shapes that
-            disagree.
+        ValueError: a network or point that does not exist, one name for two questions, a question about what nobody
+            is told, no cameras, or shapes that disagree.
     """
     x0, noise = x0.detach(), noise.detach()
     cameras = conditions.cameras
@@ -119,10 +119,13 @@ def gather(
             raise ValueError(
                 f"query {query.name!r} looks at point {query.point!r}, which no trajectory supplies"
             )
-        # A baseline that is the teacher itself shares its forward pass.
-        same = networks[query.network] is networks.get("teacher")
-        network = "teacher" if same else query.network
+        # Names of one network, as of a baseline that is the teacher itself, share its forward pass.
+        network = next(name for name, one in networks.items() if one is networks[query.network])
         wants = networks[network].wants
+        if lacking := sorted(query.given - (given & wants)):
+            raise ValueError(
+                f"query {query.name!r} asks the {query.network} about the {lacking[0]}, which it is not told"
+            )
         # What a network is not told cannot tell two questions to it apart.
         kind = query.text if "text" in wants else "null"
         wordings = tuple(Wording(text, role_of(kind)) for text in prompts.texts(kind, cameras))

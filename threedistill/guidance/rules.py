@@ -12,12 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.guidance.cfg import CFG, rescale_std
+from threedistill.protocols import GuidanceRule
 from threedistill.types import Evidence, NoiseLevel, Query
 from threedistill.values import Count, Fraction, settings
 
 
 @settings
-class SDS:
+class SDS(GuidanceRule):
     """Score distillation sampling: ``g = eps^s(x_t) - eps``.
 
     The gradient of ``w ||eps^s(x_t) - eps||^2 / 2`` in ``x0`` with the network's Jacobian left out.
@@ -39,7 +40,7 @@ class SDS:
 
 
 @settings
-class SJC:
+class SJC(GuidanceRule):
     """Score Jacobian chaining: ``g = eps^s - eps`` (variance-reduced), or ``g = eps^s``; to be weighted uniformly.
 
     In the paper's variance-exploding form ``x = x0 + sigma_bar eps``, ``D = x - sigma_bar eps^s`` and
@@ -66,7 +67,7 @@ class SJC:
 
 
 @settings
-class MVSDS:
+class MVSDS(GuidanceRule):
     """Multi-view SDS: ``g = (alpha / sigma) (x0 - x0_tilde)``, whose target keeps the contrast of a whole group.
 
     ``x0_tilde = m x0^s std(x0^c) / std(x0^s) + (1 - m) x0^s``, the standard deviations over all views of a group

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from threedistill.guidance.cfg import CFG
 from threedistill.guidance.trajectory import Inverted
+from threedistill.protocols import GuidanceRule
 from threedistill.schedule import ScheduledNumber, stations, value_at
 from threedistill.types import Evidence, Query
 from threedistill.values import NonNegative, settings
@@ -18,7 +19,7 @@ _STAGE = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @settings
-class CSD:
+class CSD(GuidanceRule):
     """Classifier score distillation: ``g = k_c eps_c + k_0 eps_empty + k_n eps_negative + k_e eps``.
 
     By default ``eps_c - eps_empty``, the classifier's score alone. The coefficients are to sum to zero, or noise is
@@ -69,7 +70,7 @@ class CSD:
 
 
 @settings
-class CSM:
+class CSM(GuidanceRule):
     """Classifier score matching: ``g = s (eps_c - eps_null)`` at an ``x_t`` found by deterministic inversion. DERIVED.
 
     Without random noise the gradient has no variance given the render and the level. TV-3DG's text was not available:
@@ -104,7 +105,7 @@ class CSM:
 
 
 @settings
-class NFSD:
+class NFSD(GuidanceRule):
     """Noise-free score distillation: ``g = delta_D + s (eps_c - eps_null)``.
 
     ``eps_null`` is read as a correction towards the domain of pictures plus the noise. Where there is little noise

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from threedistill.guidance.cfg import CFG
 from threedistill.guidance.trajectory import Interval, OdeStep, Reparametrized
+from threedistill.protocols import GuidanceRule
 from threedistill.types import Evidence, Query
 from threedistill.values import settings
 
 
 @settings
-class ISM:
+class ISM(GuidanceRule):
     """Interval score matching: ``g = eps^s(x_t) - eps_null(x_s)``, both points on one inversion, ``s < t``.
 
     It is CSM's classifier term plus the interval term ``eps_null(x_t) - eps_null(x_s)``, which contracts.
@@ -40,7 +41,7 @@ class ISM:
 
 
 @settings
-class SDI:
+class SDI(GuidanceRule):
     """Score distillation via reparametrised DDIM: ``g = eps^s(alpha x0 + sigma kappa) - kappa``.
 
     ``kappa`` is the noise that the teacher itself would find in the render, by inversion with the prompt; with random
@@ -67,7 +68,7 @@ class SDI:
 
 
 @settings
-class CDS:
+class CDS(GuidanceRule):
     """Consistency distillation sampling: ``g = eps^s(x_t, t) - eps^s(x_t', t')``, one step of the ODE apart.
 
     The noise is one tensor for all views and the whole run; ``x_t'`` is the guided Euler step from ``x_t`` down to
@@ -81,8 +82,12 @@ class CDS:
 
     cfg: CFG
     trajectory: OdeStep = field(default_factory=OdeStep)
-    #: Read by ``draw_noise``.
     noise: Literal["fixed", "fresh"] = "fixed"
+
+    @property
+    def fixed_noise(self) -> bool:
+        """Whether the noise is one tensor."""
+        return self.noise == "fixed"
 
     def queries(self, progress: float) -> tuple[Query, ...]:
         """Guidance's questions at both points."""

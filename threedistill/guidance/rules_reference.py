@@ -10,12 +10,13 @@ from torch import Tensor
 
 from threedistill.guidance.cfg import CFG
 from threedistill.guidance.trajectory import Reference
+from threedistill.protocols import GuidanceRule
 from threedistill.types import Evidence, Query
 from threedistill.values import settings
 
 
 @settings
-class CSDS:
+class CSDS(GuidanceRule):
     """Category-score distillation sampling: ``g = eps^s(x_t; prompt, camera) - eps_baseline(x_t; category)``. DERIVED.
 
     The shape of VSD with a frozen model of the category ("a mushroom", no camera) in the student's place: the noise
@@ -49,7 +50,7 @@ class CSDS:
 
 
 @settings
-class DDS:
+class DDS(GuidanceRule):
     """Delta denoising score: ``g = eps^s(x_t; prompt) - eps^s(x_t'; source prompt)``, an edit.
 
     ``x_t'`` is the unedited scene from the same camera with the same noise at the same level, so what the teacher would

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.guidance.cfg import CFG
+from threedistill.protocols import GuidanceRule
 from threedistill.schedule import ScheduledFraction, value_at
 from threedistill.types import Evidence, Prediction, Query
 from threedistill.values import settings
@@ -64,7 +65,7 @@ def estimated_log_ratio(teacher: Prediction, student: Prediction) -> Float[Tenso
 
 
 @settings
-class ESD:
+class ESD(GuidanceRule):
     """Entropic score distillation: ``g = eps^s - lambda eps_student(no camera) - (1 - lambda) eps_student(camera)``.
 
     It adds ``lambda`` times the entropy of the renders over all cameras to what VSD minimises, which resists views
@@ -107,7 +108,7 @@ class ESD:
 
 
 @settings
-class VSD:
+class VSD(GuidanceRule):
     """Variational score distillation: ``g = eps^s - eps_student(camera)``, ESD with ``lambda = 0``.
 
     The gradient of ``E_t[(sigma / alpha) w KL(q_t(x_t | camera) || p_t(x_t | prompt))]`` over the law q of renders. A

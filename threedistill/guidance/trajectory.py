@@ -10,15 +10,17 @@ has gradients.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, Protocol, runtime_checkable
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.conditions import Conditions
+from threedistill.contracts import Contract
 from threedistill.guidance.cfg import CFG, ClassifierFree, combine
 from threedistill.guidance.evidence import Told, gather
 from threedistill.prediction import NoiseLevel, Prediction
@@ -82,32 +84,49 @@ class Traced:
     known: dict[str, Prediction] = field(default_factory=dict[str, Prediction])
 
 
-@runtime_checkable
-class Trajectory(Protocol):
-    """A deterministic way to noisy samples."""
+class Trajectory(Contract, interface=True):
+    """A deterministic way to noisy samples.
 
+    Attributes:
+        edits: whether it compares with the unedited scene (``Situation.reference``), which a run must then have.
+    """
+
+    edits: ClassVar[bool] = False
+
+    @abstractmethod
     def trace(self, situation: Situation, cfg: CFG, progress: float) -> Traced:
         """The samples of one step; ``cfg`` is the rule's guidance."""
-        ...
+
+
+def parts_of(rule: GuidanceRule) -> tuple[CFG | None, Trajectory | None]:
+    """How a rule guides, and how it finds further samples.
+
+    Raises:
+        TypeError: they are something else.
+    """
+    cfg, trajectory = rule.cfg, rule.trajectory
+    if not (cfg is None or isinstance(cfg, CFG)):
+        raise TypeError(f"{type(rule).__name__}.cfg is no CFG but {type(cfg).__name__}")
+    if not (trajectory is None or isinstance(trajectory, Trajectory)):
+        raise TypeError(f"{type(rule).__name__}.trajectory is no Trajectory but {type(trajectory).__name__}")
+    return cfg, trajectory
 
 
 def collect(rule: GuidanceRule, situation: Situation, progress: float) -> Evidence:
     """All that a rule looks at: its trajectory's samples, then the answers to its questions there."""
-    trajectory: Trajectory | None = getattr(rule, "trajectory", None)
-    queries = rule.queries(progress)
+    queries, trajectory = rule.queries(progress), parts_of(rule)[1]
     if trajectory is None:
         return situation.ask(queries)
-    cfg: CFG = getattr(rule, "cfg", None) or ClassifierFree()
     with torch.no_grad():
-        traced = trajectory.trace(situation, cfg, progress)
+        traced = trajectory.trace(situation, rule.cfg or ClassifierFree(), progress)
     return situation.ask([q for q in queries if q.name not in traced.known], traced.points, traced.known)
 
 
 def draw_noise(
     rule: GuidanceRule, rng: Streams, views: int, shape: Sequence[int]
 ) -> Float[Tensor, "B C h w"]:
-    """(views, *shape) standard normal: fresh for every view and step, or (``rule.noise == "fixed"``) one for all."""
-    if getattr(rule, "noise", "fresh") == "fixed":
+    """(views, *shape) standard normal: fresh for every view and step, or (``rule.fixed_noise``) one for all."""
+    if rule.fixed_noise:
         generator = Streams(rng.seed, rng.stage).generator("noise/fixed")
         return torch.randn(*shape, generator=generator).expand(views, *shape).clone()
     return rng.normal_per_view("noise", views, *shape)
@@ -192,7 +211,7 @@ InversionScale = Annotated[float, Within(-1000, 1000)]
 
 
 @settings
-class Inverted:
+class Inverted(Trajectory):
     """``x_t`` by inversion of the render, without the prompt (CSM).
 
     Arguments:
@@ -214,7 +233,7 @@ class Inverted:
 
 
 @settings
-class Interval:
+class Interval(Trajectory):
     """``x_s`` by inversion and ``x_t`` from it by one more step, ``s = t - delta`` (ISM).
 
     Arguments:
@@ -238,7 +257,7 @@ class Interval:
 
 
 @settings
-class Reparametrized:
+class Reparametrized(Trajectory):
     """``x_t = alpha x0 + sigma kappa`` with the teacher's own noise ``kappa`` for this render (SDI).
 
     ``ddim``: kappa is read off the inversion at ``scale`` up to ``t + gap``. ``fixed_point``: the solution of
@@ -281,7 +300,7 @@ class Reparametrized:
 
 
 @settings
-class OdeStep:
+class OdeStep(Trajectory):
     """``x_t'`` by one guided step of the ODE from ``x_t`` down to ``t' < t`` (CDS).
 
     Arguments:
@@ -301,8 +320,10 @@ class OdeStep:
 
 
 @settings
-class Reference:
+class Reference(Trajectory):
     """The unedited scene with the step's own noise and level (DDS)."""
+
+    edits: ClassVar[bool] = True
 
     def trace(self, situation: Situation, cfg: CFG, progress: float) -> Traced:
         """Point ``reference``.

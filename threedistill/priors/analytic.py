@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Self
 
 import torch
 from jaxtyping import Float
@@ -21,7 +21,7 @@ from threedistill.prediction import Prediction, PredictionKind
 from threedistill.priors.noise_path import DiscretePath
 from threedistill.priors.space import PixelSpace
 from threedistill.prompts import without_view
-from threedistill.protocols import ImageSpace, NoisePath
+from threedistill.protocols import ImageSpace, NoisePath, Prior
 from threedistill.types import Condition, Conditioning, NoiseLevel
 from threedistill.values import Within, checked
 
@@ -57,7 +57,7 @@ class Mixture:
     weights: tuple[float, ...]
 
 
-class GaussianPrior:
+class GaussianPrior(Prior):
     """A Gaussian per text, with diagonal or full covariance; cameras and backgrounds are ignored.
 
     Arguments:
@@ -70,9 +70,7 @@ class GaussianPrior:
         UsageError: (when asked) a text it has no Gaussian for.
     """
 
-    view_group = 1
     licence = "Apache-2.0"
-    wants: frozenset[Condition] = frozenset({"text"})
 
     def __init__(
         self,
@@ -97,7 +95,7 @@ class GaussianPrior:
         values = self._stack([normal.std])[0].flatten() ** 2
         return values, torch.eye(len(values), dtype=values.dtype)
 
-    def to(self, device: torch.device | str) -> GaussianPrior:
+    def to(self, device: torch.device | str) -> Self:
         """Answers from ``device`` from now on."""
         self.device = torch.device(device)
         return self
@@ -146,7 +144,7 @@ class GaussianPrior:
         return Prediction(Prediction(eps, "eps", x_t, level).read(self.kind), self.kind, x_t, level)
 
 
-class GaussianMixturePrior:
+class GaussianMixturePrior(Prior):
     """A mixture of diagonal Gaussians per text: the smallest prior with several modes.
 
     ``eps* = sum_k r_k eps*_k`` with responsibilities ``r_k ~ weight_k N(x_t; alpha mu_k, v_k)``.
@@ -156,9 +154,7 @@ class GaussianMixturePrior:
         conditions: text (without view words) -> mixture, all with equally many components.
     """
 
-    view_group = 1
     licence = "Apache-2.0"
-    wants: frozenset[Condition] = frozenset({"text"})
 
     def __init__(
         self,
@@ -172,7 +168,7 @@ class GaussianMixturePrior:
         self.conditions = dict(conditions)
         self.device = torch.device("cpu")
 
-    def to(self, device: torch.device | str) -> GaussianMixturePrior:
+    def to(self, device: torch.device | str) -> Self:
         """Answers from ``device`` from now on."""
         self.device = torch.device(device)
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,7 @@ from threedistill.priors.families.shell import shell
 from threedistill.priors.loading import Source, find, find_network, is_hub_id
 from threedistill.priors.long_prompts import fitted
 from threedistill.priors.prior_lora import fold_lora
-from threedistill.priors.space import LatentSpace
+from threedistill.protocols import NetworkPrior
 from threedistill.types import Condition, Conditioning, NoiseLevel, Prediction, PredictionKind
 from threedistill.values import Within
 
@@ -45,7 +45,7 @@ def cast(network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> 
             module.float()
 
 
-class DiffusersPrior:
+class DiffusersPrior(NetworkPrior):
     """A frozen text-to-image model. Cameras and backgrounds reach it only as words in the prompt.
 
     Arguments:
@@ -69,7 +69,6 @@ class DiffusersPrior:
         UsageError: a model that is not of this family; no weights are read for that.
     """
 
-    view_group = 1
     wants: frozenset[Condition] = frozenset({"text", "camera", "image", *MAPS})
 
     def __init__(
@@ -203,7 +202,7 @@ class DiffusersPrior:
         """Encodes all that will be said, so that the text encoders are loaded once."""
         self.texts(wordings)
 
-    def to(self, device: torch.device | str) -> DiffusersPrior:
+    def to(self, device: torch.device | str) -> Self:
         """Moves the networks to ``device`` in the dtype chosen for it."""
         self.device = torch.device(device)
         self.dtype = pick_dtype(self._dtype_name, self.device, self.family.half)
@@ -211,8 +210,7 @@ class DiffusersPrior:
         if self.device.type == "cpu" and all(p.ndim < 5 for p in self.network.parameters()):
             network: Any = self.network
             network.to(memory_format=torch.channels_last)
-        if isinstance(self.space, LatentSpace):
-            self.space.to(self.device, self.dtype)
+        self.space.to(self.device, self.dtype)
         return self
 
     def conditioning(self, conditions: Conditions) -> Conditioning:
@@ -222,13 +220,6 @@ class DiffusersPrior:
             **stack(self.texts(conditions.wordings), self.device),
             **{name: value.to(self.device) for name, value in shown.items()},
         }
-
-    @torch.no_grad()
-    def predict(
-        self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
-    ) -> Prediction:
-        """The network's answer, computed in its dtype and returned in that of ``x_t``."""
-        return self.ask(self.network, x_t, level, conditioning)
 
     def ask(
         self, network: Any, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning

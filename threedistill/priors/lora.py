@@ -23,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import torch
 from jaxtyping import Float
@@ -34,8 +34,8 @@ from threedistill.conditions import Conditions
 from threedistill.errors import UsageError
 from threedistill.prediction import Prediction
 from threedistill.priors.student import told_cameras
-from threedistill.protocols import STUDENT_CAMERA, ImageSpace, NetworkPrior, NoisePath, Prior
-from threedistill.types import Conditioning, NoiseLevel
+from threedistill.protocols import STUDENT_CAMERA, ImageSpace, NetworkPrior, NoisePath, Prior, Student
+from threedistill.types import Condition, Conditioning, NoiseLevel
 from threedistill.values import Within, settings
 
 #: The common map in units of this: a step of Adam changes it about as much as it changes what dense layers draw.
@@ -104,7 +104,7 @@ def twin(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network, {id(tensor): tensor for tensor in shared})
 
 
-class LoRAStudent(nn.Module):
+class LoRAStudent(Student):
     """The teacher's network with adapters, asked like a prior.
 
     Registered are the adapters and the camera embedding; the twin is not, so no checkpoint ever holds the prior.
@@ -128,7 +128,8 @@ class LoRAStudent(nn.Module):
         from peft import LoraConfig, inject_adapter_in_model
 
         self.name, self.licence, self.view_group = f"{prior.name} student", prior.licence, prior.view_group
-        self.wants = prior.wants | {"camera"}
+        own: frozenset[Condition] = frozenset({"camera"})
+        self.wants = prior.wants | own
         self.space: ImageSpace = prior.space
         self.path: NoisePath = prior.path
         network = twin(prior.network)
@@ -209,15 +210,8 @@ class LoRAStudent(nn.Module):
         with self.active(conditioning) as rest:
             return prior.ask(network, x_t, level, rest)
 
-    @torch.no_grad()
-    def predict(
-        self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
-    ) -> Prediction:
-        """The adapted network's answer."""
-        return self.answer(x_t, level, conditioning)
 
-
-class _Cameraless:
+class _Cameraless(Prior):
     """A prior that is never told a camera; it also overlooks a student's."""
 
     def __init__(self, prior: Prior) -> None:
@@ -226,7 +220,7 @@ class _Cameraless:
         self.view_group, self.licence = prior.view_group, prior.licence
         self.wants = prior.wants - {"camera"}
 
-    def to(self, device: torch.device | str) -> _Cameraless:
+    def to(self, device: torch.device | str) -> Self:
         self.prior.to(device)
         return self
 
@@ -276,7 +270,7 @@ class LoRA:
         Raises:
             UsageError: with the student that fits.
         """
-        if not hasattr(prior, "ask"):
+        if not issubclass(prior, NetworkPrior):
             raise UsageError(
                 f"student=lora needs a prior with a network, and {prior.__name__} has none; use student=gaussian"
             )

@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from threedistill.protocols import ImageSpace
+
 
 def resize(images: Float[Tensor, "B C H W"], size: int) -> Float[Tensor, "B C size size"]:
     """Square images at another size: antialiased bilinear, differentiable; the identity at equal size.
@@ -33,7 +35,7 @@ def to_rgb(signed: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B H W 3"]:
     return ((signed + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
 
 
-class PixelSpace:
+class PixelSpace(ImageSpace):
     """Pixels in [-1, 1].
 
     Arguments:
@@ -55,7 +57,7 @@ class PixelSpace:
         return to_rgb(x0)
 
 
-class FoldedPixelSpace:
+class FoldedPixelSpace(ImageSpace):
     """Pixels in [-1, 1] with ``fold x fold`` blocks moved into the channels (space to depth), exactly
     invertible.
 
@@ -82,7 +84,7 @@ class FoldedPixelSpace:
         return to_rgb(F.pixel_shuffle(x0, self.fold))
 
 
-class LatentSpace:
+class LatentSpace(ImageSpace):
     """Latents of a frozen VAE: ``x0 = (z - shift) scale`` of its mean ``z``, per channel where it says so.
 
     The mean, not a sample: a sample would put the encoder's noise into every direction. Gradients reach the

@@ -21,7 +21,7 @@ from threedistill.cameras import CAMERA_SIZE, camera_vectors
 from threedistill.conditions import Conditions
 from threedistill.prediction import Prediction, PredictionKind, training_target
 from threedistill.priors.analytic import gaussian_eps
-from threedistill.protocols import STUDENT_CAMERA, ImageSpace, NoisePath, Prior
+from threedistill.protocols import STUDENT_CAMERA, ImageSpace, NoisePath, Prior, Student
 from threedistill.types import Cameras, Condition, Conditioning, NoiseLevel
 from threedistill.values import Within, settings
 
@@ -55,7 +55,7 @@ def denoising_loss(
     return error
 
 
-class GaussianStudent(nn.Module):
+class GaussianStudent(Student):
     """A Gaussian of the renders: one of all views, and one whose mean depends on the camera.
 
     With features ``f(c)`` (azimuth and elevation in sines and cosines, and 1) the student is the exact score of
@@ -71,7 +71,6 @@ class GaussianStudent(nn.Module):
     """
 
     name = "gaussian student"
-    view_group = 1
     licence = "Apache-2.0"
     wants: frozenset[Condition] = frozenset({"camera"})
 
@@ -116,13 +115,6 @@ class GaussianStudent(nn.Module):
             mean = torch.where(told, torch.einsum("bf,fchw->bchw", camera, self.camera_mean), self.mean)
             variance = torch.where(told, (2 * self.camera_log_std).exp(), (2 * self.log_std).exp())
             return Prediction(gaussian_eps(x_t, level, mean.to(x_t), variance.to(x_t)), "eps", x_t, level)
-
-    @torch.no_grad()
-    def predict(
-        self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
-    ) -> Prediction:
-        """The Gaussian's score."""
-        return self.answer(x_t, level, conditioning)
 
 
 @settings

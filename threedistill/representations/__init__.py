@@ -15,12 +15,11 @@ if TYPE_CHECKING:
     from threedistill.representations.fitting import fit_photometric
     from threedistill.representations.gaussians import Gaussians
     from threedistill.representations.hashgrid import HashGrid
-    from threedistill.representations.particles import ParticleBank
     from threedistill.types import Cameras, Mesh, Rendering, Splats
 
 __all__ = [
     "BackgroundSampler", "Cameras", "Canvas", "ConvertSettings", "DMTet", "Gaussians", "HashGrid", "Mesh",
-    "ParticleBank", "RenderContext", "Rendering", "Representation", "Splats", "as_mesh", "as_splats",
+    "RenderContext", "Rendering", "Representation", "Splats", "as_mesh", "as_splats",
     "fit_photometric",
 ]  # fmt: skip
 

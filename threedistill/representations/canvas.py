@@ -11,15 +11,14 @@ from torch import Tensor, nn
 
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.memory import need
-from threedistill.protocols import RenderContext
-from threedistill.rng import Streams
+from threedistill.protocols import RenderContext, Representation
 from threedistill.types import Cameras, Mesh, Rendering
 from threedistill.values import Count, Within, checked
 
 __all__ = ["Canvas"]
 
 
-class Canvas(nn.Module):
+class Canvas(Representation):
     """``rgb = sigmoid(theta)``: one picture that every camera sees, or several that take turns.
 
     View ``i`` of a step sees picture ``i mod pictures``, so with as many pictures as views each has its own and they
@@ -34,6 +33,8 @@ class Canvas(nn.Module):
     Raises:
         UsageError: the file cannot be read as a picture.
     """
+
+    shows = frozenset({"rgb", "opacity", "depth"})
 
     start: Tensor
 
@@ -79,9 +80,6 @@ class Canvas(nn.Module):
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """One group, ``canvas``."""
         return {"canvas": [self.theta]}
-
-    def after_step(self, iteration: int, progress: float, rng: Streams) -> None:
-        """Nothing to keep up."""
 
     def extract(self, resolution: int) -> Mesh:
         """Refused.

@@ -14,13 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Annotated
 
 import torch
 from torch import nn
 
 from threedistill.errors import ThreedistillError
-from threedistill.protocols import Representation, SplatSource
+from threedistill.protocols import Representation
 from threedistill.render.surface import face_crosses, vertex_normals
 from threedistill.representations import seeding, splat_color, splat_surface
 from threedistill.representations.fitting import fit_to_pictures, pictures_of
@@ -28,25 +28,7 @@ from threedistill.rng import Streams
 from threedistill.types import Mesh, Splats
 from threedistill.values import Count, Within, settings
 
-__all__ = ["ConvertSettings", "FromMesh", "FromSplats", "as_mesh", "as_splats", "convert", "without_crumbs"]
-
-
-@runtime_checkable
-class FromMesh(Protocol):
-    """A representation with a closed-form start from a surface."""
-
-    def init_from_mesh(self, mesh: Mesh, rng: Streams) -> None:
-        """Take the shape (and the colours, where it can) of a mesh within 0.85 m of the origin."""
-        ...
-
-
-@runtime_checkable
-class FromSplats(Protocol):
-    """A representation that is made of Gaussians."""
-
-    def init_from_splats(self, splats: Splats) -> None:
-        """Take these Gaussians."""
-        ...
+__all__ = ["ConvertSettings", "as_mesh", "as_splats", "convert", "without_crumbs"]
 
 
 @settings
@@ -93,16 +75,16 @@ def convert(
     """
     if isinstance(source, nn.Module) and _copied(source, target):
         return
-    splats = as_splats(source) if isinstance(source, Splats | SplatSource) else None
-    if splats is not None and isinstance(target, FromSplats):
+    splats = source if isinstance(source, Splats) else None if isinstance(source, Mesh) else source.splats()
+    if splats is not None and "splats" in target.starts_from:
         target.init_from_splats(splats)
         return
     steps = settings.polish
     pictures = pictures_of(source, rng, settings.bank, settings.size)
-    if isinstance(target, FromMesh):
+    if "mesh" in target.starts_from:
         mesh = as_mesh(source, settings.resolution)
         if not isinstance(source, Mesh):
-            mesh = without_crumbs(mesh, bound=float(getattr(target, "bound", math.inf)))
+            mesh = without_crumbs(mesh, bound=target.bound)
         target.init_from_mesh(mesh, rng)
     else:
         steps = settings.steps
@@ -115,7 +97,6 @@ def convert(
 
 def _copied(source: nn.Module, target: Representation) -> bool:
     """Copy the state where both are of one class and shape; what only the target has (a material) begins anew."""
-    assert isinstance(target, nn.Module)
     if type(source) is not type(target):
         return False
     theirs, ours = source.state_dict(), target.state_dict()
@@ -182,11 +163,11 @@ def without_crumbs(mesh: Mesh, bound: float = math.inf, share: float = 0.05) -> 
     return replace(mesh, faces=faces[kept])
 
 
-def as_splats(source: SplatSource | Mesh | Splats, count: int = 20_000, rng: Streams | None = None) -> Splats:
-    """The source's own Gaussians, or flat ones spread over a mesh's surface.
+def as_splats(source: Mesh | Splats, count: int = 20_000, rng: Streams | None = None) -> Splats:
+    """Flat Gaussians spread over a mesh's surface; splats are returned as they are.
 
     Arguments:
-        source: a representation made of splats, a mesh, or splats, which are returned as they are.
+        source: a mesh or splats.
         count: Gaussians on a mesh.
         rng: where on a mesh; None = seed 0.
 
@@ -195,6 +176,4 @@ def as_splats(source: SplatSource | Mesh | Splats, count: int = 20_000, rng: Str
     """
     if isinstance(source, Splats):
         return source
-    if isinstance(source, Mesh):
-        return seeding.on_mesh(source, count, rng or Streams(0))
-    return source.splats()
+    return seeding.on_mesh(source, count, rng or Streams(0))

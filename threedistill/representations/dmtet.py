@@ -16,7 +16,7 @@ from threedistill.memory import need
 from threedistill.ops.antialias import face_neighbours
 from threedistill.ops.marching_cubes import marching_cubes
 from threedistill.ops.marching_tets import TetTopology, marching_tets, tet_topology, tet_vertices
-from threedistill.protocols import RenderContext
+from threedistill.protocols import RenderContext, Representation
 from threedistill.render.mesh import picture_at
 from threedistill.render.surface import face_crosses, render_surface
 from threedistill.representations import meshstats
@@ -47,7 +47,7 @@ class _Surface(NamedTuple):
     sdf: Tensor  # (N,), with gradients where the surface is
 
 
-class DMTet(nn.Module):
+class DMTet(Representation):
     """A triangle mesh that can change its topology: the zero set of a signed distance on a tetrahedral grid.
 
         s_i   = base_i + reach f(x_i)                            metres, negative inside
@@ -89,6 +89,9 @@ class DMTet(nn.Module):
 
     Sources: Shen et al. 2021, DMTet; Munkberg et al. 2022, nvdiffrec (the rendering); Lin et al. 2023, Magic3D.
     """
+
+    regularizers = meshstats.NAMES
+    starts_from = frozenset({"mesh"})
 
     @checked
     def __init__(
@@ -227,7 +230,7 @@ class DMTet(nn.Module):
     def _stats(self, shape: _Surface) -> dict[str, Tensor]:
         vertices, (edges, faces, tets) = shape.vertices, shape.topology
         if not len(faces):
-            return {name: vertices.sum() * 0 for name in meshstats.NAMES}
+            return {name: vertices.sum() * 0 for name in sorted(meshstats.NAMES)}
         return {
             "normal_consistency": meshstats.normal_consistency(vertices, faces, shape.neighbours),
             "laplacian": meshstats.laplacian(vertices, faces) / self.cell**2,

@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from threedistill.memory import PER_PARAMETER, need
-from threedistill.protocols import RenderContext
+from threedistill.protocols import RenderContext, Representation
 from threedistill.render.harmonics import C0, MAX_DEGREE
 from threedistill.render.shading import shade
 from threedistill.render.splat import FAINT, Normals, draw
 from threedistill.render.volume import over
-from threedistill.representations import seeding, splat_color, splat_surface
+from threedistill.representations import seeding, splat_color, splat_surface, splatstats
 from threedistill.representations.densify import Cloud, Growth, Relocation
 from threedistill.rng import Streams
 from threedistill.types import Cameras, Mesh, Refinement, Rendering, Splats
@@ -27,7 +27,7 @@ __all__ = ["Gaussians"]
 _STATISTICS = ("gradient_sum", "gradient_count")
 
 
-class Gaussians(nn.Module):
+class Gaussians(Representation):
     """``N`` Gaussians with mean, log-scales, quaternion, opacity logit and spherical harmonics.
 
         Sigma = R S S^T R^T,  o = sigmoid(logit),  S = exp(log_scales),  colour(d) = 0.5 + sum_k Y_k(d) sh_k
@@ -56,6 +56,10 @@ class Gaussians(nn.Module):
 
     Source: Kerbl et al. 2023, "3D Gaussian splatting for real-time radiance field rendering".
     """
+
+    regularizers = splatstats.NAMES
+    has_splats = True
+    starts_from = frozenset({"mesh", "splats"})
 
     @checked
     def __init__(
@@ -145,9 +149,8 @@ class Gaussians(nn.Module):
     def render(self, cameras: Cameras, context: RenderContext) -> Rendering:
         """Render ``B`` cameras over ``context.background``; see :class:`threedistill.protocols.Representation`.
 
-        ``stats``: ``splats`` (count), ``mean_opacity``, and for the regularisers ``splat_scale`` (mean standard
-        deviation, metres), ``anisotropy`` (``mean max(s_max / s_min, 3) - 3``) and ``splat_entropy`` (of the opacities,
-        in [0, 1]).
+        ``stats``: ``splats`` (count), ``mean_opacity``, and the regularisers ``splat_scale``, ``anisotropy`` and
+        ``splat_entropy`` (``representations/splatstats.py``).
         """
         cameras = cameras.to(self.means.device)
         scales, opacities = self.log_scales.exp(), self.opacity_logits.sigmoid()
@@ -165,13 +168,12 @@ class Gaussians(nn.Module):
             albedo = rgb / opacity.clamp_min(FAINT)
             shaded = shade(albedo, drawn.normal, -cameras.rays()[1].to(rgb), context.shading, light)
             rgb = torch.where(opacity > FAINT, shaded * opacity, rgb)
-        o = opacities.clamp(1e-3, 1 - 1e-3)
         stats = {
             "splats": torch.tensor(float(len(self))),
             "mean_opacity": opacity.mean(),
-            "splat_scale": scales.mean(),
-            "anisotropy": (scales.amax(-1) / scales.amin(-1)).clamp_min(3).mean() - 3,
-            "splat_entropy": -(o * o.log() + (1 - o) * (1 - o).log()).mean() / math.log(2),
+            "splat_scale": splatstats.splat_scale(scales),
+            "anisotropy": splatstats.anisotropy(scales),
+            "splat_entropy": splatstats.splat_entropy(opacities),
         }
         return Rendering(
             over(rgb, opacity, background), opacity, drawn.depth, background, drawn.normal, stats

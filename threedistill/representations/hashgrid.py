@@ -17,7 +17,7 @@ from threedistill.ops.composite import composite
 from threedistill.ops.hash_encode import HashLayout, hash_encode
 from threedistill.ops.march import Samples, march
 from threedistill.ops.mlp import fused_mlp
-from threedistill.protocols import RenderContext
+from threedistill.protocols import RenderContext, Representation
 from threedistill.render.shading import shade
 from threedistill.render.volume import distortion as ray_distortion
 from threedistill.render.volume import field_normals, midpoints, over
@@ -47,7 +47,7 @@ class _Traced(NamedTuple):
     sums: dict[str, Tensor]
 
 
-class HashGrid(nn.Module):
+class HashGrid(Representation):
     """Density and albedo of a point from one hash encoding and one bias-free MLP.
 
         (f, c) = MLP(encode((x / bound + 1) / 2))        f scalar, c in R^3
@@ -87,6 +87,8 @@ class HashGrid(nn.Module):
     Sources: Mueller et al. 2022 (encoding, occupancy), Lin et al. 2023, Magic3D (blob), Verbin et al. 2022
     (orientation).
     """
+
+    regularizers = frozenset({"orientation", "distortion"})
 
     @checked
     def __init__(

@@ -12,7 +12,7 @@ from threedistill.render.surface import face_crosses
 __all__ = ["NAMES", "eikonal", "laplacian", "normal_consistency", "sign_change"]
 
 #: The names of the four regularisers in ``Rendering.stats``.
-NAMES = ("normal_consistency", "laplacian", "eikonal", "sign_change")
+NAMES = frozenset({"normal_consistency", "laplacian", "eikonal", "sign_change"})
 
 
 def normal_consistency(

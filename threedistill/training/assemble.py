@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from threedistill.conditions import ReferenceImage
+from threedistill.contracts import check_parts
 from threedistill.errors import UsageError
 from threedistill.memory import PER_PARAMETER, need
-from threedistill.protocols import Prior, Representation, Student
-from threedistill.representations.particles import ParticleBank
+from threedistill.protocols import Prior, Representation
 from threedistill.training.plan import RunPlan, ScenePlan, StagePlan
+from threedistill.training.refusals import refuse_images, refuse_untold
 from threedistill.training.rule_setup import questions
 from threedistill.training.stages import TrainerSettings
+from threedistill.training.student_step import Learner
 from threedistill.training.system import ScoreDistillation
 from threedistill.types import TextKind
 
@@ -51,15 +54,20 @@ class Assembled:
     settings: TrainerSettings
 
 
-def assemble(plan: RunPlan) -> Assembled:
+def assemble(plan: RunPlan, images: tuple[ReferenceImage, ...] = ()) -> Assembled:
     """Build a run: whatever its set-up can fail for shows here, before anything on disk is touched.
+
+    Arguments:
+        plan: the run.
+        images: the reference pictures that its networks are shown.
 
     Raises:
         UsageError: a device or weights that are not there, or parts that do not fit together.
     """
     device = pick_device(plan.device)
     prior = build_prior(plan, device)
-    stages = build_stages(plan, prior)
+    refuse_images(plan, prior)
+    stages = build_stages(plan, prior, images)
     prepare(plan, stages)
     return Assembled(device, prior, stages, plan.trainer)
 
@@ -69,17 +77,27 @@ def prepare(plan: RunPlan, stages: Sequence[ScoreDistillation]) -> None:
     for stage, system in zip(plan.stages, stages):
         kinds: list[TextKind] = ["null", "base", "inverse", *(q.text for q in questions(stage.guidance.rule))]
         for network in system.networks.values():
-            if (encode := getattr(network, "prepare", None)) is not None:
-                encode(plan.prompts.all_wordings(kinds))
+            network.prepare(plan.prompts.all_wordings(kinds))
 
 
 def build_prior(plan: RunPlan, device: torch.device) -> Prior:
-    """Load the frozen teacher."""
+    """Load the frozen teacher.
+
+    Raises:
+        UsageError: weights that are not there, or a prior that wants what its class does not name.
+    """
     prior = plan.prior.model.make()
-    return prior.to(device) if hasattr(prior, "to") else prior
+    if unnamed := sorted(prior.wants - type(prior).wants):
+        raise UsageError(
+            f"prior.model: {type(prior).__name__} wants {unnamed[0]}, which its class does not name; wants of a class "
+            "are all that any of its objects can be told"
+        )
+    return prior.to(device)
 
 
-def build_stages(plan: RunPlan, prior: Prior) -> list[ScoreDistillation]:
+def build_stages(
+    plan: RunPlan, prior: Prior, images: tuple[ReferenceImage, ...] = ()
+) -> list[ScoreDistillation]:
     """Every stage's system with fresh parameters: what a run's set-up can still refuse shows here.
 
     Raises:
@@ -87,31 +105,33 @@ def build_stages(plan: RunPlan, prior: Prior) -> list[ScoreDistillation]:
     """
     systems: list[ScoreDistillation] = []
     for stage in plan.stages:
-        systems.append(build_stage(plan, stage, prior, systems))
+        systems.append(build_stage(plan, stage, prior, systems, images))
     for index, system in enumerate(systems):
         try:
-            system.optim.build(system.representation.parameter_groups())
+            system.optim.build(system.scenes.parameter_groups())
         except ValueError as error:
             raise UsageError(f"stages.{index}: {error}") from None
     return systems
 
 
 def build_stage(
-    plan: RunPlan, stage: StagePlan, prior: Prior, before: Sequence[ScoreDistillation] = ()
-) -> ScoreDistillation:
+    plan: RunPlan, stage: StagePlan, prior: Prior, before: Sequence[ScoreDistillation] = (),
+    images: tuple[ReferenceImage, ...] = (),
+) -> ScoreDistillation:  # fmt: skip
     """The system of one stage with fresh parameters, on the CPU (the trainer moves it).
 
     Arguments:
         plan, stage: the run, and which of its stages.
         prior: the teacher.
-        before: the stages before it, for a student that is kept.
+        before: the stages before it, for learners that are kept.
+        images: what networks are shown that want reference pictures.
     """
     if stage.cameras.views % prior.view_group:
         raise UsageError(
             f"cameras.views={stage.cameras.views} is not a multiple of the prior's view group of {prior.view_group}"
         )
-    return ScoreDistillation(
-        representation=build_representation(stage.scene),
+    system = ScoreDistillation(
+        scenes=build_scenes(stage.scene),
         prior=prior,
         guidance=stage.guidance,
         prompts=plan.prompts,
@@ -123,54 +143,61 @@ def build_stage(
         watchdog=copy.deepcopy(stage.watchdog),  # it remembers what it saw
         streams=stage.scene.streams,
         max_rows=plan.trainer.max_rows,
-        student=build_student(stage, prior, before[-1].student if before else None),
-        student_training=stage.student.training if stage.student else None,
-        baseline=build_baseline(plan, stage, prior),
+        networks=build_networks(plan, stage, prior),
+        learners=build_learners(plan, stage, prior, before[-1].learners if before else {}),
+        images=images,
     )
+    refuse_untold(stage, system.networks)
+    return system
 
 
-def build_representation(scene: ScenePlan) -> Representation:
-    """A stage's representation with fresh parameters, drawn from the run's seed; several particles make a bank."""
-    particles: list[Representation] = []
+def build_scenes(scene: ScenePlan) -> list[Representation]:
+    """A stage's scenes with fresh parameters, drawn from the run's seed: one, or as many as there are particles."""
+    scenes: list[Representation] = []
     for particle in range(scene.particles):
         with torch.random.fork_rng(devices=[]):
             # Initial parameters are random too: seeded like everything else, and only here.
             purpose = f"init/{particle}" if particle else "init"
             torch.manual_seed(scene.streams.generator(purpose).initial_seed())
-            particles.append(scene.model.make())
+            scenes.append(scene.model.make())
         if not particle:
-            numbers = sum(p.numel() for group in particles[0].parameter_groups().values() for p in group)
+            numbers = sum(p.numel() for group in scenes[0].parameter_groups().values() for p in group)
             need(PER_PARAMETER * numbers * scene.particles, f"particles={scene.particles}")
-    return particles[0] if len(particles) == 1 else ParticleBank(particles)
+    return scenes
 
 
-def build_student(stage: StagePlan, prior: Prior, before: Student | None) -> Student | None:
-    """A stage's student: fresh, or that of the stage before."""
-    if stage.student is None:
-        return None
-    if stage.student.kept and before is not None:
-        return before
-    seed = stage.scene.streams.generator("student").initial_seed()
-    return stage.student.maker.attach(prior, seed)
+def build_learners(
+    plan: RunPlan, stage: StagePlan, prior: Prior, before: Mapping[str, Learner]
+) -> dict[str, Learner]:
+    """A stage's learners by name: fresh, or with what those of the stage before know."""
+    found: dict[str, Learner] = {}
+    for name, learner in stage.learners.items():
+        if learner.kept and name in before:
+            model = before[name].model
+        else:
+            seed = stage.scene.streams.generator(Learner.stream(name)).initial_seed()
+            model = learner.maker.attach(prior, seed)
+            check_parts(model)
+        found[name] = Learner(name, model, learner.training, plan.prompts, stage.guidance.timesteps)
+    return found
 
 
-def build_baseline(plan: RunPlan, stage: StagePlan, prior: Prior) -> Prior | None:
-    """The second frozen model: none, the teacher itself, or another prior in the same space.
+def build_networks(plan: RunPlan, stage: StagePlan, prior: Prior) -> dict[str, Prior]:
+    """The further frozen networks by name: the teacher itself, or other priors in the same space.
 
     Raises:
         UsageError: another prior whose pictures have another shape.
     """
-    if stage.baseline is None or stage.baseline.model is None:
-        return prior if stage.baseline else None
-    baseline = stage.baseline.model.make()
-    if tuple(baseline.space.shape) != tuple(prior.space.shape) or type(baseline.space) is not type(
-        prior.space
-    ):
-        raise UsageError(
-            f"baseline={stage.baseline.name} works on {_space(baseline)}, the teacher {plan.prior.name} on "
-            f"{_space(prior)}; they must share one space"
-        )
-    return baseline
+    found: dict[str, Prior] = {}
+    for name, network in stage.networks.items():
+        own = prior if network.model is None else network.model.make()
+        if tuple(own.space.shape) != tuple(prior.space.shape) or type(own.space) is not type(prior.space):
+            raise UsageError(
+                f"{network.where}={network.name} works on {_space(own)}, the teacher {plan.prior.name} on "
+                f"{_space(prior)}; they must share one space"
+            )
+        found[name] = own
+    return found
 
 
 def _space(prior: Prior) -> str:

@@ -120,6 +120,7 @@ class Previews(pl.Callback):
     """Writes a strip of views every ``every`` iterations and at the end (white background, no jitter).
 
     With ``x0`` also the last step's renders over what the rule would rather see, each as the prior sees it.
+    Of several scenes the first is shown.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class Previews(pl.Callback):
             background=torch.ones(self.views, 3, device=system.device),
             shading=system.stage.shading,
         )
-        rgb = system.representation.render(cameras, context).rgb
+        rgb = system.scenes[0].render(cameras, context).rgb
         path = self.run.preview(self.before + iteration)
         write_bytes(path, png_bytes(torch.cat(list(rgb), 1)))
         if system.wishes is not None:

@@ -19,10 +19,17 @@ from threedistill.atomic import fill, move, replacing
 from threedistill.errors import ThreedistillError
 from threedistill.training.tensor_file import Damaged, read_tensors, tensor_bytes
 
-FORMAT = "threedistill-stage-2"
+FORMAT = "threedistill-stage-3"
 
-#: Written by versions before 0.2, without a checksum.
-_FORMER = "threedistill-stage-1"
+#: Written by earlier versions; the first has no checksum.
+_FORMER = ("threedistill-stage-1", "threedistill-stage-2")
+
+#: What tensors were called by them, and what they are called now.
+_RENAMED = {
+    "module/representation.particles.": "module/scenes.", "module/representation.steps": "module/scenes.steps",
+    "module/representation.": "module/scenes.0.", "module/student_step.": "module/learner/student.",
+    "module/student.": "module/learner/student.model.",
+}  # fmt: skip
 
 
 def save_stage(
@@ -86,6 +93,17 @@ def load_stage(path: Path) -> StageState | None:
     return StageState(previous_of(path)) if previous_of(path).exists() else None
 
 
+def _modern(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a state under the names they have now; a scene alone did not count its own steps."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        former = next((start for start in _RENAMED if name.startswith(start)), "")
+        found[_RENAMED.get(former, "") + name.removeprefix(former)] = tensor
+    if "module/iteration" in found:
+        found.setdefault("module/scenes.steps", found["module/iteration"].reshape(1))
+    return found
+
+
 def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous().clone()
 
@@ -104,10 +122,12 @@ class StageState:
         cure = f"remove the folder {path.parent} to start the stage anew"
         try:
             self._tensors, header = read_tensors(path)
-            if header.get("format") not in (FORMAT, _FORMER):
+            if header.get("format") not in (FORMAT, *_FORMER):
                 raise ThreedistillError(f"{path} is not a threedistill checkpoint; {cure}")
-            if header["format"] == FORMAT and "checksum" not in header:
+            if header["format"] != _FORMER[0] and "checksum" not in header:
                 raise Damaged(f"{path} has lost its checksum")
+            if header["format"] in _FORMER:
+                self._tensors = _modern(self._tensors)
             self.facts: dict[str, Any] = json.loads(header["facts"])
             self._scalars: dict[str, Any] = json.loads(header["scalars"])
         except (Damaged, ValueError, KeyError):
@@ -118,7 +138,7 @@ class StageState:
 
         Arguments:
             module: the system, or only a part of it.
-            part: the part's name in the system (``"representation"``); empty = the whole system.
+            part: the part's name in the system (``"scenes.0"``); empty = the whole system.
 
         Raises:
             ThreedistillError: names or shapes do not fit the configured module.

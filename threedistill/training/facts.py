@@ -14,12 +14,8 @@ __all__ = ["facts_of", "prior_facts"]
 
 def prior_facts(prior: Prior) -> dict[str, object]:
     """What only the loaded prior knows of itself, kept in ``run.json`` for exports that do not load it."""
-    facts: dict[str, object] = {
-        "prior_version": getattr(prior, "version", None),
-        "prior_licence": prior.licence,
-    }
-    notes = getattr(prior, "notes", None)
-    return {**facts, "prior_notes": notes} if notes else facts
+    facts: dict[str, object] = {"prior_version": prior.version, "prior_licence": prior.licence}
+    return {**facts, "prior_notes": prior.notes} if prior.notes else facts
 
 
 def facts_of(names: Names, run: RunFolder) -> dict[str, object]:

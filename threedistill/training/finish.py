@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from threedistill.exports.picture import write_pictures
-from threedistill.protocols import PictureSource, Representation
-from threedistill.representations.particles import members
+from threedistill.protocols import Representation
 from threedistill.training.asset_files import write_asset
 from threedistill.training.facts import facts_of
 from threedistill.training.particle_assets import keep_best, particle_folder
@@ -19,19 +19,18 @@ from threedistill.training.verdict import verdict
 __all__ = ["export_run", "judge_run"]
 
 
-def export_run(representation: Representation, plan: RunPlan, run: RunFolder) -> Path:
-    """Write the asset's files, of several particles each in its own folder; the main file.
+def export_run(scenes: Sequence[Representation], plan: RunPlan, run: RunFolder) -> Path:
+    """Write the asset's files, of several scenes each in its own folder; the main file.
 
     Raises:
         ThreedistillError: nothing to extract, or a place that cannot be written.
     """
     facts = facts_of(plan.names, run)
-    particles = members(representation)
-    if pictures := [one.pictures() for one in particles if isinstance(one, PictureSource)]:
+    if pictures := [found for one in scenes if (found := one.pictures()) is not None]:
         return write_pictures(pictures, run.asset_dir)
     files = [
-        write_asset(one, particle_folder(run, i, len(particles)), plan.export, facts)[0]
-        for i, one in enumerate(particles)
+        write_asset(one, particle_folder(run, i, len(scenes)), plan.export, facts)[0]
+        for i, one in enumerate(scenes)
     ]
     return files[0] if len(files) == 1 else keep_best(files, plan.names.prompt, run)
 

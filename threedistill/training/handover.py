@@ -9,9 +9,8 @@ from dataclasses import replace
 
 import torch
 
-from threedistill.protocols import Representation, Settles
+from threedistill.protocols import Representation
 from threedistill.representations.convert import convert
-from threedistill.representations.particles import members
 from threedistill.training.checkpoint import has_state, save_stage
 from threedistill.training.plan import RunPlan
 from threedistill.training.progress import Bar
@@ -39,7 +38,7 @@ def hand_over(
 
     Arguments:
         source: what came before; None for a first stage that starts from nothing, or where nobody asks.
-        system: the stage; its representation is changed in place.
+        system: the stage; its scenes are changed in place.
         plan, run, index: the run, and which of its stages this is.
         device: where the conversion is computed.
         quiet: no line on stderr.
@@ -47,9 +46,9 @@ def hand_over(
     Raises:
         ThreedistillError: the source holds no surface, or the conversion failed.
     """
-    targets, path = members(system.representation), run.checkpoint(index, system.stage.name)
+    targets, path = list(system.scenes), run.checkpoint(index, system.stage.name)
     for target in targets:
-        if isinstance(target, Settles) and (index or plan.given):
+        if index or plan.given:
             target.settle()
     if source is None or has_state(path):
         return

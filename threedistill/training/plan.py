@@ -25,7 +25,7 @@ from threedistill.training.system import Guidance, Stage
 from threedistill.training.watchdog import Watchdog
 
 __all__ = [
-    "AssetPlan", "BaselinePlan", "Names", "PriorPlan", "RunPlan", "ScenePlan", "StagePlan", "StudentPlan",
+    "AssetPlan", "LearnerPlan", "Names", "NetworkPlan", "PicturePlan", "PriorPlan", "RunPlan", "ScenePlan", "StagePlan",
 ]  # fmt: skip
 
 
@@ -85,31 +85,48 @@ class ScenePlan:
 
 
 @dataclass(frozen=True)
-class StudentPlan:
-    """The score of the renders, and how it learns.
+class LearnerPlan:
+    """A network that learns from the renders, and how.
 
     Attributes:
+        where: its place in the configuration, for messages.
         maker: attaches it to a prior.
         training: how it learns.
         kept: it is the one of the stage before.
     """
 
+    where: str
     maker: StudentMaker
     training: StudentTraining
     kept: bool
 
 
 @dataclass(frozen=True)
-class BaselinePlan:
-    """The second frozen model.
+class NetworkPlan:
+    """A further frozen network.
 
     Attributes:
+        where: its place in the configuration, for messages.
         name: its option; ``self`` = the teacher itself.
         model: how to load it; None = nothing to load.
     """
 
+    where: str
     name: str
     model: Recipe[Prior] | None
+
+
+@dataclass(frozen=True)
+class PicturePlan:
+    """A reference picture.
+
+    Attributes:
+        file: where it was when the run began; the run has a copy.
+        camera: azimuth and elevation that it was taken from, degrees; None = unknown.
+    """
+
+    file: str
+    camera: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -121,7 +138,8 @@ class StagePlan:
         scene: what is optimised.
         guidance_name: the option that ``guidance`` is.
         guidance: rule, noise levels, weights.
-        student, baseline: the rule's other networks; None = there is none.
+        learners, networks: the rule's other networks, by the names under which it asks them; ``student`` and
+            ``baseline`` are among them where they are chosen.
         cameras, background, regularizers, optim, watchdog: the stage's own, or the run's.
         convert: how it takes over what came before.
     """
@@ -130,8 +148,8 @@ class StagePlan:
     scene: ScenePlan
     guidance_name: str
     guidance: Guidance
-    student: StudentPlan | None
-    baseline: BaselinePlan | None
+    learners: Mapping[str, LearnerPlan]
+    networks: Mapping[str, NetworkPlan]
     cameras: CameraSampler
     background: BackgroundSampler
     regularizers: Regularizers
@@ -172,6 +190,7 @@ class RunPlan:
         trainer: how the run is watched and saved.
         device: auto, cpu or cuda.
         given: whether it starts from a file.
+        images: reference pictures that its networks are shown.
         plugins: packages besides ``threedistill`` from which its classes may come.
     """
 
@@ -184,6 +203,7 @@ class RunPlan:
     trainer: TrainerSettings
     device: str
     given: bool
+    images: tuple[PicturePlan, ...]
     plugins: tuple[str, ...]
 
     @property

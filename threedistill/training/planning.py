@@ -5,6 +5,8 @@ Making the plan is checking it: what cannot work is refused before anything is w
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -21,19 +23,23 @@ from threedistill.config import (
     stage_path,
 )
 from threedistill.errors import UsageError, nearest
+from threedistill.guidance.regularizers import Regularizers
+from threedistill.messages import shown
 from threedistill.prompts import PromptSet
 from threedistill.rng import Streams
 from threedistill.training.plan import (
     AssetPlan,
-    BaselinePlan,
+    LearnerPlan,
     Names,
+    NetworkPlan,
+    PicturePlan,
     PriorPlan,
     RunPlan,
     ScenePlan,
     StagePlan,
-    StudentPlan,
 )
 from threedistill.training.refusals import check_plan
+from threedistill.training.student_step import MAIN
 from threedistill.training.system import Guidance, Stage
 from threedistill.training.words import check_words, known_words
 
@@ -60,7 +66,7 @@ def build_plan(config: Config) -> RunPlan:
     stages = tuple(_stage(config, index) for index in range(len(config["stages"])))
     plan = RunPlan(
         _names(config), _prompts(config), (), prior, stages, export, trainer, config["device"],
-        bool(config["init"]), tuple(plugins),
+        bool(config["init"]), tuple(_picture(node) for node in config["images"]), tuple(plugins),
     )  # fmt: skip
     check_plan(plan)
     return replace(plan, ignored=check_words(config["prompt"], prior.words))
@@ -119,11 +125,11 @@ def _stage(config: Config, index: int) -> StagePlan:
         scene=_scene(config, index),
         guidance_name=stage_part(config, index, "guidance")["name"],
         guidance=_guidance(config, index),
-        student=_student(config, index),
-        baseline=_baseline(config, index),
+        learners=_learners(config, index),
+        networks=_networks(config, index),
         cameras=part("cameras"),
         background=part("background"),
-        regularizers=part("regularizers"),
+        regularizers=_regularizers(config, index),
         optim=part("optim"),
         watchdog=part("watchdog"),
         convert=part("convert"),
@@ -144,24 +150,60 @@ def _guidance(config: Config, index: int) -> Guidance:
     return Guidance(**{name: build(node[name], f"{where}.{name}", config["plugins"]) for name in parts})
 
 
-def _student(config: Config, index: int) -> StudentPlan | None:
-    node, where = stage_part(config, index, "student"), stage_path(config, index, "student")
-    if node["model"] is None or node["training"] is None:
-        return None
-    before = stage_part(config, index - 1, "student") if index else {"model": None}
-    return StudentPlan(
-        build(node["model"], f"{where}.model", config["plugins"]),
-        build(node["training"], f"{where}.training", config["plugins"]),
-        kept=node["keep"] and before["model"] == node["model"],
-    )
+def _regularizers(config: Config, index: int) -> Regularizers:
+    """A stage's regularisers, with the weights that its representation's own options name besides."""
+    node = copy.deepcopy(stage_part(config, index, "regularizers"))
+    for name, weight in (stage_part(config, index, "representation").get("regularizers") or {}).items():
+        node["weights"].setdefault(name, weight)
+    return build(node, stage_path(config, index, "regularizers"), config["plugins"])
 
 
-def _baseline(config: Config, index: int) -> BaselinePlan | None:
-    node, where = stage_part(config, index, "baseline"), stage_path(config, index, "baseline")
-    if not node or node["name"] == "none":
-        return None
-    model = None if node["name"] == "self" else recipe(node["model"], f"{where}.model", config["plugins"])
-    return BaselinePlan(node["name"], model)
+def _learners(config: Config, index: int) -> dict[str, LearnerPlan]:
+    """``student`` where one is chosen, and what stands under ``learners``."""
+    before = _named(config, index - 1, MAIN, "learners") if index else {}
+    found: dict[str, LearnerPlan] = {}
+    for name, (node, where) in _named(config, index, MAIN, "learners").items():
+        if node["model"] is None or node["training"] is None:
+            continue
+        same = name in before and before[name][0]["model"] == node["model"]
+        found[name] = LearnerPlan(
+            where,
+            build(node["model"], f"{where}.model", config["plugins"]),
+            build(node["training"], f"{where}.training", config["plugins"]),
+            kept=node["keep"] and same,
+        )
+    return found
+
+
+def _networks(config: Config, index: int) -> dict[str, NetworkPlan]:
+    """``baseline`` where one is chosen, and what stands under ``networks``."""
+    found: dict[str, NetworkPlan] = {}
+    for name, (node, where) in _named(config, index, "baseline", "networks").items():
+        if not node or node["name"] == "none":
+            continue
+        itself = node["name"] == "self"
+        model = None if itself else recipe(node["model"], f"{where}.model", config["plugins"])
+        found[name] = NetworkPlan(where, node["name"], model)
+    return found
+
+
+def _named(config: Config, index: int, main: str, others: str) -> dict[str, tuple[Any, str]]:
+    """The nodes of a stage's networks by name, each with its place: the group's own, and those of a mapping."""
+    where = stage_path(config, index, others)
+    found = {main: (stage_part(config, index, main), stage_path(config, index, main))}
+    for name, node in stage_part(config, index, others).items():
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name) or name in ("teacher", "baseline", MAIN):
+            raise UsageError(
+                f"{where}: a network cannot be called {shown(name)}: a word of small letters, digits and _ that is not "
+                f"teacher, baseline or {MAIN}"
+            )
+        found[name] = (node, f"{where}.{name}")
+    return found
+
+
+def _picture(node: Config) -> PicturePlan:
+    camera = node["camera"]
+    return PicturePlan(node["file"], None if camera is None else (camera[0], camera[1]))
 
 
 def _hint(key: object, known: set[str], have: str) -> str:

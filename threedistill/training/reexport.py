@@ -16,9 +16,7 @@ from threedistill.exports.read import read_asset, read_asset_splats
 from threedistill.exports.settings import AssetSettings, ExportSettings
 from threedistill.exports.video import need_encoder
 from threedistill.exports.write import write_format
-from threedistill.protocols import SplatSource
-from threedistill.representations.particles import members
-from threedistill.training.assemble import build_representation
+from threedistill.training.assemble import build_scenes
 from threedistill.training.asset_files import splats_for
 from threedistill.training.checkpoint import load_stage
 from threedistill.training.facts import facts_of
@@ -91,10 +89,10 @@ def reopen(run: RunFolder, plan: AssetPlan) -> Any:
         raise UsageError(
             f"{run.path} has no checkpoint of its last stage; finish it with threedistill resume {run.path}"
         )
-    representation: Any = build_representation(plan.scene)
-    state.load_module(representation, part="representation")
     best = run.read_record().get("particles", {}).get("best", 0)
-    return members(representation)[best]
+    representation: Any = build_scenes(plan.scene)[best]
+    state.load_module(representation, part=f"scenes.{best}")
+    return representation
 
 
 #: Settings that need the asset to be made again; all others are about its files.
@@ -103,7 +101,7 @@ _OF_MAKING = frozenset(field.name for field in fields(AssetSettings))
 
 def _of_splats(plan: AssetPlan) -> bool:
     """Whether a run's asset has splats of its own, not only those that an export spread over its surface."""
-    return issubclass(plan.scene.model.cls, SplatSource)
+    return plan.scene.model.cls.has_splats
 
 
 def _with(facts: dict[str, object], found: dict[str, object]) -> dict[str, object]:

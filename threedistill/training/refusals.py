@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from threedistill.errors import UsageError
+from collections.abc import Mapping
+
+from threedistill.errors import UsageError, nearest
+from threedistill.guidance.regularizers import TERMS
+from threedistill.messages import shown
 from threedistill.prompts import PromptSet
+from threedistill.protocols import Prior
 from threedistill.training.plan import PriorPlan, RunPlan, StagePlan
 from threedistill.training.rule_setup import is_edit, questions
-from threedistill.types import Query, TextKind
+from threedistill.training.student_step import MAIN
+from threedistill.types import TextKind
 
-__all__ = ["check_plan"]
+__all__ = ["check_plan", "refuse_images", "refuse_untold"]
 
 
 def check_plan(plan: RunPlan) -> None:
@@ -23,8 +29,11 @@ def check_plan(plan: RunPlan) -> None:
 
         need_encoder("turntable.mp4")
     for stage in plan.stages:
+        _check_regularizers(stage)
         _check_rule(plan, stage)
-        _check_student(plan.prior, stage)
+        _check_networks(stage)
+        _check_learners(plan.prior, stage)
+    refuse_images(plan, plan.prior.model.cls)
     _check_material(plan)
 
 
@@ -51,19 +60,23 @@ def _check_rule(plan: RunPlan, stage: StagePlan) -> None:
     """Refuse a rule without its baseline or without the scene it edits, and cameras that no prior can be spared."""
     name, prior, rule = stage.guidance_name, plan.prior, stage.guidance.rule
     asked = questions(rule)
-    if stage.baseline is None and any(q.network == "baseline" for q in asked):
+    if "baseline" not in stage.networks and any(q.network == "baseline" for q in asked):
         raise UsageError(
             f"guidance={name} compares with a second frozen model, and baseline=none; use baseline=self (the teacher "
             "itself, told the category) or baseline=<prior>"
         )
-    itself = stage.baseline is not None and stage.baseline.name == "self"
-    own = ("teacher", "baseline") if itself else ("teacher",)
+    own = {"teacher", *(key for key, network in stage.networks.items() if network.name == "self")}
     if prior.needs_camera and any(q.network in own and "camera" in q.withheld for q in asked):
         way = "use another prior, baseline=gaussian or cfg.uncond_camera=keep"
         raise UsageError(
             f"guidance={name} asks without a camera, which prior={prior.name} cannot answer; {way}"
         )
-    group, views = getattr(rule, "group", 1), stage.cameras.views
+    if not plan.images and any("image" in q.given for q in asked):
+        raise UsageError(
+            f"guidance={name} asks about pictures of the object, and there are none; give one with --image FILE, or "
+            "use cfg=standard"
+        )
+    group, views = rule.group, stage.cameras.views
     if views % group:
         raise UsageError(
             f"guidance={name} rescales groups of {group} views, and cameras.views={views} is no multiple"
@@ -101,26 +114,76 @@ def _check_words(prompts: PromptSet, prior: PriorPlan, kinds: set[TextKind]) -> 
                 raise UsageError(f"{setting}: {error}") from None
 
 
-def _check_student(prior: PriorPlan, stage: StagePlan) -> None:
-    """Refuse a rule without its student, a student without its prior, and a null camera that never learns."""
-    name = stage.guidance_name
-    asked: list[Query] = [query for query in questions(stage.guidance.rule) if query.network == "student"]
-    if stage.student is None:
-        if asked:
+def _check_regularizers(stage: StagePlan) -> None:
+    """Refuse weights of terms that nobody computes."""
+    offered = {*TERMS, *stage.scene.model.cls.regularizers}
+    for name, weight in stage.regularizers.weights.items():
+        if weight != 0 and name not in offered:
+            close = nearest(name, offered, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(offered))}"
             raise UsageError(
-                f"guidance={name} asks a student, and there is none; use student=lora (or student=gaussian with a "
-                "prior that has no network)"
+                f"regularizers.weights.{name}: representation={stage.scene.name} offers no term of this name; {hint}"
             )
-        return
-    stage.student.maker.check(prior.model.cls)
-    dropout = stage.student.training.camera_dropout
-    if dropout == 0 and any("camera" in q.withheld for q in asked):
+
+
+def _check_networks(stage: StagePlan) -> None:
+    """Refuse a rule that asks nobody, and one name for two networks."""
+    asked = {query.network for query in questions(stage.guidance.rule)}
+    if MAIN in asked - set(stage.learners):
         raise UsageError(
-            f"guidance={name} asks the student without a camera, which student.training.camera_dropout=0 never "
-            "teaches it; set it to 0.2"
+            f"guidance={stage.guidance_name} asks a student, and there is none; use student=lora (or student=gaussian "
+            "with a prior that has no network)"
         )
-    if dropout == 1 and any("camera" not in q.withheld for q in asked):
+    known = ["teacher", *stage.networks, *stage.learners]
+    for name in sorted(asked - set(known)):
         raise UsageError(
-            f"guidance={name} asks the student with a camera, which student.training.camera_dropout=1 never "
-            "teaches it; set it to 0.2"
+            f"guidance={stage.guidance_name} asks the network {shown(name)}, and there is none (there are: "
+            f"{', '.join(known)}); put one of this name under networks or learners"
         )
+    for name in sorted(set(stage.networks) & set(stage.learners)):
+        raise UsageError(f"{name} is among networks and among learners; rename one of them")
+
+
+def _check_learners(prior: PriorPlan, stage: StagePlan) -> None:
+    """Refuse learners without their prior, and a null camera (or any other) that never learns."""
+    asked = questions(stage.guidance.rule)
+    for name, learner in stage.learners.items():
+        learner.maker.check(prior.model.cls)
+        own = [query for query in asked if query.network == name]
+        for dropout, blind, how in ((0, True, "without a camera"), (1, False, "with a camera")):
+            if learner.training.camera_dropout == dropout and any(
+                ("camera" in q.withheld) == blind for q in own
+            ):
+                raise UsageError(
+                    f"guidance={stage.guidance_name} asks the {name} {how}, which "
+                    f"{learner.where}.training.camera_dropout={dropout} never teaches it; set it to 0.2"
+                )
+
+
+def refuse_images(plan: RunPlan, prior: Prior | type[Prior]) -> None:
+    """Refuse pictures for a prior that cannot be shown any.
+
+    Raises:
+        UsageError: with what it can be told.
+    """
+    if plan.images and "image" not in prior.wants:
+        raise UsageError(
+            f"--image: prior={plan.prior.name} cannot be shown pictures (it is told: "
+            f"{', '.join(sorted(prior.wants))}); leave --image out, or use a prior that wants them "
+            "(docs/extend/condition.md)"
+        )
+
+
+def refuse_untold(stage: StagePlan, networks: Mapping[str, Prior]) -> None:
+    """Refuse questions about what a network cannot be told.
+
+    Raises:
+        UsageError: with what it can be told.
+    """
+    for query in questions(stage.guidance.rule):
+        wants = networks[query.network].wants
+        if lacking := sorted(query.given - wants):
+            raise UsageError(
+                f"guidance={stage.guidance_name} asks the {query.network} about the {lacking[0]}, and "
+                f"{networks[query.network].name} is told {', '.join(sorted(wants))} only; use another prior or cfg"
+            )

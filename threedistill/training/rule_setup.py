@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threedistill.guidance.trajectory import Reference
+from threedistill.guidance.trajectory import parts_of
 from threedistill.protocols import GuidanceRule
 from threedistill.schedule import Schedule, stations
 from threedistill.types import Cameras, Mesh, Query, Splats
@@ -30,7 +30,8 @@ def _schedules(settings: object) -> list[Schedule]:
 
 def is_edit(rule: GuidanceRule) -> bool:
     """Whether a rule compares with the unedited scene."""
-    return isinstance(getattr(rule, "trajectory", None), Reference)
+    trajectory = parts_of(rule)[1]
+    return trajectory is not None and trajectory.edits
 
 
 @torch.no_grad()

@@ -90,6 +90,11 @@ class RunFolder:
         """The object that the run started from, where a file was given."""
         return self.base / "checkpoints" / "init.safetensors"
 
+    @property
+    def images(self) -> Path:
+        """The reference pictures that the networks are shown, where some were given."""
+        return self.base / "checkpoints" / "images.safetensors"
+
     def checkpoint(self, index: int, stage: str) -> Path:
         """Where a stage's latest state is kept."""
         return self.base / "checkpoints" / f"{index:02d}-{stage}" / "last.safetensors"

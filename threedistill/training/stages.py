@@ -17,6 +17,7 @@ from threedistill.training.checkpoint import StageState, load_stage
 from threedistill.training.interruption import Stop
 from threedistill.training.run_folder import RunFolder
 from threedistill.training.student_report import student_report
+from threedistill.training.student_step import MAIN
 from threedistill.training.system import ScoreDistillation
 from threedistill.values import Count, NonNegative, Within, settings
 
@@ -86,7 +87,7 @@ def run_stage(
             move(state.path, path)  # in place of the damaged one, which must not become the previous
     if int(system.iteration) >= system.stage.iterations:
         system.to(device)
-        _record_student(system, run)
+        _record_learners(system, run)
         return
 
     checkpoints = Checkpoints(run, index, settings.checkpoint_every, settings.checkpoint_seconds)
@@ -116,14 +117,22 @@ def run_stage(
     if int(system.iteration) < system.stage.iterations:
         raise Interrupted(str(run.path))
     system.to(device)
-    _record_student(system, run)
+    _record_learners(system, run)
 
 
-def _record_student(system: ScoreDistillation, run: RunFolder) -> None:
-    """What the stage's student knows, once; also for a stage that ended before it could be written down."""
-    known = run.read_record().get("student") or {}
-    if system.student is not None and known.get("stage") != system.stage.name:
-        run.update_record(student={"stage": system.stage.name, **student_report(system)})
+def _record_learners(system: ScoreDistillation, run: RunFolder) -> None:
+    """What the stage's learners know, once; also for a stage that ended before it could be written down."""
+    record, stage = run.read_record(), system.stage.name
+    known = {MAIN: record.get(MAIN) or {}, **(record.get("learners") or {})}
+    fresh = {
+        name: {"stage": stage, **student_report(system, learner)}
+        for name, learner in system.learners.items()
+        if known.get(name, {}).get("stage") != stage
+    }
+    if MAIN in fresh:
+        run.update_record(**{MAIN: fresh.pop(MAIN)})
+    if fresh:
+        run.update_record(learners={**(record.get("learners") or {}), **fresh})
 
 
 class _Restore(pl.Callback):

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
-from threedistill.conditions import Conditions
-from threedistill.protocols import RenderContext
 from threedistill.rng import Streams
-from threedistill.training.student_step import Gains, Shown
+from threedistill.training.student_step import MAIN, Gains, Learner, Shown
 from threedistill.training.system import ScoreDistillation
 from threedistill.types import Rendering
 
@@ -22,24 +20,17 @@ def fresh_views(system: ScoreDistillation) -> Iterator[tuple[Streams, Shown, Ren
     """Batches of views of the finished scene that nothing was learned from, each with streams of its own."""
     for batch in range(BATCHES):
         rng = system.streams.at(system.stage.iterations).branched(f"report/{batch}")
-        cameras, background = system._views(1.0, rng)
-        context = RenderContext(1.0, background, rng, system.stage.shading, normals="normal" in system.wants)
-        out = system.representation.render(cameras, context)
-        facts = Conditions(cameras=cameras, background=background).showing(out, system.wants)
+        facts, out, _ = system.look(1.0, rng)
         yield rng, Shown(system.prior.space.encode(out.rgb), facts), out
 
 
 @torch.no_grad()
-def student_report(system: ScoreDistillation) -> dict[str, float]:
-    """``student_gain`` and ``camera_gain`` on fresh views of the finished scene, and the losses behind them.
-
-    Empty without a student.
-    """
-    if system.student is None or system.student_step is None:
-        return {}
+def student_report(system: ScoreDistillation, learner: Learner) -> dict[str, float]:
+    """``student_gain`` and ``camera_gain`` on fresh views of the finished scene, and the losses behind them."""
     losses = []
     for rng, shown, _ in fresh_views(system):
-        gains = system.student_step.measure(system.student, shown, rng, system.stage.along(1.0), DRAWS)
+        own = rng if learner.name == MAIN else rng.branched(learner.name)
+        gains = learner.measure(shown, own, system.stage.along(1.0), DRAWS)
         losses.append([gains.camera, gains.null, gains.frozen])
     mean = Gains(*torch.tensor(losses).mean(0).tolist())
     return {

@@ -1,4 +1,4 @@
-"""The student's part of a step: it learns to denoise the renders that the scene has just shown.
+"""A learner's part of a step: its student learns to denoise the renders that the scene has just shown.
 
 Its loss never meets the scene's: it sees detached renders, has its own optimizer, and comes after the scene's step.
 """
@@ -16,11 +16,14 @@ from torch import Tensor, nn
 from threedistill.conditions import Conditions
 from threedistill.priors.student import denoising_loss, drop_cameras
 from threedistill.prompts import PromptSet, role_of
-from threedistill.protocols import Prior, Student, TimestepPolicy
+from threedistill.protocols import Student, TimestepPolicy
 from threedistill.rng import Streams
 from threedistill.training.optim import Betas
 from threedistill.types import Cameras, Conditioning, NoiseLevel
 from threedistill.values import Count, Fraction, Within, settings
+
+#: The learner that ``student=`` chooses; its numbers have no name before them.
+MAIN = "student"
 
 
 @settings
@@ -102,36 +105,44 @@ class Gains:
         return self.null - self.camera
 
 
-class StudentStep(nn.Module):
-    """Trains a student and keeps account of what it has learned.
+class Learner(nn.Module):
+    """A network that learns beside the scene, and the account of what it has learned.
 
-    Registered are only the last measurements, so that a resumed run logs what the uninterrupted one logs.
+    Registered are the student and the last measurements, so that a resumed run logs what the uninterrupted one logs.
 
     Arguments:
+        name: by which queries ask it; its numbers and its randomness are its own.
+        model: who learns.
         training: how.
-        prompts: the student hears the base prompt, without view words.
-        asked: the rule's noise levels, used where the student has none of its own.
+        prompts: it hears the base prompt, without view words.
+        asked: the rule's noise levels, used where the training has none of its own.
     """
 
     measured: Tensor
 
-    def __init__(self, training: StudentTraining, prompts: PromptSet, asked: TimestepPolicy) -> None:
+    def __init__(
+        self, name: str, model: Student, training: StudentTraining, prompts: PromptSet, asked: TimestepPolicy
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.settings, self.prompts = training, prompts
+        self.name, self.model, self.settings, self.prompts = name, model, training, prompts
         self.learned_at = asked if training.timesteps is None else training.timesteps
         self.measured_at = self.learned_at if training.measured_at is None else training.measured_at
         self.register_buffer("measured", torch.zeros(3))
 
-    def optimizer(self, student: Student) -> torch.optim.Optimizer:
+    @staticmethod
+    def stream(name: str) -> str:
+        """What a learner's random numbers are drawn under."""
+        return name if name == MAIN else f"{MAIN}/{name}"
+
+    def optimizer(self) -> torch.optim.Optimizer:
         """AdamW over everything the student learns."""
         s = self.settings
         return torch.optim.AdamW(
-            list(student.parameters()), lr=s.lr, betas=s.betas, weight_decay=s.weight_decay, foreach=True
+            list(self.model.parameters()), lr=s.lr, betas=s.betas, weight_decay=s.weight_decay, foreach=True
         )
 
     def forward(
         self,
-        student: Student,
         optimizer: torch.optim.Optimizer,
         shown: Shown,
         rng: Streams,
@@ -141,23 +152,23 @@ class StudentStep(nn.Module):
         """Measure every now and then, then learn from what is shown; numbers for the log.
 
         Arguments:
-            student, optimizer: who learns.
+            optimizer: of :meth:`optimizer`.
             shown: this step's renders; measured on before they are learned from.
             rng: the iteration's streams.
             progress: fraction of the stage that is done.
             backward: the trainer's backward pass.
         """
-        s = self.settings
-        rng = rng.branched("student")
+        s, student = self.settings, self.model
+        rng = rng.branched(self.stream(self.name))
         if rng.iteration % s.measure_every == 0:
-            gains = self.measure(student, shown, rng.branched("measure"), progress)
+            gains = self.measure(shown, rng.branched("measure"), progress)
             self.measured.copy_(torch.tensor([gains.camera, gains.null, gains.frozen]))
         conditioning = student.conditioning(shown.told(student, self.prompts))
         loss_sum = 0.0
         for step in range(s.steps):
             own = rng.branched(str(step))
             dropped = own.uniform_per_view("camera dropout", len(shown.x0)) < s.camera_dropout
-            loss = self._loss(student, shown, drop_cameras(conditioning, dropped), own, progress)
+            loss = self._loss(shown, drop_cameras(conditioning, dropped), own, progress)
             for group in optimizer.param_groups:
                 group["lr"] = s.rate(rng.iteration * s.steps + step)
             optimizer.zero_grad(set_to_none=True)
@@ -170,41 +181,41 @@ class StudentStep(nn.Module):
             loss_sum += float(loss.detach().mean())
         optimizer.zero_grad(set_to_none=True)
         last = Gains(*self.measured.tolist())
+        own_name = "" if self.name == MAIN else f"{self.name}_"
         return {
-            "student_loss": loss_sum / s.steps,
-            "student_gain": last.student_gain,
-            "camera_gain": last.camera_gain,
+            f"{own_name}student_loss": loss_sum / s.steps,
+            f"{own_name}student_gain": last.student_gain,
+            f"{own_name}camera_gain": last.camera_gain,
         }
 
     def _loss(
-        self, student: Student, shown: Shown, conditioning: Conditioning, rng: Streams, progress: float
+        self, shown: Shown, conditioning: Conditioning, rng: Streams, progress: float
     ) -> Float[Tensor, "B"]:
-        level, noise, x_t = self._noised(self.learned_at, student, shown, rng, progress)
-        return denoising_loss(student.answer(x_t, level, conditioning), shown.x0, noise)
+        level, noise, x_t = self._noised(self.learned_at, shown, rng, progress)
+        return denoising_loss(self.model.answer(x_t, level, conditioning), shown.x0, noise)
 
     def _noised(
-        self, levels: TimestepPolicy, student: Prior, shown: Shown, rng: Streams, progress: float
+        self, levels: TimestepPolicy, shown: Shown, rng: Streams, progress: float
     ) -> tuple[NoiseLevel, Tensor, Tensor]:
-        x0 = shown.x0
+        x0, student = shown.x0, self.model
         level = levels.sample(student.path, progress, rng, len(x0), student.view_group).to(x0.device)
         noise = rng.normal_per_view("noise", len(x0), *x0.shape[1:]).to(x0)
         return level, noise, level.add_noise(x0, noise)
 
     @torch.no_grad()
-    def measure(self, student: Student, shown: Shown, rng: Streams, progress: float, draws: int = 4) -> Gains:
+    def measure(self, shown: Shown, rng: Streams, progress: float, draws: int = 4) -> Gains:
         """Losses of student, camera-less student and untrained student on the same noisy renders.
 
         Arguments:
             draws: noisy versions of every render; averaged.
         """
+        student = self.model
         facts = shown.told(student, self.prompts)
         told, untold = student.conditioning(facts), student.conditioning(facts.without("camera"))
         frozen = student.frozen
         sums = torch.zeros(3)
         for draw in range(draws):
-            level, noise, x_t = self._noised(
-                self.measured_at, student, shown, rng.branched(str(draw)), progress
-            )
+            level, noise, x_t = self._noised(self.measured_at, shown, rng.branched(str(draw)), progress)
             answers = (
                 student.predict(x_t, level, told),
                 student.predict(x_t, level, untold),

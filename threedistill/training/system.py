@@ -1,4 +1,4 @@
-"""The Lightning system: one representation, one frozen prior and one guidance rule meet in a training step.
+"""The Lightning system: scenes, a frozen prior, other networks and a guidance rule meet in a training step.
 
 They meet in data. The system renders, encodes, asks the networks, applies the rule and steps the scene optimizer; it
 knows nothing about any particular representation, prior or rule.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from threedistill.cameras import CameraSampler
-from threedistill.conditions import Conditions
+from threedistill.conditions import Conditions, ReferenceImage
 from threedistill.guidance.regularizers import Regularizers
 from threedistill.guidance.rules import wished_x0
 from threedistill.guidance.surrogate import Surrogate
@@ -26,11 +27,9 @@ from threedistill.guidance.weighting import Weighting, apply
 from threedistill.prompts import PromptSet
 from threedistill.protocols import (
     GuidanceRule,
-    PictureSource,
     Prior,
     RenderContext,
     Representation,
-    Student,
     TimestepPolicy,
 )
 from threedistill.representations.background import BackgroundSampler
@@ -39,7 +38,8 @@ from threedistill.schedule import Schedule, value_at
 from threedistill.training.data import Iterations
 from threedistill.training.optim import Adam, apply_refinement
 from threedistill.training.rule_setup import is_edit, render_unedited
-from threedistill.training.student_step import Shown, StudentStep, StudentTraining
+from threedistill.training.scenes import Scenes
+from threedistill.training.student_step import Learner, Shown
 from threedistill.training.watchdog import Vital, Watchdog
 from threedistill.types import Cameras, Condition, Mesh, Rendering, Shading, Splats
 from threedistill.values import Rising, Within, settings
@@ -95,27 +95,27 @@ class Guidance:
 
 
 class ScoreDistillation(pl.LightningModule):
-    """Optimise a representation under a frozen prior with a guidance rule.
+    """Optimise scenes under a frozen prior with a guidance rule.
 
     One step ascends ``E[log p]`` along ``d = w(t) g``: ``loss = <stop_grad(d), E(g(theta))> / B + regularisers``.
 
     Arguments:
-        representation: what is optimised (registered; in the checkpoint).
+        scenes: what is optimised (registered; in the checkpoint): one representation, or particles that take turns.
         prior: the teacher (never registered, never in the checkpoint).
         guidance: rule, noise levels, weights.
         prompts: the wordings of the prompt.
         stage: how long, how large, how shaded.
         streams: the random streams of this stage.
         max_rows: largest batch a network is given at once; None = all rows.
-        student: the score of the renders, for the rules that ask for it (registered; it holds its adapter only).
-        student_training: how it learns; needed with a student.
-        baseline: a second frozen model, for the rules that compare with one.
+        networks: further frozen networks by the names under which rules ask them.
+        learners: networks that learn from the renders, likewise (registered; they hold what they learn only).
+        images: the reference pictures that networks are shown, where they want them.
     """
 
     def __init__(
         self,
         *,
-        representation: Representation,
+        scenes: Sequence[Representation],
         prior: Prior,
         guidance: Guidance,
         prompts: PromptSet,
@@ -127,26 +127,23 @@ class ScoreDistillation(pl.LightningModule):
         watchdog: Watchdog,
         streams: Streams,
         max_rows: int | None = None,
-        student: Student | None = None,
-        student_training: StudentTraining | None = None,
-        baseline: Prior | None = None,
+        networks: Mapping[str, Prior] | None = None,
+        learners: Mapping[str, Learner] | None = None,
+        images: tuple[ReferenceImage, ...] = (),
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.representation = representation
+        self.scenes = Scenes(scenes)
         self.regularizers = regularizers
+        self.learners: dict[str, Learner] = dict(learners or {})
+        for name, learner in self.learners.items():
+            self.add_module(f"learner/{name}", learner)
         # A plain dictionary keeps the frozen networks out of module registration.
-        self.networks: dict[str, Prior] = {"teacher": prior}
-        if baseline is not None:
-            self.networks["baseline"] = baseline
+        students = {name: learner.model for name, learner in self.learners.items()}
+        self.networks: dict[str, Prior] = {"teacher": prior, **(networks or {}), **students}
+        self.images = images
         #: What an edit starts from, where the run was given one.
         self.unedited: Mesh | Splats | None = None
-        self.student, self.student_step = student, None
-        if student is not None:
-            self.networks["student"] = student
-            self.student_step = StudentStep(
-                student_training or StudentTraining(), prompts, guidance.timesteps
-            )
         self.guidance, self.prompts, self.stage = guidance, prompts, stage
         self.sampler, self.background, self.optim = sampler, background, optim
         self.watchdog, self.streams, self.max_rows = watchdog, streams, max_rows
@@ -177,21 +174,16 @@ class ScoreDistillation(pl.LightningModule):
         return Iterations(int(self.iteration), self.stage.iterations).loader()
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """One optimizer over the representation's named groups, and the student's own."""
-        optimizers = [self.optim.build(self.representation.parameter_groups())]
-        if self.student is not None and self.student_step is not None:
-            optimizers.append(self.student_step.optimizer(self.student))
-        return optimizers
+        """One optimizer over the scenes' named groups, and the learners' own."""
+        scene = self.optim.build(self.scenes.parameter_groups())
+        return [scene, *(learner.optimizer() for learner in self.learners.values())]
 
     def training_step(self, index: int, _batch_index: int = 0) -> None:
-        """One iteration: render, ask, step; then the student learns from the same renders."""
+        """One iteration: render, ask, step; then the learners learn from the same renders."""
         started = time.perf_counter()
         progress = index / self.stage.iterations
         rng = self.streams.at(index)
-        cameras, background = self._views(progress, rng)
-        context = RenderContext(progress, background, rng, self.stage.shading, normals="normal" in self.wants)
-        out = self.representation.render(cameras, context)
-        facts = Conditions(cameras=cameras, background=background).showing(out, self.wants)
+        facts, out, turn = self.look(progress, rng)
         x0 = self.prior.space.encode(out.rgb)
         rendered = time.perf_counter()
 
@@ -205,9 +197,9 @@ class ScoreDistillation(pl.LightningModule):
         optimizer.zero_grad(set_to_none=True)
         self.manual_backward(loss_guidance + loss_regular)
         optimizer.step()
-        refinement = self.representation.after_step(index, progress, rng)
+        refinement = self.scenes.after_step(turn, progress, rng)
         if refinement is not None:
-            apply_refinement(optimizer, self.representation, refinement)
+            apply_refinement(optimizer, self.scenes[turn], refinement)
         updated = time.perf_counter()
         shown = Shown(x0.detach(), facts)
         learned = self._teach(shown, others, progress, rng)
@@ -236,14 +228,22 @@ class ScoreDistillation(pl.LightningModule):
     def _teach(
         self, shown: Shown, optimizers: list[torch.optim.Optimizer], progress: float, rng: Streams
     ) -> dict[str, float]:
-        """The student's steps, if there is one."""
-        if self.student is None or self.student_step is None:
-            return {}
-        started = time.perf_counter()
-        numbers = self.student_step(
-            self.student, optimizers[0], shown, rng, self.stage.along(progress), self.manual_backward
-        )
-        return {**numbers, "seconds_student": time.perf_counter() - started}
+        """The learners' steps; their numbers."""
+        numbers: dict[str, float] = {}
+        for (name, learner), optimizer in zip(self.learners.items(), optimizers, strict=True):
+            started = time.perf_counter()
+            numbers |= learner(optimizer, shown, rng, self.stage.along(progress), self.manual_backward)
+            numbers[f"seconds_{name}"] = time.perf_counter() - started
+        return numbers
+
+    def look(self, progress: float, rng: Streams) -> tuple[Conditions, Rendering, int]:
+        """What the views of an iteration show: the facts for the networks, the rendering, and whose scene it is."""
+        cameras, background = self._views(progress, rng)
+        turn = self.scenes.turn(rng)
+        context = RenderContext(progress, background, rng, self.stage.shading, normals="normal" in self.wants)
+        out = self.scenes[turn].render(cameras, context)
+        facts = Conditions(cameras=cameras, background=background, images=self.images)
+        return facts.showing(out, self.wants), out, turn
 
     def _views(self, progress: float, rng: Streams) -> tuple[Cameras, Tensor]:
         group = self.prior.view_group
@@ -261,7 +261,7 @@ class ScoreDistillation(pl.LightningModule):
         noise = draw_noise(guidance.rule, rng, views, prior.space.shape).to(x0)
         situation = Situation(
             self.networks, self.prompts.drawn(rng, views), facts, x0.detach(), level, noise, self.max_rows,
-            self._unedited(facts),
+            self._unedited(facts, rng),
         )  # fmt: skip
         evidence = collect(guidance.rule, situation, progress)
         g = guidance.rule(evidence, progress).to(x0)
@@ -271,7 +271,7 @@ class ScoreDistillation(pl.LightningModule):
         direction, nonfinite = guidance.surrogate.guard(weighted, progress)
         return direction, float(level.index.mean()), nonfinite
 
-    def _unedited(self, facts: Conditions) -> Tensor | None:
+    def _unedited(self, facts: Conditions, rng: Streams) -> Tensor | None:
         """The encoded renders of the scene before its edit, for rules that ask for them."""
         if not is_edit(self.guidance.rule):
             return None
@@ -280,8 +280,8 @@ class ScoreDistillation(pl.LightningModule):
         if self.unedited is not None:
             rgb = render_unedited(self.unedited, cameras, background)
         else:
-            assert isinstance(self.representation, PictureSource)  # the check saw to it
-            rgb = self.representation.unedited(cameras)
+            rgb = self.scenes[self.scenes.turn(rng)].unedited(cameras)
+            assert rgb is not None  # the check saw to it
         return self.prior.space.encode(rgb)
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from threedistill.exports.meshes.surface import vertex_normals
+from threedistill.protocols import Surface
 from threedistill.types import Mesh
 
 __all__ = ["MeshField", "NearestSurface", "normals_of"]
@@ -107,7 +108,7 @@ def _closest(point: Float[Tensor, "*#n 3"], corners: Float[Tensor, "*n 3 3"]) ->
     return torch.stack([1 - v - w, v, w], -1)
 
 
-class MeshField:
+class MeshField(Surface):
     """A mesh that answers as a representation does at export: its own surface, and its material near it.
 
     This is how a mesh gets fewer faces, another texture size or a normal map of its former self.

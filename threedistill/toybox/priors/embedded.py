@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from threedistill.priors.embedding_cache import Embedding, EmbeddingCache, stack
 from threedistill.priors.loading import quiet
 from threedistill.priors.schedulers import scheduler_path
 from threedistill.priors.space import FoldedPixelSpace, resize, to_signed
+from threedistill.protocols import NetworkPrior
 from threedistill.resources import assets_dir, weights_hash
 from threedistill.types import Cameras, Condition, Conditioning, NoiseLevel, Prediction, PredictionKind
 
@@ -67,7 +68,7 @@ def named_cameras(
     return camera_vectors(replace(cameras, azimuth=azimuth), len(texts)) * told[:, None]
 
 
-class ToyboxPrior:
+class ToyboxPrior(NetworkPrior):
     """The embedded prior: small pictures folded by 4 x 4 pixels (size and networks are the weights'), x0-prediction.
 
     It is told the camera and the background colour; weights that can be shown pictures also take reference views and,
@@ -88,9 +89,8 @@ class ToyboxPrior:
     """
 
     name = "toybox"
-    view_group = 1
     licence = "Apache-2.0"
-    wants: frozenset[Condition] = frozenset({"text", "camera", "background"})
+    wants: frozenset[Condition] = frozenset({"text", "camera", "background", "image", "normal"})
 
     def __init__(
         self,
@@ -112,6 +112,7 @@ class ToyboxPrior:
         )
         # Stored as float16; computed in float32, which a CPU does faster.
         self.pipeline: Any = ToyboxPipeline.load(Path(folder).expanduser() if folder else None, torch.float32)
+        self.network = self.pipeline.network
         self.camera = camera or "none"
         told: dict[Condition, bool] = {
             "text": True,
@@ -134,7 +135,7 @@ class ToyboxPrior:
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
 
-    def to(self, device: torch.device | str) -> ToyboxPrior:
+    def to(self, device: torch.device | str) -> Self:
         """Moves the networks to ``device``."""
         self.device = torch.device(device)
         for network in self.pipeline.networks:
@@ -192,18 +193,6 @@ class ToyboxPrior:
         covered = normal.any(-1, keepdim=True).to(normal) if opacity is None else opacity
         shown = torch.cat([(normal + 1) / 2 * covered, covered], -1).permute(0, 3, 1, 2)
         return fold(resize(shown, self.pipeline.size).to(self.device))
-
-    @property
-    def network(self) -> Any:
-        """The UNet or the transformer."""
-        return self.pipeline.network
-
-    @torch.no_grad()
-    def predict(
-        self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
-    ) -> Prediction:
-        """The network's answer, in float32."""
-        return self.ask(self.network, x_t, level, conditioning)
 
     def ask(
         self, network: Any, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning

@@ -7,7 +7,7 @@ prior: what the oracle cannot teach, no prior can.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Self
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from threedistill.priors.analytic import gaussian_eps
 from threedistill.priors.noise_path import DiscretePath
 from threedistill.priors.space import PixelSpace
 from threedistill.prompts import without_view
+from threedistill.protocols import Prior
 from threedistill.types import Cameras, Condition, Conditioning, Mesh, NoiseLevel, Shading
 from threedistill.values import Within, checked
 
@@ -37,7 +38,7 @@ def ground_truth(prompt: str) -> Mesh:
     return build(parse(prompt).scene, None)
 
 
-class OraclePrior:
+class OraclePrior(Prior):
     """``p(x0 | prompt, camera, background) = N(true picture, std^2)``, broad and grey for the empty prompt.
 
     Arguments:
@@ -49,7 +50,7 @@ class OraclePrior:
     """
 
     name = "oracle"
-    view_group = 1
+    space: PixelSpace
     licence = "Apache-2.0"
     wants: frozenset[Condition] = frozenset({"text", "camera", "background"})
 
@@ -69,7 +70,7 @@ class OraclePrior:
         self.kind: PredictionKind = kind
         self.device = torch.device("cpu")
 
-    def to(self, device: torch.device | str) -> OraclePrior:
+    def to(self, device: torch.device | str) -> Self:
         """Answers from ``device`` from now on."""
         self.device = torch.device(device)
         return self

@@ -29,6 +29,7 @@ from threedistill.conditions import Conditions
 from threedistill.prediction import Prediction, PredictionKind
 from threedistill.priors.noise_path import DiscretePath
 from threedistill.priors.space import PixelSpace
+from threedistill.protocols import Prior
 from threedistill.toybox.grammar import Scene, parse
 from threedistill.types import Cameras, Condition, Conditioning, Mesh, NoiseLevel, Shading
 from threedistill.values import NonNegative, Within, checked
@@ -39,7 +40,7 @@ WEB_VIEWS: dict[ViewName, float] = {"front": 0.75, "side": 0.12, "back": 0.04, "
 NAMED_AZIMUTHS: dict[ViewName, float] = {"front": 0.0, "back": math.pi}
 
 
-class WorldPrior:
+class WorldPrior(Prior):
     """The Toybox world as a teacher: a Gaussian-smoothed mixture of its own pictures.
 
     Arguments:

@@ -12,13 +12,13 @@ from torch import nn
 from threedistill.cameras import orbit
 from threedistill.pipeline import generate
 from threedistill.protocols import RenderContext, Representation
-from threedistill.representations.particles import ParticleBank, members
 from threedistill.rng import Streams
 from threedistill.training.optim import Adam, apply_refinement
+from threedistill.training.scenes import Scenes
 from threedistill.types import Refinement, Rendering
 
 
-class Dot(nn.Module):
+class Dot(Representation):
     """One number that is rendered as a grey picture; every third of its own steps it doubles its rows."""
 
     def __init__(self, value: float) -> None:
@@ -47,53 +47,54 @@ class Dot(nn.Module):
         raise NotImplementedError
 
 
-def run(bank: ParticleBank, iterations: int) -> tuple[list[int], torch.optim.Optimizer]:
-    optimizer = Adam(lr={"shade": 0.1}).build(bank.parameter_groups())
+def run(scenes: Scenes, iterations: int) -> tuple[list[int], torch.optim.Optimizer]:
+    optimizer = Adam(lr={"shade": 0.1}).build(scenes.parameter_groups())
     turns = []
     for index in range(iterations):
         rng = Streams(3, iteration=index)
-        turns.append(bank.pick(rng))
-        out = bank.render(orbit(2, size=2), RenderContext(progress=0.0, background=torch.ones(2, 3), rng=rng))
+        turns.append(scenes.turn(rng))
+        scene = scenes[turns[-1]]
+        out = scene.render(
+            orbit(2, size=2), RenderContext(progress=0.0, background=torch.ones(2, 3), rng=rng)
+        )
         optimizer.zero_grad(set_to_none=True)
         out.rgb.sum().backward()
-        assert [p.grad is not None for p in bank.parameters()] == [
-            i == turns[-1] for i in range(len(bank.particles))
+        assert [p.grad is not None for p in scenes.parameters()] == [
+            i == turns[-1] for i in range(len(scenes))
         ]
         optimizer.step()
-        refinement = bank.after_step(index, 0.0, rng)
+        refinement = scenes.after_step(turns[-1], 0.0, rng)
         if refinement is not None:
-            apply_refinement(optimizer, bank, refinement)
+            apply_refinement(optimizer, scene, refinement)
     return turns, optimizer
 
 
 def test_each_particle_moves_as_if_it_were_alone():
-    bank = ParticleBank([Dot(0.1), Dot(0.5), Dot(0.9)])
-    assert isinstance(bank, Representation)
-    turns, optimizer = run(bank, 20)
+    scenes = Scenes([Dot(0.1), Dot(0.5), Dot(0.9)])
+    turns, optimizer = run(scenes, 20)
     assert set(turns) == {0, 1, 2}
-    for index in range(3):
+    for index, dot in enumerate(scenes):
         steps = turns.count(index)
-        dot = bank.particles[index]
         assert dot.seen == list(range(steps)), "it counts its own steps"
         alone = Dot((0.1, 0.5, 0.9)[index])
-        single = ParticleBank([alone])
-        run(single, steps)
+        assert set(run(Scenes([alone]), steps)[0]) == {0}
         assert torch.equal(alone.shade, dot.shade)
         assert len(dot.shade) == (2 if steps > 2 else 1)
         assert int(optimizer.state[dot.shade]["step"]) == steps
-    assert bank.steps.tolist() == [turns.count(i) for i in range(3)]
+    assert scenes.steps.tolist() == [turns.count(i) for i in range(3)]
 
 
-def test_previews_show_the_first_and_groups_share_their_rates():
-    bank = ParticleBank([Dot(0.1), Dot(0.5)])
-    out = bank.render(orbit(1, size=2), RenderContext(progress=0.0, background=torch.ones(1, 3)))
-    assert float(out.rgb.detach().mean()) == pytest.approx(0.1)
-    groups = bank.parameter_groups()
+def test_scenes_answer_for_nobody_and_their_groups_share_rates():
+    scenes = Scenes([Dot(0.1), Dot(0.5)])
+    assert not isinstance(scenes, Representation)
+    groups = scenes.parameter_groups()
     assert list(groups) == ["particle-0/shade", "particle-1/shade"]
+    assert list(Scenes([Dot(0.1)]).parameter_groups()) == ["shade"]
     assert [row["lr"] for row in Adam(lr={"shade": 0.2}).build(groups).param_groups] == [0.2, 0.2]
     with pytest.raises(ValueError, match="no rate for the parameter group 'shade'"):
         Adam(lr={"table": 0.2}).build(groups)
-    assert members(bank) == list(bank.particles) and len(members(Dot(0.0))) == 1
+    with pytest.raises(ValueError, match="at least one scene"):
+        Scenes([])
 
 
 def test_a_run_writes_every_particle_and_keeps_the_judges_best(tmp_path: Path):

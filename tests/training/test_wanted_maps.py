@@ -1,0 +1,66 @@
+"""Normals are rendered when a network wants them, for nobody else; of what a view shows it is told what it names."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.training.test_student import TINY
+from threedistill.config import compose
+from threedistill.priors.analytic import DiscPrior
+from threedistill.render import splat as splats
+from threedistill.render import surface
+from threedistill.representations import hashgrid
+from threedistill.training.assemble import build_prior, build_stages
+from threedistill.training.planning import build_plan
+
+#: Representation -> where its normals are computed, what it is made with.
+MADE = {
+    "hashgrid": (hashgrid, "field_normals", [word for word in TINY if not word.startswith("student=")]),
+    # Holes open where the surface yields, which takes normals too.
+    "dmtet": (surface, "vertex_normals", ["representation.model.resolution=8", "representation.model.yielding=0"]),
+    "gaussians": (splats, "depth_normals", ["representation.model.count=40", "representation.model.normals=depth"]),
+}  # fmt: skip
+SMALL = ["budget.iterations=4", "budget.views=2", "budget.resolution=16", "prior.model.size=16"]
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_normals_are_rendered_only_when_a_network_wants_them(name, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, function, settings = MADE[name]
+    calls, told = [], []
+    real, answer = getattr(place, function), DiscPrior.conditioning
+
+    def counted(*args, **more):
+        calls.append(function)
+        return real(*args, **more)
+
+    def recorded(self, conditions):
+        told.append(conditions.given)
+        return answer(self, conditions)
+
+    monkeypatch.setattr(place, function, counted)
+    monkeypatch.setattr(DiscPrior, "conditioning", recorded)
+
+    def steps(*wants: str) -> list[torch.Tensor]:
+        monkeypatch.setattr(DiscPrior, "wants", frozenset({"text", "background", *wants}))
+        config = compose(
+            prompt="a red ball", prior="gaussian", representation=name, guidance="sds",
+            overrides=[*SMALL, *[s for s in settings if s not in SMALL]],
+        )  # fmt: skip
+        plan = build_plan(config)
+        system = build_stages(plan, build_prior(plan, torch.device("cpu")))[0]
+        optimizers = system.configure_optimizers()
+        system._optimizers = lambda: optimizers
+        system.manual_backward = lambda loss: loss.backward()
+        calls.clear()
+        told.clear()
+        for index in range(2):
+            system.training_step(index)
+        return [parameter.detach().clone() for parameter in system.scenes.parameters()]
+
+    plain = steps()
+    assert not calls and set(told) == {frozenset({"text", "background"})}
+    wanting = steps("normal", "depth", "opacity")
+    assert len(calls) == 2, "once per step"
+    assert all({"normal", "depth", "opacity"} <= given and "rgb" not in given for given in told)
+    assert all(torch.equal(a, b) for a, b in zip(plain, wanting, strict=True)), "what is told has no gradient"
