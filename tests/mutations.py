@@ -101,17 +101,17 @@ MUTATIONS = (
         "tests/evaluation/test_claims.py::test_the_interval_is_that_of_whole_prompts",
     ),
     Mutation(
-        "a prior's figures have the interval of single pictures", "evaluation/prior_figures.py",
+        "a prior's figures have the interval of single pictures", "toybox/evaluation/prior_figures.py",
         "bootstrap(numbers, groups=[p for p, _ in pairs])", "bootstrap(numbers)",
         "tests/toybox/test_judge.py::test_a_priors_figures_have_intervals_over_prompts",
     ),
     Mutation(
-        "a noise share's interval is that of single pictures", "sweeps/gradient_noise.py",
+        "a noise share's interval is that of single pictures", "toybox/bench/noise.py",
         "bootstrap([s[2] for s in samples], groups)", "bootstrap([s[2] for s in samples])",
         "tests/sweeps/test_bench.py::test_the_interval_of_a_noise_share_is_that_of_whole_prompts",
     ),
     Mutation(
-        "a difference of noise shares has the interval of single pictures", "sweeps/gradient_noise.py",
+        "a difference of noise shares has the interval of single pictures", "toybox/bench/noise.py",
         "bootstrap([mine[key] - theirs[key] for key in both], [key[0] for key in both])",
         "bootstrap([mine[key] - theirs[key] for key in both])",
         "tests/sweeps/test_bench.py::test_pairs_of_noise_shares_are_of_the_same_picture",
