@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from abc import abstractmethod
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from threedistill.conditions import Conditions, Wording, check_names
+from threedistill.conditions import Conditions, Role, Wording, check_names
 from threedistill.contracts import Contract, annotated
 from threedistill.rng import Streams
 from threedistill.types import (
@@ -233,6 +233,25 @@ class Prior(Contract, interface=True):
         self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
     ) -> Prediction:
         """The network's answer for noisy samples (no gradients are kept)."""
+
+    @classmethod
+    def check_text(cls, text: str, role: Role, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """Refuse a text that it has no words for, before weights are loaded; the words of it that change nothing.
+
+        Arguments:
+            text: what it would be told.
+            role: a prompt describes the object, a negative need not.
+            settings: its constructor's arguments, as they are configured.
+
+        Raises:
+            UsageError: an :class:`~threedistill.errors.UnknownWords` where only words are unknown.
+        """
+        return ()
+
+    @classmethod
+    def vocabulary(cls) -> dict[str, str]:
+        """Its words by topic, for ``threedistill list words``; none where it takes any."""
+        return {}
 
     def to(self, device: torch.device | str) -> Self:
         """Moves the networks to ``device``, in place, and returns the prior."""

@@ -1,39 +1,42 @@
 """Which words a run's prior knows, and that what it does not use is said."""
 
 import json
-from collections.abc import Collection
 
 import pytest
 
 from threedistill.commands.listing import choices
-from threedistill.config import compose
+from threedistill.config import compose, recipe
 from threedistill.errors import UsageError
-from threedistill.training.words import check_words, known_words
+from threedistill.training.plan import PriorPlan
+from threedistill.training.words import WrongPrompt, check_words
 
 
-def words(name: str, folder: str | None = None) -> Collection[str] | None:
-    """The words of a prior by its option."""
+def prior(name: str, **model: object) -> PriorPlan:
+    """The plan of a prior by its option."""
     config = compose(prompt="a red duck", prior=name)["prior"]
-    return known_words(config.get("vocabulary"), folder)
+    return PriorPlan(name, recipe({**config["model"], **model}, "prior.model"), needs_camera=False)
 
 
 def test_weights_know_their_own_tokenizers_words(tmp_path):
     """The words are those saved with the weights that the configuration names, not those of the world."""
-    assert "frog" in words("world") and "frog" in words("oracle")
-    assert "frog" not in words("toybox") and words("sd15") is None
+    for name in ("world", "oracle", "sd15"):
+        assert check_words("a red frog", prior(name)) == ()
+    with pytest.raises(WrongPrompt, match="does not know 'frog'") as told:
+        check_words("a red frog", prior("toybox"))
+    assert told.value.unknown is not None and list(told.value.unknown.words) == ["frog"]
     (tmp_path / "tokenizer").mkdir()
     vocabulary = {word: i for i, word in enumerate(["<pad>", "a", "red", "frog", "shiny"])}
     (tmp_path / "tokenizer" / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
-    own = words("toybox", str(tmp_path))
+    own = prior("toybox", folder=str(tmp_path))
     assert check_words("a shiny red frog", own) == () and check_words("a tall red frog", own) == ("tall",)
     with pytest.raises(UsageError, match="does not know 'duck'"):
         check_words("a red duck", own)
 
 
 def test_unused_words_are_named_and_open_vocabularies_have_none():
-    assert check_words("a big shiny red ball", words("toybox")) == ("big", "shiny")
-    assert check_words("a big shiny red ball", words("world")) == ("big",)
-    assert check_words("a marble bust of Ada, big and shiny", words("sd15")) == ()
+    assert check_words("a big shiny red ball", prior("toybox")) == ("big", "shiny")
+    assert check_words("a big shiny red ball", prior("world")) == ("big",)
+    assert check_words("a marble bust of Ada, big and shiny", prior("sd15")) == ()
 
 
 def test_the_list_of_words_is_what_the_shipped_weights_know():
@@ -41,7 +44,7 @@ def test_the_list_of_words_is_what_the_shipped_weights_know():
     assert "duck" in table["kinds"] and "frog" not in table["kinds"]
     assert {"frog", "wheels", "tall", "two"} <= set(table["only the world"].split(" (")[0].split(", "))
     assert "puppy" not in table["read as another word"] and "kitten = cat" in table["read as another word"]
-    known = words("toybox")
+    known = prior("toybox")
     for synonym in table["read as another word"].split(", "):
         word, meant = synonym.split(" = ")
         assert check_words(f"a red {word}" if meant in table["kinds"].split(", ") else "a duck", known) == ()

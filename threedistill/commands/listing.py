@@ -1,15 +1,19 @@
-"""``threedistill list``: what can be chosen, read from the configuration files without loading anything."""
+"""``threedistill list``: what can be chosen, read from the configuration files without loading any weights."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from threedistill.commands.arguments import Parser, unknown
 from threedistill.config.choices import options
 from threedistill.errors import UsageError
 from threedistill.exports.formats import formats
+
+if TYPE_CHECKING:
+    from threedistill.protocols import Prior
 
 #: What the user calls it -> the configuration group.
 _GROUPS = {
@@ -74,26 +78,11 @@ def _headline(file: Path) -> str:
 
 
 def _words() -> dict[str, str]:
-    """The vocabulary of the shipped weights, and what the world has beside it."""
-    from threedistill.toybox import lexicon
-    from threedistill.toybox.grammar import PART_WORDS, prior_words
+    """The vocabulary of the prior that is taken where none is chosen."""
+    from threedistill.config import checked_class, options, parse_yaml
+    from threedistill.training.naming import DEFAULTS
 
-    known = prior_words()
-    topics = {
-        "kinds": sorted(lexicon.KINDS), "colours": lexicon.COLORS, "patterns": lexicon.PATTERNS,
-        "accessories": lexicon.ACCESSORIES, "relations": lexicon.RELATIONS, "sizes": lexicon.SIZES,
-        "finishes": lexicon.FINISHES, "parts": PART_WORDS, "numbers": ("two",),
-    }  # fmt: skip
-    table, newer = {}, []
-    for topic, names in topics.items():
-        here = [n for n in names if all(word in known for word in n.split())]
-        newer += [n for n in names if n not in here]
-        if here:
-            table[topic] = ", ".join(here)
-    table["read as another word"] = ", ".join(
-        f"{word} = {meant}" for word, meant in lexicon.SYNONYMS.items()
-        if word != meant and all(part in known for part in meant.split())
-    )  # fmt: skip
-    if newer:
-        table["only the world"] = ", ".join(newer) + " (`toybox render`, prior=oracle)"
-    return table
+    file = options("prior")[DEFAULTS["prior"]].file
+    node = parse_yaml(file.read_text(encoding="utf-8"), f"{file} cannot be read as YAML")["model"]
+    prior: type[Prior] = checked_class(node, "prior.model")
+    return prior.vocabulary()

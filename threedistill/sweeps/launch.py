@@ -7,16 +7,19 @@ import importlib.util
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from threedistill.config import compose
 from threedistill.errors import UsageError, nearest
 from threedistill.sweeps.job import finished, looked_at, read_json, read_record, run_job
 from threedistill.sweeps.plan import Cell, Plan, Setting
 from threedistill.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from threedistill.training.plan import PriorPlan
 
 #: Launcher -> (module that brings it, package, extra); None for the one that Hydra brings itself.
 LAUNCHERS: dict[str, tuple[str, str, str] | None] = {
@@ -97,14 +100,14 @@ def check_runs(runs: Sequence[Cell], *, skip_impossible: bool = False) -> Checke
     for cell in runs:
         settings.setdefault(cell.setting.name, (cell.setting, []))[1].append(cell.prompt)
     for name, (setting, prompts) in settings.items():
-        known: Collection[str] | None = None
+        prior: PriorPlan | None = None
         for prompt in dict.fromkeys(prompts):
             try:
-                if name in composed:
-                    check_words(prompt, known)
+                if prior is not None:
+                    check_words(prompt, prior)
                 else:  # the first prompt with nothing wrong shows what is wrong with the setting
                     config = _compose(setting, prompt)
-                    known = build_plan(config).prior.words
+                    prior = build_plan(config).prior
                     composed[name] = config
             except WrongPrompt as error:
                 wrong[name, prompt] = error

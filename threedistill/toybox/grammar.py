@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from threedistill.cameras import ViewName
-from threedistill.errors import UsageError, nearest
+from threedistill.errors import UnknownWords, UsageError, nearest
 from threedistill.messages import shown
 from threedistill.resources import assets_dir
 from threedistill.toybox.lexicon import (
@@ -261,24 +261,6 @@ def _knows(token: str, known: Collection[str]) -> bool:
     return all(word in known for word in token.split("_"))
 
 
-class UnknownWords(UsageError):
-    """Words that a prior's vocabulary has not.
-
-    Attributes:
-        words: each as it was written, and the known ones nearest to it.
-    """
-
-    def __init__(self, where: str, words: dict[str, list[str]]) -> None:
-        self.words = words
-        close = dict.fromkeys(alike for found in words.values() for alike in found)
-        hint = f"nearest known: {', '.join(close)}; " if close else ""
-        super().__init__(
-            f"{where}: the toybox prior does not know {_listed(list(words))} "
-            f"({hint}all words: `threedistill list words`); "
-            "use its vocabulary, or an open-vocabulary prior such as prior=sd15 or prior=sd21"
-        )
-
-
 def _unknown(found: list[str], prompt: str, known: Collection[str]) -> UnknownWords:
     names = [k for k in KINDS if _knows(k.replace(" ", "_"), known)]
     pool = [*names, *COLORS, *PATTERNS, *ACCESSORIES, *(w for w in (*PART_WORDS, *SIZES) if w in known)]
@@ -287,7 +269,8 @@ def _unknown(found: list[str], prompt: str, known: Collection[str]) -> UnknownWo
         word = token.replace("_", " ")
         meant = [w for w in MEANINGS.get(word, ()) if w in pool]
         close[_as_written(token, prompt)] = meant or ([] if word in words() else nearest(word, pool))
-    return UnknownWords(f"prompt {shown(prompt)}", close)
+    advice = "use its vocabulary, or an open-vocabulary prior such as prior=sd15 or prior=sd21"
+    return UnknownWords(f"prompt {shown(prompt)}", "the toybox prior", close, advice)
 
 
 def _as_written(token: str, prompt: str) -> str:
@@ -295,12 +278,6 @@ def _as_written(token: str, prompt: str) -> str:
     written = re.sub(r"[^a-z0-9 ]+", " ", prompt.lower()).split()
     meant = [word for word in written if word != token and _tokens(word) == [token]]
     return meant[0] if meant and token not in written else token.replace("_", " ")
-
-
-def _listed(said: list[str], most: int = 12) -> str:
-    """The words themselves, and how many more there are."""
-    more = f" and {len(said) - most} more" if len(said) > most else ""
-    return ", ".join(map(shown, said[:most])) + more
 
 
 def parse(prompt: str, known: Collection[str] | None = None) -> ParsedPrompt:

@@ -6,10 +6,11 @@ the plan or a part of it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from threedistill.cameras import CameraSampler
+from threedistill.conditions import Role
 from threedistill.config import Recipe
 from threedistill.exports.settings import ExportSettings
 from threedistill.guidance.regularizers import Regularizers
@@ -56,13 +57,15 @@ class PriorPlan:
         name: its option.
         model: how to load it.
         needs_camera: it has no answer to questions without one.
-        words: the words that it knows; None = any.
     """
 
     name: str
     model: Recipe[Prior]
     needs_camera: bool
-    words: Collection[str] | None
+
+    def check_text(self, text: str, role: Role = "prompt") -> tuple[str, ...]:
+        """Refuse a text that the prior has no words for (UsageError), unloaded; the words that change nothing."""
+        return self.model.cls.check_text(text, role, self.model.node)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from threedistill.training.plan import (
 from threedistill.training.refusals import check_plan
 from threedistill.training.student_step import MAIN
 from threedistill.training.system import Guidance, Stage
-from threedistill.training.words import check_words, known_words
+from threedistill.training.words import check_words
 
 __all__ = ["asset_plan", "build_plan"]
 
@@ -61,7 +61,6 @@ def build_plan(config: Config) -> RunPlan:
     prior = PriorPlan(
         config["prior"]["name"], recipe(config["prior"]["model"], "prior.model", plugins),
         bool(config["prior"].get("needs_camera")),
-        known_words(config["prior"].get("vocabulary"), config["prior"]["model"].get("folder")),
     )  # fmt: skip
     stages = tuple(_stage(config, index) for index in range(len(config["stages"])))
     plan = RunPlan(
@@ -69,7 +68,7 @@ def build_plan(config: Config) -> RunPlan:
         bool(config["init"]), tuple(_picture(node) for node in config["images"]), tuple(plugins),
     )  # fmt: skip
     check_plan(plan)
-    return replace(plan, ignored=check_words(config["prompt"], prior.words))
+    return replace(plan, ignored=check_words(config["prompt"], prior))
 
 
 def asset_plan(config: Config, settings: Sequence[tuple[str, Any]] = ()) -> AssetPlan:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from threedistill.cameras import orbit
 from threedistill.errors import UsageError, nearest
 from threedistill.guidance.regularizers import TERMS
 from threedistill.messages import shown
-from threedistill.prompts import PromptSet
+from threedistill.prompts import PromptSet, role_of
 from threedistill.protocols import Prior
 from threedistill.training.plan import PriorPlan, RunPlan, StagePlan
 from threedistill.training.rule_setup import is_edit, questions
@@ -96,11 +97,6 @@ def _check_rule(plan: RunPlan, stage: StagePlan) -> None:
 
 def _check_words(prompts: PromptSet, prior: PriorPlan, kinds: set[TextKind]) -> None:
     """Refuse words beside the prompt that a prior with a closed vocabulary does not know."""
-    if prior.words is None:
-        return
-    from threedistill.cameras import orbit
-    from threedistill.toybox.priors.embedded import wording
-
     settings: dict[TextKind, str] = {
         "source": "prompts.source", "category": "prompts.category", "inverse": "prompts.inverse",
         "negative": "--negative",
@@ -109,7 +105,7 @@ def _check_words(prompts: PromptSet, prior: PriorPlan, kinds: set[TextKind]) -> 
     for kind, setting in settings.items():
         if kind in kinds or given.get(kind):
             try:
-                wording(prompts.texts(kind, orbit(1))[0], prior.words)
+                prior.check_text(prompts.texts(kind, orbit(1))[0], role_of(kind))
             except UsageError as error:
                 raise UsageError(f"{setting}: {error}") from None
 

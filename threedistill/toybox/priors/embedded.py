@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threedistill.conditions import Conditions, ReferenceImage, Wording
+from threedistill.conditions import Conditions, ReferenceImage, Role, Wording
 from threedistill.errors import UsageError
 from threedistill.priors.embedding_cache import Embedding, EmbeddingCache, stack
 from threedistill.priors.loading import quiet
@@ -20,33 +20,12 @@ from threedistill.priors.schedulers import scheduler_path
 from threedistill.priors.space import FoldedPixelSpace, resize, to_signed
 from threedistill.protocols import NetworkPrior
 from threedistill.resources import assets_dir, weights_hash
+from threedistill.toybox.grammar import prior_words
+from threedistill.toybox.priors.texts import check_text, vocabulary, wording
 from threedistill.types import Cameras, Condition, Conditioning, NoiseLevel, Prediction, PredictionKind
 
 #: Where the views that a word places exactly are, radians.
 NAMED_AZIMUTHS = {"front": 0.0, "back": math.pi}
-
-
-def wording(text: str, known: Collection[str] | None = None) -> str:
-    """A prompt in the words that the prior was trained on, its view and style words kept; "" stays "".
-
-    Arguments:
-        text: the prompt.
-        known: the words that its weights know; None = those of the shipped ones.
-
-    Raises:
-        UsageError: words outside the Toybox vocabulary.
-    """
-    from threedistill.toybox.grammar import parse, prior_words
-    from threedistill.toybox.lexicon import DEGRADED_WORDS
-
-    if not text.strip():
-        return ""
-    tokens = text.lower().replace(",", " ").replace(".", " ").split()
-    known = prior_words() if known is None else known
-    if any(t in DEGRADED_WORDS for t in tokens) and all(t in known for t in tokens):
-        return " ".join(tokens)  # a negative such as "blurry, broken", which describes no thing to build
-    parsed = parse(text, known)
-    return parsed.normalised + (f", {parsed.view} view" if parsed.view else "")
 
 
 def named_cameras(
@@ -134,6 +113,17 @@ class ToyboxPrior(NetworkPrior):
         self.device = torch.device("cpu")
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
+
+    @classmethod
+    def check_text(cls, text: str, role: Role, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """Refuses words that the weights in ``folder`` were not trained on."""
+        folder = settings.get("folder")
+        return check_text(text, role, prior_words(Path(folder).expanduser() if folder else None))
+
+    @classmethod
+    def vocabulary(cls) -> dict[str, str]:
+        """The words of the shipped weights."""
+        return vocabulary()
 
     def to(self, device: torch.device | str) -> Self:
         """Moves the networks to ``device``."""

@@ -6,14 +6,15 @@ prior: what the oracle cannot teach, no prior can.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threedistill.conditions import Conditions
+from threedistill.conditions import Conditions, Role
 from threedistill.errors import UsageError
 from threedistill.prediction import Prediction, PredictionKind
 from threedistill.priors.analytic import gaussian_eps
@@ -21,6 +22,8 @@ from threedistill.priors.noise_path import DiscretePath
 from threedistill.priors.space import PixelSpace
 from threedistill.prompts import without_view
 from threedistill.protocols import Prior
+from threedistill.toybox.grammar import words
+from threedistill.toybox.priors.texts import check_text
 from threedistill.types import Cameras, Condition, Conditioning, Mesh, NoiseLevel, Shading
 from threedistill.values import Within, checked
 
@@ -69,6 +72,11 @@ class OraclePrior(Prior):
         self.shading: Shading = shading
         self.kind: PredictionKind = kind
         self.device = torch.device("cpu")
+
+    @classmethod
+    def check_text(cls, text: str, role: Role, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """Refuses words that the world does not have."""
+        return check_text(text, role, words())
 
     def to(self, device: torch.device | str) -> Self:
         """Answers from ``device`` from now on."""

@@ -15,22 +15,23 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.cameras import DISTANCE_RANGE, ELEVATION_RANGE, FOV_RANGE, ViewName, place, view_name
-from threedistill.conditions import Conditions
+from threedistill.conditions import Conditions, Role
 from threedistill.prediction import Prediction, PredictionKind
 from threedistill.priors.noise_path import DiscretePath
 from threedistill.priors.space import PixelSpace
 from threedistill.protocols import Prior
-from threedistill.toybox.grammar import Scene, parse
+from threedistill.toybox.grammar import Scene, parse, words
+from threedistill.toybox.priors.texts import check_text
 from threedistill.types import Cameras, Condition, Conditioning, Mesh, NoiseLevel, Shading
 from threedistill.values import NonNegative, Within, checked
 
@@ -88,6 +89,11 @@ class WorldPrior(Prior):
         self.version = f"exact world, {variations} variations, std {std:g}, seed {seed}"
         self._objects = lru_cache(maxsize=6)(self._make_objects)
         self._unseen = lru_cache(maxsize=6)(self._make_unseen)
+
+    @classmethod
+    def check_text(cls, text: str, role: Role, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """Refuses words that the world does not have."""
+        return check_text(text, role, words())
 
     def to(self, device: torch.device | str) -> WorldPrior:
         """Answers from ``device`` from now on; pictures are drawn on the CPU."""
