@@ -23,7 +23,7 @@ from threedistill.training.assemble import build_prior, build_stages
 from threedistill.training.checkpoint import StageState
 from threedistill.training.planning import build_plan
 from threedistill.training.run_folder import RunFolder
-from threedistill.training.student_report import DRAWS, fresh_views
+from threedistill.training.stages import DRAWS, fresh_views
 from threedistill.types import Query
 
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 0.95)

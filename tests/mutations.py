@@ -117,11 +117,11 @@ MUTATIONS = (
         "tests/sweeps/test_bench.py::test_pairs_of_noise_shares_are_of_the_same_picture",
     ),
     Mutation(
-        "prior_licence dropped from the run's record", "training/facts.py",
+        "prior_licence dropped from the run's record", "training/record.py",
         ', "prior_licence": prior.licence}', "}", _FACTS,
     ),
     Mutation(
-        "prior_licence dropped from the asset's facts", "training/facts.py",
+        "prior_licence dropped from the asset's facts", "training/record.py",
         ' "prior_licence": record.get("prior_licence"),', "", _FACTS,
     ),
     Mutation(

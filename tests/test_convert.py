@@ -240,7 +240,7 @@ def test_an_asset_made_of_splats_is_written_as_both(tmp_path: Path) -> None:
     """Whatever was asked for: a GLB and splats.ply, in one frame and at one size."""
     from threedistill.protocols import Representation
     from threedistill.representations.convert import as_splats
-    from threedistill.training.asset_files import write_asset
+    from threedistill.training.finish import write_asset
     from threedistill.types import Rendering, Splats
 
     class Cloud(Representation):

@@ -16,7 +16,7 @@ from threedistill.protocols import RenderContext
 from threedistill.toybox.priors.oracle import ground_truth
 from threedistill.training.assemble import build_prior, build_stages
 from threedistill.training.planning import build_plan
-from threedistill.training.rule_setup import render_unedited
+from threedistill.training.start import render_unedited
 
 RULES = groups()["guidance"]
 REPRESENTATIONS = groups()["representation"]

@@ -203,10 +203,10 @@ def _work(
     record: Record,
 ) -> Result:  # fmt: skip
     """Carry out a run in its (locked) folder."""
-    from threedistill.training.advice import faster, smaller
-    from threedistill.training.facts import prior_facts
     from threedistill.training.finish import export_run, judge_run
     from threedistill.training.handover import first_unfinished, hand_over
+    from threedistill.training.record import prior_facts
+    from threedistill.training.refusals import faster, smaller
     from threedistill.training.stages import run_stage
 
     if plan.ignored and not quiet:

@@ -8,7 +8,7 @@ from threedistill.commands.listing import choices
 from threedistill.config import compose, recipe
 from threedistill.errors import UsageError
 from threedistill.training.plan import PriorPlan
-from threedistill.training.words import WrongPrompt, check_words
+from threedistill.training.refusals import WrongPrompt, check_words
 
 
 def prior(name: str, **model: object) -> PriorPlan:

@@ -20,6 +20,15 @@ _LARGEST = 4_000_000
 #: More than any configuration has.
 _DEEPEST = 64
 
+#: Where classes are now that configurations of older versions name.
+_MOVED = {
+    f"threedistill.priors.{old}": f"threedistill.toybox.priors.{new}"
+    for old, new in (
+        ("toybox.ToyboxPrior", "embedded.ToyboxPrior"), ("world.WorldPrior", "world.WorldPrior"),
+        ("oracle.OraclePrior", "oracle.OraclePrior"),
+    )
+}  # fmt: skip
+
 
 def write_config(config: Config, path: Path) -> None:
     """Write ``config.yaml``, readable by people and by :func:`read_config`."""
@@ -88,6 +97,10 @@ def _modernise(config: Config) -> None:
     for part in ("networks", "learners"):
         config.setdefault(part, {})
     config.setdefault("images", [])
+    for node in (config["prior"], *(n.get("baseline") for n in (config, *config["stages"]))):
+        model = node.get("model") if isinstance(node, dict) else None
+        if isinstance(model, dict) and (place := _MOVED.get(str(model.get("_target_")))):
+            model["_target_"] = place
     for node in (config, *config["stages"]):
         # The weights were an object of a class that named every term; they are a mapping.
         weights = node.get("regularizers", {}).get("weights")

@@ -8,13 +8,19 @@ weight ``w(t)``, as everywhere in the field. The other families: ``rules_student
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
+
 from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.guidance.cfg import CFG, rescale_std
+from threedistill.guidance.trajectory import parts_of
 from threedistill.protocols import GuidanceRule
+from threedistill.schedule import Schedule, stations
 from threedistill.types import Evidence, NoiseLevel, Query
 from threedistill.values import Count, Fraction, settings
+
+__all__ = ["MVSDS", "SDS", "SJC", "is_edit", "questions"]
 
 
 @settings
@@ -130,3 +136,23 @@ def wished_x0(
     """
     alpha, sigma = level.scales(x0)
     return x0 - sigma / alpha * direction
+
+
+def questions(rule: GuidanceRule) -> list[Query]:
+    """What a rule asks over a stage: at every point where one of its schedules changes what it asks."""
+    return [query for progress in stations(*_schedules(rule)) for query in rule.queries(progress)]
+
+
+def _schedules(settings: object) -> list[Schedule]:
+    """The schedules among the fields of a rule and of what it is made of."""
+    if isinstance(settings, Schedule):
+        return [settings]
+    if not is_dataclass(settings) or isinstance(settings, type):
+        return []
+    return [found for field in fields(settings) for found in _schedules(getattr(settings, field.name))]
+
+
+def is_edit(rule: GuidanceRule) -> bool:
+    """Whether a rule compares with the unedited scene."""
+    trajectory = parts_of(rule)[1]
+    return trajectory is not None and trajectory.edits

@@ -91,7 +91,7 @@ def check_runs(runs: Sequence[Cell], *, skip_impossible: bool = False) -> Checke
             (all of them at once); with it, nothing left to run.
     """
     from threedistill.training.planning import build_plan
-    from threedistill.training.words import WrongPrompt, check_words, refusal
+    from threedistill.training.refusals import WrongPrompt, check_words, refusal
 
     composed: dict[str, dict[str, Any]] = {}
     impossible: list[tuple[str, str]] = []

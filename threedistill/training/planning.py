@@ -38,10 +38,9 @@ from threedistill.training.plan import (
     ScenePlan,
     StagePlan,
 )
-from threedistill.training.refusals import check_plan
+from threedistill.training.refusals import check_plan, check_words
 from threedistill.training.student_step import MAIN
 from threedistill.training.system import Guidance, Stage
-from threedistill.training.words import check_words
 
 __all__ = ["asset_plan", "build_plan"]
 

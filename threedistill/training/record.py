@@ -1,4 +1,4 @@
-"""``run.json``: what happened, when, with which versions; also for a run that failed."""
+"""``run.json``: what happened, when, with which versions, also for a run that failed; and an asset's facts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from typing import Any
 
 import torch
 
+from threedistill import __version__
+from threedistill.protocols import Prior
 from threedistill.training.plan import Names
 from threedistill.training.run_folder import RunFolder
 
-__all__ = ["Record", "recorded"]
+__all__ = ["Record", "facts_of", "prior_facts", "recorded"]
+
 
 _PACKAGES = (
     "threedistill",
@@ -101,3 +104,19 @@ def _peak_bytes() -> int:
     """Largest resident size of this process (plus the GPU's peak where one was used)."""
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return host + (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0)
+
+
+def prior_facts(prior: Prior) -> dict[str, object]:
+    """What only the loaded prior knows of itself, kept in ``run.json`` for exports that do not load it."""
+    facts: dict[str, object] = {"prior_version": prior.version, "prior_licence": prior.licence}
+    return {**facts, "prior_notes": prior.notes} if prior.notes else facts
+
+
+def facts_of(names: Names, run: RunFolder) -> dict[str, object]:
+    """The facts about a run's asset, from its plan and its record."""
+    record: dict[str, Any] = run.read_record()
+    return {
+        "prompt": names.prompt, "seed": names.seed, "prior": names.prior,
+        "prior_version": record.get("prior_version"), "prior_licence": record.get("prior_licence"),
+        "guidance": names.guidance, "generator": f"threedistill {__version__}",
+    }  # fmt: skip

@@ -17,11 +17,11 @@ from threedistill.exports.settings import AssetSettings, ExportSettings
 from threedistill.exports.video import need_encoder
 from threedistill.exports.write import write_format
 from threedistill.training.assemble import build_scenes
-from threedistill.training.asset_files import splats_for
 from threedistill.training.checkpoint import load_stage
-from threedistill.training.facts import facts_of
+from threedistill.training.finish import splats_for
 from threedistill.training.plan import AssetPlan
 from threedistill.training.planning import asset_plan
+from threedistill.training.record import facts_of
 from threedistill.training.run_folder import RunFolder
 
 __all__ = ["format_for", "reopen", "write_run"]

@@ -1,21 +1,25 @@
-"""What of a plan cannot work together, each with the setting to change; no weights are needed to see it."""
+"""What of a plan cannot work together, what of a prompt the prior has no words for, what would make a run cheaper.
+
+Each is said with the setting to change; no weights are needed to see it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from threedistill.cameras import orbit
-from threedistill.errors import UsageError, nearest
+from threedistill.errors import UnknownWords, UsageError, nearest
 from threedistill.guidance.regularizers import TERMS
+from threedistill.guidance.rules import is_edit, questions
 from threedistill.messages import shown
 from threedistill.prompts import PromptSet, role_of
 from threedistill.protocols import Prior
 from threedistill.training.plan import PriorPlan, RunPlan, StagePlan
-from threedistill.training.rule_setup import is_edit, questions
 from threedistill.training.student_step import MAIN
 from threedistill.types import TextKind
 
-__all__ = ["check_plan", "refuse_images", "refuse_untold"]
+__all__ = [
+    "WrongPrompt", "check_plan", "check_words", "faster", "refusal", "refuse_images", "refuse_untold", "smaller",
+]  # fmt: skip
 
 
 def check_plan(plan: RunPlan) -> None:
@@ -183,3 +187,74 @@ def refuse_untold(stage: StagePlan, networks: Mapping[str, Prior]) -> None:
                 f"guidance={stage.guidance_name} asks the {query.network} about the {lacking[0]}, and "
                 f"{networks[query.network].name} is told {', '.join(sorted(wants))} only; use another prior or cfg"
             )
+
+
+#: Prompts that a refusal quotes for reasons of their own.
+_MOST = 5
+
+
+def check_words(prompt: str, prior: PriorPlan) -> tuple[str, ...]:
+    """Refuse a prompt that the prior has no words for; returns the words that change nothing.
+
+    Raises:
+        WrongPrompt: naming every unknown word.
+    """
+    try:
+        return prior.check_text(prompt)
+    except UsageError as error:
+        raise WrongPrompt(error) from None
+
+
+class WrongPrompt(UsageError):
+    """A prompt that the prior has no words for, or cannot make sense of.
+
+    Attributes:
+        unknown: which words, where that is the reason.
+    """
+
+    def __init__(self, reason: UsageError) -> None:
+        super().__init__(str(reason))
+        self.unknown = reason if isinstance(reason, UnknownWords) else None
+
+
+def refusal(wrong: Mapping[str, WrongPrompt]) -> UsageError:
+    """One line for all prompts that a prior has no words for: every unknown word, then whatever else is wrong."""
+    if len(wrong) == 1:
+        return next(iter(wrong.values()))
+    strange = [error.unknown for error in wrong.values() if error.unknown]
+    rest = [str(error) for error in wrong.values() if not error.unknown]
+    lines = rest[:_MOST] + ([f"{len(rest) - _MOST} more prompts"] if len(rest) > _MOST else [])
+    if len(strange) == 1:
+        lines.insert(0, str(strange[0]))
+    elif strange:
+        merged = {word: close for error in strange for word, close in error.words.items()}
+        lines.insert(0, str(strange[0].of(f"{len(strange)} prompts", merged)))
+    return UsageError("; ".join(lines))
+
+
+def faster(plan: RunPlan, device: str) -> str:
+    """What would make this run faster, as a list in words; empty where everything is as fast as it gets."""
+    words = []
+    if plan.names.preset not in ("draft", "bench"):
+        words.append("--preset draft")
+    if plan.prior.name not in ("toybox", "oracle", "gaussian"):
+        words.append("--prior toybox")
+    if device == "cpu":
+        words.append("a machine with a GPU")
+    return _either(words)
+
+
+def smaller(plan: RunPlan, device: str) -> str:
+    """What would let this run do with less memory, as a list in words."""
+    words = []
+    if plan.names.preset not in ("draft", "bench"):
+        words.append("--preset draft")
+    views = max(stage.cameras.views for stage in plan.stages)
+    if views > 1:
+        words.append(f"fewer views than cameras.views={views}")
+    words.append("--device cpu" if device == "cuda" else "close other programs")
+    return _either(words)
+
+
+def _either(words: list[str]) -> str:
+    return ", ".join(words[:-1]) + (", or " if len(words) > 1 else "") + words[-1] if words else ""

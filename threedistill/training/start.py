@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.atomic import write_bytes
@@ -17,9 +18,9 @@ from threedistill.exports.appearance.pictures import glowing
 from threedistill.exports.frames import Axis
 from threedistill.exports.read import open_file
 from threedistill.training.tensor_file import Damaged, read_tensors, tensor_bytes
-from threedistill.types import Mesh, Splats
+from threedistill.types import Cameras, Mesh, Splats
 
-__all__ = ["RADIUS", "load_start", "normalised", "read_start", "save_start"]
+__all__ = ["RADIUS", "load_start", "normalised", "read_start", "render_unedited", "save_start"]
 
 #: Objects fill this radius about the origin while they are optimised, metres (docs/conventions.md).
 RADIUS = 0.85
@@ -136,3 +137,17 @@ def load_start(path: Path) -> Mesh | Splats:
         raise ThreedistillError(
             f"{path}, the run's copy of its --init file, is missing or damaged; start the run anew with --overwrite"
         ) from None
+
+
+@torch.no_grad()
+def render_unedited(
+    asset: Mesh | Splats, cameras: Cameras, background: Float[Tensor, "B 3"]
+) -> Float[Tensor, "B H W 3"]:
+    """The unedited object from the step's cameras over the step's backgrounds."""
+    if isinstance(asset, Mesh):
+        from threedistill.render.mesh import render_mesh
+
+        return render_mesh(asset, cameras.to("cpu"), background=background.cpu()).rgb.to(background)
+    from threedistill.render.splat import render_splats
+
+    return render_splats(asset, cameras, background).rgb

@@ -16,11 +16,12 @@ from typing import Annotated
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from threedistill.cameras import CameraSampler
 from threedistill.conditions import Conditions, ReferenceImage
 from threedistill.guidance.regularizers import Regularizers
-from threedistill.guidance.rules import wished_x0
+from threedistill.guidance.rules import is_edit, wished_x0
 from threedistill.guidance.surrogate import Surrogate
 from threedistill.guidance.trajectory import Situation, collect, draw_noise
 from threedistill.guidance.weighting import Weighting, apply
@@ -35,10 +36,9 @@ from threedistill.protocols import (
 from threedistill.representations.background import BackgroundSampler
 from threedistill.rng import Streams
 from threedistill.schedule import Schedule, value_at
-from threedistill.training.data import Iterations
 from threedistill.training.optim import Adam, apply_refinement
-from threedistill.training.rule_setup import is_edit, render_unedited
 from threedistill.training.scenes import Scenes
+from threedistill.training.start import render_unedited
 from threedistill.training.student_step import Learner, Shown
 from threedistill.training.watchdog import Vital, Watchdog
 from threedistill.types import Cameras, Condition, Mesh, Rendering, Shading, Splats
@@ -303,3 +303,22 @@ def _look(out: Rendering, progress: float, nonfinite: int) -> tuple[Vital, Tenso
         return vital, None
     own = (rgb - (1 - opacity) * out.background[:, None, None]).sum((0, 1, 2))
     return vital, (own / total).clamp(0, 1)
+
+
+class Iterations(Dataset):
+    """The indices ``start .. total - 1`` of a stage."""
+
+    def __init__(self, start: int, total: int) -> None:
+        self.start, self.total = start, total
+
+    def __len__(self) -> int:
+        return max(self.total - self.start, 0)
+
+    def __getitem__(self, position: int) -> int:
+        if not 0 <= position < len(self):
+            raise IndexError(position)
+        return self.start + position
+
+    def loader(self) -> DataLoader:
+        """One index at a time, in order, in this process."""
+        return DataLoader(self, batch_size=None, shuffle=False, num_workers=0)
