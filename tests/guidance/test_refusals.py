@@ -50,8 +50,8 @@ REFUSED = [
     ),
     (
         {"guidance": "csds"}, ["prompts.category=zeppelin"],
-        "prompts.category: prompt 'a zeppelin': the toybox prior does not know 'zeppelin' (nearest known: airplane; all "
-        "words: `threedistill list words`); use its vocabulary, or an open-vocabulary prior such as prior=sd15 or "
+        "prompts.category: prompt 'a zeppelin': the toybox prior does not know 'zeppelin' (nearest known: airplane; "
+        "all words: `threedistill list words`); use its vocabulary, or an open-vocabulary prior such as prior=sd15 or "
         "prior=sd21",
     ),
     (
