@@ -11,11 +11,11 @@ import torch
 from threedistill.conditions import ReferenceImage
 from threedistill.contracts import check_parts
 from threedistill.errors import UsageError
+from threedistill.guidance.rules import questions
 from threedistill.memory import PER_PARAMETER, need
 from threedistill.protocols import Prior, Representation
 from threedistill.training.plan import RunPlan, ScenePlan, StagePlan
 from threedistill.training.refusals import refuse_images, refuse_untold
-from threedistill.training.rule_setup import questions
 from threedistill.training.stages import TrainerSettings
 from threedistill.training.student_step import Learner
 from threedistill.training.system import ScoreDistillation
