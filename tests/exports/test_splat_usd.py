@@ -198,10 +198,18 @@ def test_what_is_no_cloud_is_refused_in_one_line(text: str, line: str, tmp_path:
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
-def test_damaged_packages_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["within", "the list of files", "its last record"])
+def test_packages_that_are_cut_off_are_refused(place: str, tmp_path: Path) -> None:
+    """The library finds files from the beginning on, and would take a package without its list for whole."""
     write_splats(cloud(20), tmp_path / "s.usdz")
     whole = (tmp_path / "s.usdz").read_bytes()
-    (tmp_path / "s.usdz").write_bytes(whole[: len(whole) // 2])
+    with zipfile.ZipFile(tmp_path / "s.usdz") as package:
+        keep = {
+            "within": len(whole) // 2,
+            "the list of files": package.start_dir,
+            "its last record": len(whole) - 3,
+        }
+    (tmp_path / "s.usdz").write_bytes(whole[: keep[place]])
     with pytest.raises(ThreedistillError, match=r"cannot read .*s\.usdz"):
         read_splats(tmp_path / "s.usdz")
 

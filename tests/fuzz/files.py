@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from tests.fuzz.runner import FAULTS, Report, run
+from threedistill.errors import ThreedistillError
 from threedistill.exports.formats import FORMATS, named
 from threedistill.exports.read import open_file
 from threedistill.exports.settings import FileSettings
@@ -351,7 +352,10 @@ def main() -> int:
         folder = Path(f"fuzz-{options.show}")
         shutil.rmtree(folder, ignore_errors=True)
         print(made(options.show, options.seed, options.only)[0], "in", folder)
-        print(attempt(options.show, options.seed, options.only, folder))
+        try:
+            print(attempt(options.show, options.seed, options.only, folder))
+        except ThreedistillError as error:
+            print(f"refused: {error}")
         return 0
     last = options.tries if options.to is None else options.to
 

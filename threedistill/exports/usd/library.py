@@ -9,6 +9,7 @@ Source: openusd.org, "ParticleField" of UsdVol, and the schema's own documentati
 from __future__ import annotations
 
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,12 @@ def open_stage(path: Path) -> Usd.Stage:
     Raises:
         ThreedistillError: damaged files, and files that name others outside their folder.
     """
+    with path.open("rb") as file:
+        package = file.read(4) == b"PK\x03\x04"
+    if package and not zipfile.is_zipfile(
+        path
+    ):  # the library reads on from its beginning, whatever is missing
+        raise ThreedistillError(f"cannot read {path}: the package has no end (its list of files is cut off)")
     kept = UsdUtils.CoalescingDiagnosticDelegate()  # what it says about a file is not for stderr
     try:
         stage = Usd.Stage.Open(str(path))
