@@ -102,6 +102,7 @@ def test_a_part_that_is_spelt_wrongly_or_missing_is_refused_when_the_object_is_b
 BY_NAME = {
     ("contracts.py", "hasattr"): "what must be there, once, when an object is built",
     ("commands/convert.py", "hasattr"): "options of the command line",
+    ("priors/prior_lora.py", "hasattr"): "what diffusers' pipelines can read",
     ("priors/space.py", "hasattr"): "what diffusers' autoencoders answer",
 }
 
