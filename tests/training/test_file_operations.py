@@ -11,6 +11,7 @@ import errno
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,9 @@ from threedistill.atomic import append_text, write_text
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.exports.asset import write_mesh
 from threedistill.pipeline import Result, generate, resume
-from threedistill.training import claims
+from threedistill.training import claims, planning
 from threedistill.training.checkpoint import load_stage, save_stage
+from threedistill.training.plan import Names
 from threedistill.training.run_folder import OWN, RunFolder
 
 real_act = atomic._act
@@ -76,7 +78,22 @@ def layer(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Layer]:
     return put
 
 
-def stubbed_work(parts, config, run: RunFolder, start, quiet, stop, record) -> Result:
+@dataclass(frozen=True)
+class Plan:
+    """So much of a plan as the order of file operations depends on."""
+
+    names: Names
+    device: str
+    given: bool
+    images: tuple[()] = ()
+
+
+def stubbed_plan(config) -> Plan:
+    names = Names(config["prompt"], config["seed"], "draft", "any", "any", "any")
+    return Plan(names, config["device"], bool(config["init"]))
+
+
+def stubbed_work(parts, plan: Plan, run: RunFolder, start, quiet, stop, record) -> Result:
     """The writes of a run of three steps, in the order of the real one, without its computations."""
     state = load_stage(run.checkpoint(0, "coarse"))
     done = int(state.facts["iteration"]) if state else 0
@@ -90,7 +107,7 @@ def stubbed_work(parts, config, run: RunFolder, start, quiet, stop, record) -> R
         run.update_record(note=iteration)
     write_text(run.asset_dir / "sheet.png", "sheet")
     began_from = "" if start is None else f" from {len(start.vertices)}"
-    write_text(run.asset_dir / "model.glb", f"{config['seed']}{began_from}")
+    write_text(run.asset_dir / "model.glb", f"{plan.names.seed}{began_from}")
     return Result(run.path, run.asset_dir / "model.glb")
 
 
@@ -112,8 +129,8 @@ def stubbed(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr(pipeline, "read_config", lambda path: yaml.load(path.read_text(), yaml.CSafeLoader))
     monkeypatch.setattr(claims, "read_config", lambda path: yaml.load(path.read_text(), yaml.CSafeLoader))
-    monkeypatch.setattr(assembling, "check", lambda config: None)
-    monkeypatch.setattr(assembling, "assemble", lambda config: None)
+    monkeypatch.setattr(planning, "build_plan", stubbed_plan)
+    monkeypatch.setattr(assembling, "assemble", lambda plan, images: None)
     monkeypatch.setattr(pipeline, "_work", stubbed_work)
 
 
@@ -246,7 +263,7 @@ def test_resuming(kill: bool, stubbed: None, layer: Callable[..., Layer], tmp_pa
 def test_a_refused_request_touches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings that only building shows to be wrong, and weights that cannot be found: the finished run stays."""
     with monkeypatch.context() as patch:
-        patch.setattr(assembling, "assemble", lambda config: None)
+        patch.setattr(assembling, "assemble", lambda plan, images: None)
         patch.setattr(pipeline, "_work", stubbed_work)
         make(tmp_path / "run", 1)
     before = contents(tmp_path / "run")
