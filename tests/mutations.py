@@ -71,12 +71,12 @@ MUTATIONS = (
     ),
     Mutation(
         "the VAE's shift added when encoding", "priors/space.py",
-        "- self.shift) * self.scale", "+ self.shift) * self.scale",
+        "mean - _like(self.shift, mean)", "mean + _like(self.shift, mean)",
         "tests/priors/test_paths_and_spaces.py::test_latents_are_shifted_and_then_scaled",
     ),
     Mutation(
         "the VAE's shift taken off when decoding", "priors/space.py",
-        "x0 / self.scale + self.shift", "x0 / self.scale - self.shift",
+        "+ _like(self.shift, x0)", "- _like(self.shift, x0)",
         "tests/priors/test_paths_and_spaces.py::test_latents_are_shifted_and_then_scaled",
     ),
     Mutation(

@@ -18,9 +18,22 @@ from threedistill.types import Cameras
 from threedistill.values import Rising, Within, settings
 
 __all__ = [
-    "BACK_LIMIT", "CAMERA_SIZE", "DISTANCE_RANGE", "ELEVATION_RANGE", "FOV_RANGE", "FRONT_LIMIT", "OVERHEAD_LIMIT",
-    "CameraSampler", "ViewName", "camera_vector", "camera_vectors", "orbit", "place", "view_name",
-]  # fmt: skip
+    "BACK_LIMIT",
+    "CAMERA_SIZE",
+    "DISTANCE_RANGE",
+    "ELEVATION_RANGE",
+    "FOV_RANGE",
+    "FRONT_LIMIT",
+    "OVERHEAD_LIMIT",
+    "CameraSampler",
+    "ViewLimits",
+    "ViewName",
+    "camera_vector",
+    "camera_vectors",
+    "orbit",
+    "place",
+    "view_name",
+]
 
 ViewName = Literal["front", "side", "back", "overhead"]
 

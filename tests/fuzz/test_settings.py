@@ -28,6 +28,7 @@ SIGNED = {
     "guidance.rule.cond", "guidance.rule.empty", "guidance.rule.negative", "guidance.rule.noise",  # coefficients
     "guidance.rule.eta", "student.model.scale", "representation.model.blob_strength",
     "guidance.rule.cfg.weights", "cfg.weights",  # of Perp-Neg's curves
+    "prior.model.lora_scale", "baseline.model.lora_scale",  # adapters can be taken away
 }  # fmt: skip
 
 

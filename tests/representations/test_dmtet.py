@@ -403,12 +403,14 @@ def test_values_out_of_range_are_refused(given, message):
 
 def test_the_configuration_builds_it_and_weighs_its_regularisers():
     config = compose(prompt="a yellow duck", representation="dmtet")
-    assert build(config["regularizers"], "regularizers").weights.eikonal > 0
+    assert build(config["regularizers"], "regularizers").weights["eikonal"] > 0
     field = build(config["representation"]["model"], "representation.model")
     assert isinstance(field, DMTet)
     build(config["optim"], "optim").build(field.parameter_groups())
     plain = build(compose(prompt="a yellow duck")["regularizers"], "regularizers").weights
-    assert plain.eikonal == plain.laplacian == plain.normal_consistency == plain.sign_change == 0
+    assert not {"eikonal", "laplacian", "normal_consistency", "sign_change"} & {
+        k for k, v in plain.items() if v
+    }
 
 
 def metal_ball(radius: float = 0.55) -> Mesh:

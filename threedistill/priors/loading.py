@@ -20,8 +20,18 @@ import torch
 from threedistill.errors import ThreedistillError, UsageError
 
 __all__ = [
-    "LIBRARIES", "UNREACHABLE", "UNREACHABLE_LINE", "Source", "find", "hub_reachable", "quiet", "reason",
-]  # fmt: skip
+    "LIBRARIES",
+    "UNREACHABLE",
+    "UNREACHABLE_LINE",
+    "Source",
+    "file_digest",
+    "find",
+    "find_network",
+    "hub_reachable",
+    "is_hub_id",
+    "quiet",
+    "reason",
+]
 
 #: Where the classes named in a model_index.json may come from; nothing else is imported, no code is
 #: downloaded.

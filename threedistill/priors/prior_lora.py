@@ -32,7 +32,9 @@ def fold_lora(pipe: Any, component: str, file: str, scale: float) -> tuple[str, 
         raise UsageError(f"lora={file}: there is no such file, or not one .safetensors in that folder")
     if found[0].suffix != ".safetensors":
         raise UsageError(f"lora={file}: only .safetensors is read (other formats can run code)")
-    if not hasattr(pipe, "lora_state_dict"):
+    from diffusers.loaders.lora_base import LoraBaseMixin
+
+    if not isinstance(pipe, LoraBaseMixin):
         raise UsageError(f"lora={file}: diffusers reads no LoRA for a {type(pipe).__name__}")
     network = getattr(pipe, component)
     options = {"unet_config": network.config} if component == "unet" else {}

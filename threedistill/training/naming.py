@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["default_folder", "free_folder", "prompt_name", "slug"]
+__all__ = ["DEFAULTS", "default_folder", "free_folder", "prompt_name", "slug"]
 
 
 def slug(text: str, limit: int = 48) -> str:
