@@ -264,9 +264,9 @@ def test_resuming_repeats_an_uninterrupted_run(tmp_path, cache):
     second = Trainer(plan, world)
     assert second.restore(tmp_path) and second.step == 3
     assert [second.advance()["loss"] for _ in range(3)] == [x["loss"] for x in losses[3:]]
-    for name, average in whole.average.items():
-        assert torch.equal(average, second.average[name]), name
-    frozen = [p for n, p in whole.named.items() if n.startswith("text_encoder")]
+    for name, average in whole.weights.average.items():
+        assert torch.equal(average, second.weights.average[name]), name
+    frozen = [p for n, p in whole.weights.now.items() if n.startswith("text_encoder")]
     assert frozen and not any(p.requires_grad for p in frozen)
 
 
@@ -275,9 +275,9 @@ def test_the_transformer_is_shown_the_averaged_sketch(tmp_path, cache):
     for _ in range(3):
         trainer.advance()
     for name, parameter in trainer.shown_sketch.named_parameters():
-        assert torch.equal(parameter, trainer.average[f"sketch.{name}"])
+        assert torch.equal(parameter, trainer.weights.average[f"sketch.{name}"])
     moved = [
-        not torch.equal(p, trainer.average[f"sketch.{n}"])
+        not torch.equal(p, trainer.weights.average[f"sketch.{n}"])
         for n, p in trainer.pipeline.sketch.named_parameters()
     ]
     assert all(moved)
@@ -288,10 +288,10 @@ def test_every_road_learns(tmp_path, cache):
     trainer = Trainer(
         settings(tmp_path, cache, references=1.0, control=1.0, head_start=0), ColouredWorld(cache, WORLD)
     )
-    before = {n: p.detach().clone() for n, p in trainer.named.items()}
+    before = {n: p.detach().clone() for n, p in trainer.weights.now.items()}
     for _ in range(3):
         trainer.advance()
-    still = [n for n, p in trainer.named.items() if p.requires_grad and torch.equal(p, before[n])]
+    still = [n for n, p in trainer.weights.now.items() if p.requires_grad and torch.equal(p, before[n])]
     assert not still
 
 

@@ -50,7 +50,7 @@ def test_resuming_repeats_an_uninterrupted_run(tmp_path, cache):
     second = Trainer(settings(tmp_path / "b", cache, 64), RenderedWorld(cache, WORLD))
     assert second.restore(tmp_path / "b") and second.step == 3
     assert [second.advance()[0] for _ in range(3)] == losses[3:]
-    for a, b in zip(whole.average, second.average):
+    for a, b in zip(whole.weights.average.values(), second.weights.average.values()):
         assert torch.equal(a, b)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from threedistill.errors import UsageError
 from threedistill.toybox.coloured_world import ColouredWorld, Examples
 from threedistill.toybox.conditioning import FOLD, fold
 from threedistill.toybox.dataset import DrawSettings
 from threedistill.toybox.gbuffers import BufferSettings
-from threedistill.toybox.model import ToyboxPipeline, camera
 from threedistill.toybox.networks import harmonics
 from threedistill.toybox.teacher import (
     MODULES,
@@ -32,7 +29,14 @@ from threedistill.toybox.teacher import (
     TransformerToyboxPipeline,
     conditioning,
 )
-from threedistill.toybox.train_prior import CHECKPOINT, SHEET_PROMPTS, spread
+from threedistill.toybox.train_prior import spread
+from threedistill.toybox.train_shared import (
+    CHECKPOINT,
+    AveragedWeights,
+    refuse_other_settings,
+    take_weights,
+    write_sheet,
+)
 from threedistill.toybox.train_state import load_state, read_facts, save_state
 
 MAX_WEIGHT = 5.0
@@ -152,16 +156,15 @@ class Trainer:
         for name in ("transformer", "sketch", "view_encoder"):
             self.modules[name].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.pipeline.text_encoder.requires_grad_(False)
-        self.named = dict(self.modules.named_parameters())
-        self.average = {k: p.detach().clone() for k, p in self.named.items()}
+        self.weights = AveragedWeights(self.modules)
         # The sketch as the transformer is shown it: its parameters *are* the average.
         self.shown_sketch = copy.deepcopy(self.pipeline.sketch).requires_grad_(False)
         for k, p in self.shown_sketch.named_parameters():
-            p.data = self.average[f"sketch.{k}"]
-        of_sketch = [p for k, p in self.named.items() if k.startswith("sketch.")]
+            p.data = self.weights.average[f"sketch.{k}"]
+        of_sketch = [p for k, p in self.weights.now.items() if k.startswith("sketch.")]
         rest = [
             p
-            for k, p in self.named.items()
+            for k, p in self.weights.now.items()
             if k.startswith(("transformer.", "view_encoder.")) and p.requires_grad
         ]
         self.optimizer = torch.optim.AdamW(
@@ -261,51 +264,23 @@ class Trainer:
             loss, each, t = self.loss(self.step)
             loss.backward()
             facts |= {"loss": float(loss.detach()), "each": each, "t": t / 1000}
-        if s.processes > 1:
-            self._average_gradients()
+        self.weights.share_gradients(s.processes)
         for group, name in zip(self.optimizer.param_groups, ("norm", "sketch_norm")):
             facts[name] = float(nn.utils.clip_grad_norm_(group["params"], 1.0))
         self.optimizer.step()
-        decay = min(s.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.average.values()), [p.detach() for p in self.named.values()], 1 - decay
-            )
+        self.weights.follow(self.step, s.ema)
         self.step += 1
         return facts
 
-    def _average_gradients(self) -> None:
-        """The mean of all processes' gradients, in every process."""
-        import torch.distributed as dist
-
-        gradients = [p.grad for p in self.named.values() if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in gradients])
-        dist.all_reduce(flat)
-        for gradient, part in zip(
-            gradients, flat.div_(self.settings.processes).split([g.numel() for g in gradients])
-        ):
-            gradient.copy_(part.view_as(gradient))
-
     def start_from(self, folder: Path) -> None:
-        """Begin with the weights of another run or of a saved pipeline (:func:`take_weights`)."""
-        take_weights(self.pipeline, folder)
-        with torch.no_grad():
-            for k, p in self.named.items():
-                self.average[k].copy_(p)
-
-    def swap_average(self) -> None:
-        """Exchange the weights and their average (call again to undo)."""
-        with torch.no_grad():
-            for k, p in self.named.items():
-                held = p.detach().clone()
-                p.copy_(self.average[k])
-                self.average[k].copy_(held)
+        """Begin with the weights of another run or of a saved pipeline."""
+        take_weights(self.pipeline, MODULES, folder)
+        self.weights.begin()
 
     @torch.no_grad()
     def test(self, world: ColouredWorld, count: int = 64) -> list[float]:
         """Errors in x0 of the averaged weights on unseen scenes at :data:`TIMES`, and the sketch's; all is told."""
-        self.swap_average()
-        try:
+        with self.weights.shown():
             draw = DrawSettings(
                 camera_told=1, background_told=1, text_null=0, view_words=0, degraded=0, white=0.5
             )
@@ -327,14 +302,14 @@ class Trainer:
                 found.append(float(F.mse_loss(picture, half)))
             finally:
                 self.shown_sketch = shown
-        finally:
-            self.swap_average()
         return found
 
     def save(self, folder: Path) -> None:
         """Write weights, average, optimizer moments and the step; the last good checkpoint stays until then."""
         facts = {"settings": json.dumps(asdict(self.settings))}
-        save_state(folder / CHECKPOINT, self.named, self.average, self.optimizer, self.step, facts)
+        save_state(
+            folder / CHECKPOINT, self.weights.now, self.weights.average, self.optimizer, self.step, facts
+        )
 
     def restore(self, folder: Path) -> bool:
         """Continue from :meth:`save`'s file if it is there."""
@@ -342,36 +317,27 @@ class Trainer:
         if not path.exists():
             return False
         facts = read_facts(path)
-        must_match(json.loads(facts["settings"]), self.settings, int(facts["step"]), path)
-        self.step = load_state(path, self.named, self.average, self.optimizer)
+        stored, step = json.loads(facts["settings"]), int(facts["step"])
+        free = {"out", "cache", "device", "processes", "compiled"}  # what changes nothing of what is computed
+        free |= {"log_every", "save_every", "test_every", "sheet_every"}
+        s = self.settings
+        before = s.head_start + math.ceil(stored["images"] / s.batch)
+        open_ended = min(s.steps, before) * (1 - s.fall) > step  # until the rate begins to fall
+        if open_ended:
+            free.add("images")
+        refuse_other_settings(stored, s, free, path)
+        self.step = load_state(path, self.weights.now, self.weights.average, self.optimizer)
         return True
 
     def export(self, folder: Path) -> None:
         """Write the averaged weights as a fp16 pipeline."""
-        self.swap_average()
-        try:
+        with self.weights.shown():
             self.pipeline.save(folder)
-        finally:
-            self.swap_average()
 
     def sheet(self, path: Path) -> None:
-        """A picture of samples: a row per prompt, its columns asked for at azimuths 0, 90, 180 and 270 degrees."""
-        from PIL import Image
-
-        self.swap_average()
-        try:
-            turns = [0.0, 90.0, 180.0, 270.0]
-            prompts = [p for p in SHEET_PROMPTS for _ in turns]
-            images = self.pipeline(
-                prompts, camera(turns * len(SHEET_PROMPTS)), torch.ones(len(prompts), 3), num_inference_steps=16,
-                generator=torch.Generator().manual_seed(1),
-            )  # fmt: skip
-        finally:
-            self.swap_average()
-        half, size = len(SHEET_PROMPTS) // 2, images.shape[1]
-        grid = images.cpu().view(2, half, 4, size, size, 3).permute(1, 3, 0, 2, 4, 5)
-        grid = grid.reshape(half * size, 2 * 4 * size, 3)
-        Image.fromarray((grid.numpy() * 255 + 0.5).astype(np.uint8)).save(path)
+        """A picture of samples of the averaged weights."""
+        with self.weights.shown():
+            write_sheet(self.pipeline, path)
 
 
 class _Whole(nn.Module):
@@ -383,74 +349,3 @@ class _Whole(nn.Module):
 
     def forward(self, text: Tensor, cameras: Tensor) -> Tensor:
         return self.sketch(self.sketch.told(self.sketch.tokens(text)), cameras)[0]
-
-
-def take_weights(pipeline: TransformerToyboxPipeline, folder: Path) -> None:
-    """Copy the averaged weights of a training run, or those of a saved pipeline, into ``pipeline``.
-
-    Arguments:
-        pipeline: changed in place.
-        folder: of a run (``last.safetensors``) or of a pipeline (``model_index.json``).
-
-    Raises:
-        UsageError: when it is neither, or was made with another architecture.
-    """
-    from safetensors import safe_open
-
-    if (folder / CHECKPOINT).exists():
-        with safe_open(folder / CHECKPOINT, "pt") as file:
-            names = [k for k in file.keys() if k.startswith("average/")]  # noqa: SIM118 - no mapping
-            found = {k.removeprefix("average/"): file.get_tensor(k) for k in names}
-    elif (folder / "model_index.json").exists():
-        other = ToyboxPipeline.load(folder)
-        if not isinstance(other, TransformerToyboxPipeline):
-            raise UsageError(f"{folder} holds the 64-pixel prior; begin with other weights, or with none")
-        found = {f"{name}.{k}": v for name in MODULES for k, v in getattr(other, name).named_parameters()}
-    else:
-        raise UsageError(
-            f"{folder} holds neither a training run ({CHECKPOINT}) nor a prior (model_index.json)"
-        )
-    for name in MODULES:
-        own = {k: found.get(f"{name}.{k}") for k, _ in getattr(pipeline, name).named_parameters()}
-        try:
-            # Buffers (positions, the noise path) follow from the configuration.
-            getattr(pipeline, name).load_state_dict(
-                {k: v for k, v in own.items() if v is not None}, strict=False
-            )
-            if None in own.values():
-                raise RuntimeError
-        except RuntimeError:  # torch's long list of what does not fit
-            raise UsageError(
-                f"{name} in {folder} was made with another architecture; begin with other weights, or with none"
-            ) from None
-
-
-def must_match(stored: Mapping[str, Any], settings: TeacherTraining, step: int, path: Path) -> None:
-    """Refuse to continue a run under settings that would change what it computes.
-
-    How long it lasts may change until the rate begins to fall.
-
-    Raises:
-        UsageError: naming what differs.
-    """
-    free = {
-        "out",
-        "cache",
-        "device",
-        "processes",
-        "compiled",
-        "log_every",
-        "save_every",
-        "test_every",
-        "sheet_every",
-    }
-    mine = json.loads(json.dumps(asdict(settings)))
-    before = settings.head_start + math.ceil(stored["images"] / settings.batch)
-    if min(settings.steps, before) * (1 - settings.fall) > step:
-        free.add("images")
-    changed = [k for k in mine if k not in free and stored.get(k) != mine[k]]
-    if changed:
-        was = ", ".join(f"{k}={stored.get(k)}" for k in changed)
-        raise UsageError(
-            f"{path} was made with {was}: continue with the same settings, or train into another folder"
-        )

@@ -16,32 +16,32 @@ from __future__ import annotations
 import csv
 import json
 import math
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from threedistill.errors import UsageError
 from threedistill.toybox.conditioning import background_vectors, fold
 from threedistill.toybox.dataset import DrawSettings, RenderedWorld, WorldSettings
-from threedistill.toybox.model import ModelSettings, ToyboxPipeline, camera
+from threedistill.toybox.model import ModelSettings, ToyboxPipeline
 from threedistill.toybox.networks import Sketch
+from threedistill.toybox.train_shared import (
+    CHECKPOINT,
+    AveragedWeights,
+    in_processes,
+    refuse_other_settings,
+    take_weights,
+    write_sheet,
+)
 from threedistill.toybox.train_sketch import SketchSettings, train_sketch
 from threedistill.toybox.train_state import load_state, read_facts, save_state
 
 MAX_WEIGHT = 5.0
-CHECKPOINT = "last.safetensors"
 PARTS = ("unet", "text_encoder", "camera_tokens", "sketch")
-SHEET_PROMPTS = (
-    "a yellow duck", "a blue car", "an orange robot", "a red mushroom", "a brown teddy bear", "a green house",
-    "a purple chair", "a red duck", "a white owl", "a pink cat", "a green rocket", "a black mug",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -121,39 +121,6 @@ def fresh_pipeline(settings: TrainSettings) -> ToyboxPipeline:
     return ToyboxPipeline.create(settings.model)
 
 
-def take_weights(pipeline: ToyboxPipeline, folder: Path) -> None:
-    """Copy the averaged weights of a training run, or those of a saved pipeline, into ``pipeline``.
-
-    Arguments:
-        pipeline: changed in place.
-        folder: of a run (``last.safetensors``) or of a pipeline (``model_index.json``).
-
-    Raises:
-        UsageError: when it is neither, or was made with another architecture.
-    """
-    from safetensors import safe_open
-
-    if (folder / CHECKPOINT).exists():
-        with safe_open(folder / CHECKPOINT, "pt") as file:
-            names = [k for k in file.keys() if k.startswith("average/")]  # noqa: SIM118 - no mapping
-            found = {k.removeprefix("average/"): file.get_tensor(k) for k in names}
-    elif (folder / "model_index.json").exists():
-        other = ToyboxPipeline.load(folder)
-        found = {f"{part}.{k}": v for part in PARTS for k, v in getattr(other, part).state_dict().items()}
-    else:
-        raise UsageError(
-            f"{folder} holds neither a training run ({CHECKPOINT}) nor a prior (model_index.json)"
-        )
-    for part in PARTS:
-        own = {k.removeprefix(f"{part}."): v for k, v in found.items() if k.startswith(f"{part}.")}
-        try:
-            getattr(pipeline, part).load_state_dict(own)
-        except RuntimeError:  # torch's long list of what does not fit
-            raise UsageError(
-                f"{part} in {folder} was made with another architecture; begin with other weights, or with none"
-            ) from None
-
-
 class Trainer:
     """The state of a run and its step; :func:`train` loops over it.
 
@@ -175,10 +142,9 @@ class Trainer:
         # "a red car" became equal to 1 %). Frozen, its random features keep every word apart, which is all it is for.
         self.pipeline.text_encoder.requires_grad_(False)
         self.pipeline.sketch.requires_grad_(False)  # trained before, on its own
-        self.names, self.parameters = zip(*self.modules.named_parameters())
-        self.average = [p.detach().clone() for p in self.parameters]
+        self.weights = AveragedWeights(self.modules)
         self.optimizer = torch.optim.AdamW(
-            [p for p in self.parameters if p.requires_grad],
+            [p for p in self.weights.now.values() if p.requires_grad],
             lr=settings.lr,
             betas=(0.9, 0.99),
             weight_decay=settings.weight_decay,
@@ -222,112 +188,52 @@ class Trainer:
         loss, each, t = self.loss(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if s.processes > 1:
-            self._average_gradients()
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, 1.0))
+        self.weights.share_gradients(s.processes)
+        norm = float(nn.utils.clip_grad_norm_(self.weights.now.values(), 1.0))
         self.optimizer.step()
-        decay = min(s.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+        self.weights.follow(self.step, s.ema)
         self.step += 1
         return float(loss.detach()), each, t, norm
 
-    def _average_gradients(self) -> None:
-        """The mean of all processes' gradients, in every process."""
-        import torch.distributed as dist
-
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in gradients])
-        dist.all_reduce(flat)
-        for gradient, part in zip(
-            gradients, flat.div_(self.settings.processes).split([g.numel() for g in gradients])
-        ):
-            gradient.copy_(part.view_as(gradient))
-
     def start_from(self, folder: Path) -> None:
-        """Begin with the weights of another run or of a saved pipeline (:func:`take_weights`)."""
-        take_weights(self.pipeline, folder)
-        self._begin_average()
+        """Begin with the weights of another run or of a saved pipeline."""
+        take_weights(self.pipeline, PARTS, folder)
+        self.weights.begin()
 
     def take_sketch(self, folder: Path) -> None:
         """Take the sketch that the first phase left."""
         trained = Sketch.from_pretrained(folder, local_files_only=True)
         self.pipeline.sketch.load_state_dict(trained.state_dict())
-        self._begin_average()
-
-    @torch.no_grad()
-    def _begin_average(self) -> None:
-        for p, a in zip(self.parameters, self.average):
-            a.copy_(p)
-
-    def swap_average(self) -> None:
-        """Exchange the weights and their average (call again to undo)."""
-        with torch.no_grad():
-            for p, a in zip(self.parameters, self.average):
-                held = p.detach().clone()
-                p.copy_(a)
-                a.copy_(held)
+        self.weights.begin()
 
     def save(self, folder: Path) -> None:
         """Write weights, average, optimizer moments and the step; the last good checkpoint stays until then."""
         facts = {"settings": json.dumps(asdict(self.settings))}
-        save_state(folder / CHECKPOINT, *self._named(), self.optimizer, self.step, facts)
+        save_state(
+            folder / CHECKPOINT, self.weights.now, self.weights.average, self.optimizer, self.step, facts
+        )
 
     def restore(self, folder: Path) -> bool:
         """Continue from :meth:`save`'s file if it is there."""
         path = folder / CHECKPOINT
         if not path.exists():
             return False
-        self._must_match(json.loads(read_facts(path)["settings"]), path)
-        self.step = load_state(path, *self._named(), self.optimizer)
-        return True
-
-    def _named(self) -> tuple[dict[str, nn.Parameter], dict[str, Tensor]]:
-        return dict(zip(self.names, self.parameters)), dict(zip(self.names, self.average))
-
-    def _must_match(self, stored: dict, path: Path) -> None:
-        """Refuse to continue a run under settings that would change what it computes."""
         free = {"out", "cache", "device", "processes", "log_every", "sheet_every", "save_every"}
-        mine = json.loads(json.dumps(asdict(self.settings)))
-        changed = [k for k in mine if k not in free and stored.get(k) != mine[k]]
-        if changed:
-            was = ", ".join(f"{k}={stored.get(k)}" for k in changed)
-            raise UsageError(
-                f"{path} was made with {was}: continue with the same settings, or train into another folder"
-            )
+        refuse_other_settings(json.loads(read_facts(path)["settings"]), self.settings, free, path)
+        self.step = load_state(path, self.weights.now, self.weights.average, self.optimizer)
+        return True
 
     def export(self, folder: Path) -> None:
         """Write the averaged weights as a fp16 pipeline."""
-        self.swap_average()
-        try:
+        with self.weights.shown():
             self.pipeline.save(folder)
-        finally:
-            self.swap_average()
 
     def sheet(self, path: Path) -> None:
-        """A picture of samples: a row per prompt, its columns asked for at azimuths 0, 90, 180 and 270 degrees."""
-        from PIL import Image
-
-        self.swap_average()
+        """A picture of samples of the averaged weights."""
         self.modules.eval()
-        try:
-            turns = [0.0, 90.0, 180.0, 270.0]
-            prompts = [p for p in SHEET_PROMPTS for _ in turns]
-            images = self.pipeline(
-                prompts, camera(turns * len(SHEET_PROMPTS)), torch.ones(len(prompts), 3), num_inference_steps=16,
-                generator=torch.Generator().manual_seed(1),
-            )  # fmt: skip
-        finally:
-            self.swap_average()
-            self.modules.train()
-        half = len(SHEET_PROMPTS) // 2
-        grid = (
-            images.cpu()
-            .view(2, half, 4, 64, 64, 3)
-            .permute(1, 3, 0, 2, 4, 5)
-            .reshape(half * 64, 2 * 4 * 64, 3)
-        )
-        Image.fromarray((grid.numpy() * 255 + 0.5).astype(np.uint8)).save(path)
+        with self.weights.shown():
+            write_sheet(self.pipeline, path)
+        self.modules.train()
 
 
 def train(settings: TrainSettings, start_from: str | Path | None = None) -> Path:
@@ -343,10 +249,7 @@ def train(settings: TrainSettings, start_from: str | Path | None = None) -> Path
     world = RenderedWorld(settings.cache, settings.world)  # rendered once, before the processes share it
     if settings.sketch.images and not (Path(settings.out) / CHECKPOINT).exists():
         _draw_sketch(settings, world, start_from)
-    if settings.processes == 1:
-        return _train(0, settings, world, start_from)
-    with tempfile.TemporaryDirectory() as meeting:
-        torch.multiprocessing.spawn(_join, (settings, start_from, f"{meeting}/store"), settings.processes)
+    in_processes(settings.processes, _train, settings, start_from)
     return Path(settings.out) / "prior"
 
 
@@ -358,28 +261,17 @@ def _draw_sketch(settings: TrainSettings, world: RenderedWorld, start_from: str 
     out.mkdir(parents=True, exist_ok=True)
     pipeline = fresh_pipeline(settings)
     if start_from is not None:
-        take_weights(pipeline, Path(start_from))
+        take_weights(pipeline, PARTS, Path(start_from))
     for part in PARTS:
         getattr(pipeline, part).to(settings.device).requires_grad_(part == "sketch")
     train_sketch(pipeline, world, settings.sketch, settings.draw, settings.seed, out)
     pipeline.sketch.save_pretrained(out / "sketch")
 
 
-def _join(rank: int, settings: TrainSettings, start_from: str | Path | None, meeting: str) -> None:
-    """One of several processes of a run."""
-    import torch.distributed as dist
-
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=settings.processes)
-    _train(rank, settings, RenderedWorld(settings.cache, settings.world), start_from)
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def _train(rank: int, settings: TrainSettings, world: RenderedWorld, start_from: str | Path | None) -> Path:
+def _train(rank: int, settings: TrainSettings, start_from: str | Path | None) -> None:
     out = Path(settings.out)
     out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(settings, world, rank)
+    trainer = Trainer(settings, RenderedWorld(settings.cache, settings.world), rank)
     resumed = trainer.restore(out)
     if not resumed and start_from is not None:
         trainer.start_from(Path(start_from))
@@ -388,9 +280,9 @@ def _train(rank: int, settings: TrainSettings, world: RenderedWorld, start_from:
     if rank:
         while trainer.step < settings.steps:
             trainer.advance()
-        return out / "prior"
+        return
     (out / "settings.json").write_text(json.dumps(asdict(settings), indent=1))
-    count = sum(p.numel() for p in trainer.parameters)
+    count = sum(p.numel() for p in trainer.weights.now.values())
     print(f"{count / 1e6:.2f} M parameters, {settings.steps} steps, from step {trainer.step}", flush=True)
     log_path = out / "log.csv"
     fresh = not (resumed and log_path.exists())
@@ -427,7 +319,6 @@ def _train(rank: int, settings: TrainSettings, world: RenderedWorld, start_from:
             if settings.sheet_every and (step % settings.sheet_every == 0 or step == settings.steps):
                 trainer.sheet(out / f"sheet-{step:06d}.png")
     trainer.export(out / "prior")
-    return out / "prior"
 
 
 def export_checkpoint(run: str | Path, out: str | Path) -> int:
@@ -435,6 +326,6 @@ def export_checkpoint(run: str | Path, out: str | Path) -> int:
     facts = read_facts(Path(run) / CHECKPOINT)
     stored = json.loads(facts["settings"])["model"]
     pipeline = ToyboxPipeline.create(ModelSettings(**{**stored, "channels": tuple(stored["channels"])}))
-    take_weights(pipeline, Path(run))
+    take_weights(pipeline, PARTS, Path(run))
     pipeline.save(out)
     return int(facts["step"])

@@ -21,7 +21,6 @@ import json
 import math
 import multiprocessing
 import os
-import tempfile
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,9 +31,9 @@ import torch
 from threedistill.errors import UsageError
 from threedistill.toybox.coloured_world import ColouredWorld
 from threedistill.toybox.gbuffers import BufferSettings
-from threedistill.toybox.teacher import TeacherSettings, TransformerToyboxPipeline
-from threedistill.toybox.teacher_trainer import TIMES, TeacherTraining, Trainer, take_weights
-from threedistill.toybox.train_prior import CHECKPOINT
+from threedistill.toybox.teacher import MODULES, TeacherSettings, TransformerToyboxPipeline
+from threedistill.toybox.teacher_trainer import TIMES, TeacherTraining, Trainer
+from threedistill.toybox.train_shared import CHECKPOINT, in_processes, take_weights
 from threedistill.toybox.train_state import read_facts
 
 #: Bounds of the bands of times that the log tells apart.
@@ -61,14 +60,11 @@ def train(settings: TeacherTraining, start_from: str | Path | None = None) -> Pa
         drawing = context.Process(target=_draw, args=(settings.cache, settings.world), daemon=True)
         drawing.start()
     try:
-        if settings.processes == 1:
-            return _train(0, settings, start_from)
-        with tempfile.TemporaryDirectory() as meeting:
-            torch.multiprocessing.spawn(_join, (settings, start_from, f"{meeting}/store"), settings.processes)
-        return Path(settings.out) / "prior"
+        in_processes(settings.processes, _train, settings, start_from)
     finally:
         if drawing is not None:
             drawing.terminate()
+    return Path(settings.out) / "prior"
 
 
 def _draw(cache: str, world: BufferSettings) -> None:
@@ -78,18 +74,7 @@ def _draw(cache: str, world: BufferSettings) -> None:
     ColouredWorld(cache, world).draw()
 
 
-def _join(rank: int, settings: TeacherTraining, start_from: str | Path | None, meeting: str) -> None:
-    """One of several processes of a run."""
-    import torch.distributed as dist
-
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=settings.processes)
-    _train(rank, settings, start_from)
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def _train(rank: int, settings: TeacherTraining, start_from: str | Path | None) -> Path:
+def _train(rank: int, settings: TeacherTraining, start_from: str | Path | None) -> None:
     out = Path(settings.out)
     world = ColouredWorld(settings.cache, settings.world, patience=600.0)
     trainer = Trainer(settings, world, rank)
@@ -98,11 +83,11 @@ def _train(rank: int, settings: TeacherTraining, start_from: str | Path | None) 
     if rank:
         while trainer.step < settings.steps:
             trainer.advance()
-        return out / "prior"
+        return
     unseen = replace(settings.world, seed=settings.world.seed + 1000, shards=1, scenes=64)
     test_world = ColouredWorld(f"{settings.cache}/unseen", unseen)
     (out / "settings.json").write_text(json.dumps(asdict(settings), indent=1))
-    count = sum(p.numel() for p in trainer.named.values())
+    count = sum(p.numel() for p in trainer.weights.now.values())
     print(f"{count / 1e6:.2f} M parameters, {settings.steps} steps, from step {trainer.step}", flush=True)
     bands = [f"x0_{a:g}-{b:g}" for a, b in itertools.pairwise(BANDS)]
     log = _Log(
@@ -147,7 +132,6 @@ def _train(rank: int, settings: TeacherTraining, start_from: str | Path | None) 
         if settings.sheet_every and step > settings.head_start and (step % settings.sheet_every == 0 or last):
             trainer.sheet(out / f"sheet-{step:06d}.png")
     trainer.export(out / "prior")
-    return out / "prior"
 
 
 class _Log:
@@ -181,6 +165,6 @@ def export_checkpoint(run: str | Path, out: str | Path) -> int:
         raise UsageError(f"{run} holds no training run ({CHECKPOINT})")
     facts = read_facts(path)
     pipeline = TransformerToyboxPipeline.create(TeacherSettings(**json.loads(facts["settings"])["model"]))
-    take_weights(pipeline, Path(run))
+    take_weights(pipeline, MODULES, Path(run))
     pipeline.save(out)
     return int(facts["step"])
