@@ -69,18 +69,24 @@ class Controlled(nn.Module):
 
 
 class _Controls:
-    """What both have in common.
+    """What both have in common, in front of the family of the UNet.
 
     Arguments:
         control: what is told: ``depth`` or ``normal``.
         controlnet: its folder or hub id; None = it is part of the pipeline's own folder.
         strength: factor on what it adds.
+        guidance: as for :class:`StableDiffusion`.
     """
 
-    control: Control
-    controlnet: str | None
-    strength: float
-    network: str
+    network = "unet"
+
+    def __init__(
+        self, control: Control = "depth", controlnet: str | None = None,
+        strength: Annotated[float, Within(0, 10)] = 1.0, guidance: Annotated[float, Within(0, 1000)] = 8.5,
+    ) -> None:  # fmt: skip
+        super().__init__(guidance)  # type: ignore[call-arg]  # of the family behind it
+        self.control, self.controlnet, self.strength = control, controlnet, strength
+        self.wants: frozenset[Condition] = frozenset({"text", "camera", control})
 
     def components(self) -> tuple[str, ...]:
         """The UNet and the ControlNet."""
@@ -114,44 +120,18 @@ class _Controls:
 class StableDiffusionControlNet(_Controls, StableDiffusion):
     """Stable Diffusion with a ControlNet. Source: Zhang et al. 2023, arXiv 2302.05543.
 
-    Arguments:
-        control: what is told: ``depth`` or ``normal``.
-        controlnet: its folder or hub id; None = it is part of the pipeline's own folder.
-        strength: factor on what it adds.
-        guidance: as for :class:`StableDiffusion`.
+    Arguments: those of :class:`_Controls`.
     """
 
     option = "sd15_control"
     pipelines = ("StableDiffusionPipeline", "StableDiffusionControlNetPipeline")
-    network = "unet"
-
-    def __init__(
-        self, control: Control = "depth", controlnet: str | None = None,
-        strength: Annotated[float, Within(0, 10)] = 1.0, guidance: Annotated[float, Within(0, 1000)] = 8.5,
-    ) -> None:  # fmt: skip
-        super().__init__(guidance)
-        self.control, self.controlnet, self.strength = control, controlnet, strength
-        self.wants: frozenset[Condition] = frozenset({"text", "camera", control})
 
 
 class SDXLControlNet(_Controls, SDXL):
     """SDXL with a ControlNet. Source: Zhang et al. 2023, arXiv 2302.05543.
 
-    Arguments:
-        control: what is told: ``depth`` or ``normal``.
-        controlnet: its folder or hub id; None = it is part of the pipeline's own folder.
-        strength: factor on what it adds.
-        guidance: as for :class:`StableDiffusion`.
+    Arguments: those of :class:`_Controls`.
     """
 
     option = "sdxl_control"
     pipelines = ("StableDiffusionXLPipeline", "StableDiffusionXLControlNetPipeline")
-    network = "unet"
-
-    def __init__(
-        self, control: Control = "depth", controlnet: str | None = None,
-        strength: Annotated[float, Within(0, 10)] = 1.0, guidance: Annotated[float, Within(0, 1000)] = 8.5,
-    ) -> None:  # fmt: skip
-        super().__init__(guidance)
-        self.control, self.controlnet, self.strength = control, controlnet, strength
-        self.wants: frozenset[Condition] = frozenset({"text", "camera", control})
