@@ -1,4 +1,4 @@
-"""What may be a prompt: one rule, whichever door the text comes through."""
+"""What a text may be, whichever door it comes through: a prompt, or a number."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from threedistill.errors import UsageError
 
-__all__ = ["check_prompt", "check_text"]
+__all__ = ["check_prompt", "check_text", "is_number"]
 
 #: Bytes that were no UTF-8 (Python keeps them as lone surrogates), and what no YAML and no file name can hold.
 _NO_TEXT = re.compile("[\ud800-\udfff\0]")
@@ -34,3 +34,12 @@ def check_text(text: str, what: str) -> None:
         raise UsageError(
             f"{what} is not valid text (bytes that are not UTF-8, or a NUL); pass it as UTF-8, or in a file"
         )
+
+
+def is_number(word: str) -> bool:
+    """Whether a word is a number, in Python's spelling."""
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

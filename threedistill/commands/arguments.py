@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from threedistill.errors import UsageError, nearest
 from threedistill.exports.foreign.limits import limits, parse_limits
+from threedistill.texts import is_number
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,7 +49,7 @@ class Parser(argparse.ArgumentParser):
                 word.startswith("-")
                 and word != "-"
                 and not any(c.isspace() for c in word)
-                and not _is_number(word)
+                and not is_number(word)
             ):
                 self._unknown(word)
         return options, data + behind
@@ -70,14 +71,6 @@ class Parser(argparse.ArgumentParser):
         close = nearest(option.lstrip("-"), known, count=1)  # without the dashes, which all of them share
         hint = f"did you mean {known[close[0]]}?" if close else "words that start with - go behind --"
         self.error(f"no option {option}; {hint}")
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def one_of(option: str, choices: Iterable[str]) -> Callable[[str], str]:

@@ -26,6 +26,7 @@ from threedistill.exports.foreign.opened import Opened
 from threedistill.exports.meshes.polygons import triangulated
 from threedistill.exports.obj.mtl import Entry, materials, parsed
 from threedistill.render.shading import srgb_to_linear
+from threedistill.texts import is_number
 
 __all__ = ["read_obj"]
 
@@ -180,18 +181,10 @@ def _table(path: Path, rows: list[list[str]], width: int, key: str) -> np.ndarra
         return np.array([row[:width] for row in rows], dtype=np.float64).reshape(-1, width)
     except ValueError:
         for row in rows:
-            if len(row) < width or not all(map(_is_number, row[:width])):
+            if len(row) < width or not all(map(is_number, row[:width])):
                 shown = " ".join([key, *row])[:60]
                 raise ThreedistillError(f"cannot read {path}: not a sound obj file ({shown!r})") from None
         raise
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def _materials(path: Path, text: _Text, lost: list[str]) -> dict[str, Material]:
