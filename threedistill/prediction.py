@@ -138,8 +138,8 @@ class Prediction:
         return self.eps - self.x0
 
     def read(self, kind: PredictionKind) -> Tensor:
-        """This prediction in another parametrisation."""
-        return getattr(self, kind)
+        """This prediction in a parametrisation; in its own what the network said, to the bit."""
+        return self.value if kind == self.kind else getattr(self, kind)
 
 
 def training_target(kind: PredictionKind, x0: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:

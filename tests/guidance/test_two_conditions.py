@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,8 +15,10 @@ from threedistill.config import compose
 from threedistill.errors import UsageError
 from threedistill.guidance.cfg import ClassifierFree
 from threedistill.guidance.evidence import gather
+from threedistill.guidance.perp_neg import PerpNeg
 from threedistill.guidance.rules import SDS
 from threedistill.guidance.two_conditions import TwoConditions
+from threedistill.prediction import Prediction
 from threedistill.priors.analytic import GaussianPrior, Normal
 from threedistill.priors.noise_path import DiscretePath
 from threedistill.prompts import PromptSet
@@ -116,3 +119,24 @@ def test_a_question_says_what_must_be_given():
         refuse_untold(stage, {"teacher": blind})
     with pytest.raises(UsageError, match="pictures of the object, and there are none; give one with --image"):
         build_plan(compose(prompt="a red ball", overrides=["cfg=two_conditions"]))
+
+
+@pytest.mark.parametrize("kind", ["v", "flow"])
+@pytest.mark.parametrize("variant", ["plain", "perp_neg", "two_conditions"])
+def test_pure_noise_is_combined_in_what_the_network_predicts(variant, kind):
+    """At ``alpha = 0`` eps says nothing of the picture; v and flow are minus the picture, and that is combined."""
+    base = ClassifierFree(scale=3.0)
+    cfg = {"plain": base, "perp_neg": PerpNeg(base), "two_conditions": TwoConditions(base, image_scale=2.0)}[
+        variant
+    ]
+    noise, level = scalars([0.4, -1.3]), vp_level(0.1, 2)
+    level = replace(level, alpha=torch.zeros_like(level.alpha), sigma=torch.ones_like(level.sigma))
+    pictures = {"cond": 0.8, "uncond": -0.1, "image": 0.3, "front": 0.5, "side": -0.6}
+    value = {name: scalars([-x, -x]) + (noise if kind == "flow" else 0) for name, x in pictures.items()}
+    asked = [query.name for query in cfg.queries(0.0)]
+    answers = {name: Prediction(value[name], kind, noise, level) for name in asked}
+    evidence = Evidence(answers, noise, noise, level, cameras=orbit(2, size=8))
+    expected = {"plain": -0.1 + 3 * 0.9, "two_conditions": -0.1 + 2 * 0.4 + 3 * 0.5}
+    # Along one axis nothing is perpendicular: what Perp-Neg adds to plain guidance is zero.
+    picture = scalars([expected.get(variant, expected["plain"])] * 2)
+    torch.testing.assert_close(cfg.guided(evidence, 0.0).x0, picture, rtol=0, atol=1e-6)

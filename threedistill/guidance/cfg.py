@@ -9,20 +9,22 @@ Every variant answers one contract, :class:`CFG`; Perp-Neg is in ``perp_neg.py``
 
 from __future__ import annotations
 
-from collections.abc import Set
+from abc import abstractmethod
+from collections.abc import Callable, Sequence, Set
 from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from threedistill.prediction import PredictionKind
 from threedistill.schedule import Schedule, value_at
 from threedistill.types import Condition, Evidence, Prediction, Query
 from threedistill.values import Fraction, Within, settings
 
 __all__ = [
-    "CFG", "DYNAMIC_QUANTILE", "BlankText", "ClassifierFree", "TextOfCond", "TextOfUncond", "at_point", "clip_x0",
-    "combine", "rescale_std",
+    "CFG", "DYNAMIC_QUANTILE", "BeyondClassifierFree", "BlankText", "ClassifierFree", "TextOfCond", "TextOfUncond",
+    "at_point", "clip_x0", "combine", "rescale_std",
 ]  # fmt: skip
 
 TextOfUncond = Literal["null", "negative"]
@@ -183,20 +185,63 @@ class ClassifierFree:
         scale = value_at(self.scale, progress)
         cond = evidence[at_point("uncond" if scale == 0 else "cond", point)]
         uncond = cond if scale in (0, 1) else evidence[at_point("uncond", point)]
-        if self.exact and uncond.kind == cond.kind and cond.kind in ("v", "flow"):
-            # In what the network predicts: eps says nothing of x0 where alpha is 0, v and flow do.
-            return Prediction(combine(uncond.value, cond.value, scale), cond.kind, cond.x_t, cond.level)
-        if self.exact:
-            return Prediction(combine(uncond.eps, cond.eps, scale), "eps", cond.x_t, cond.level)
-        # Combining x0 instead of eps is the same affine map, and better conditioned where alpha is small.
-        return self.finished(combine(uncond.x0, cond.x0, scale), cond)
+        return self.combined(
+            (uncond, cond), lambda kind: combine(uncond.read(kind), cond.read(kind), scale), cond
+        )
 
-    def finished(self, x0: Float[Tensor, "B C h w"], cond: Prediction) -> Prediction:
-        """A combined clean sample, rescaled and clipped."""
+    def combined(
+        self,
+        answers: Sequence[Prediction],
+        how: Callable[[PredictionKind], Float[Tensor, "B C h w"]],
+        cond: Prediction,
+    ) -> Prediction:
+        """Answers about one ``x_t``, combined affinely, then rescaled and clipped.
+
+        Exact guidance is combined in what the network predicts where that is v or flow (eps says nothing of x0 where
+        alpha is 0, they do), else in eps. What is rescaled or clipped is combined in x0: the same affine map, and
+        better conditioned where alpha is small.
+
+        Arguments:
+            answers: what is combined.
+            how: the combination of the answers read as a kind; its weights add up to 1.
+            cond: the conditional answer, whose contrast is kept.
+        """
+        kinds = {answer.kind for answer in answers}
+        if self.exact:
+            kind = cond.kind if kinds in ({"v"}, {"flow"}) else "eps"
+            return Prediction(how(kind), kind, cond.x_t, cond.level)
+        x0 = how("x0")
         if self.rescale:
             x0 = rescale_std(x0, cond.x0, self.rescale)
         return Prediction(clip_x0(x0, self.x0_clip or "none"), "x0", cond.x_t, cond.level)
 
     def __call__(self, evidence: Evidence, progress: float, point: str = "t") -> Float[Tensor, "B C h w"]:
         """``eps^s`` at the step's ``x_t``, or at another point."""
+        return self.guided(evidence, progress, point).eps
+
+
+class BeyondClassifierFree:
+    """What a variant with further questions shares with the classifier-free guidance that it builds on.
+
+    Attributes:
+        base: scale, unconditional branch, rescaling and clipping.
+    """
+
+    base: ClassifierFree
+
+    @property
+    def scale(self) -> float | Schedule:
+        """``s`` of the base."""
+        return self.base.scale
+
+    def unconditional(self, name: str, text: BlankText = "null", point: str = "t") -> Query:
+        """As of the base."""
+        return self.base.unconditional(name, text, point)
+
+    @abstractmethod
+    def guided(self, evidence: Evidence, progress: float, point: str = "t") -> Prediction:
+        """The guided prediction."""
+
+    def __call__(self, evidence: Evidence, progress: float, point: str = "t") -> Float[Tensor, "B C h w"]:
+        """``eps^s``."""
         return self.guided(evidence, progress, point).eps

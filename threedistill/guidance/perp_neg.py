@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import field
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threedistill.guidance.cfg import BlankText, ClassifierFree, TextOfCond, at_point
-from threedistill.schedule import Schedule, ScheduledNonNegative, value_at
+from threedistill.guidance.cfg import BeyondClassifierFree, ClassifierFree, TextOfCond, at_point
+from threedistill.prediction import PredictionKind
+from threedistill.schedule import ScheduledNonNegative, value_at
 from threedistill.types import Cameras, Evidence, Prediction, Query
 from threedistill.values import Within, settings
 
@@ -92,7 +93,7 @@ class AzimuthWeights:
 
 
 @settings
-class PerpNeg:
+class PerpNeg(BeyondClassifierFree):
     """Classifier-free guidance plus Perp-Neg against the wordings of the other views.
 
     ``eps^s = eps_u + s (d + sum_i w_i(azimuth) [d_i - proj_d d_i])`` over ``i`` = front, side. Our form differs from
@@ -109,15 +110,6 @@ class PerpNeg:
     base: ClassifierFree
     weights: AzimuthWeights = field(default_factory=AzimuthWeights)
     strength: ScheduledNonNegative = 1.0
-
-    @property
-    def scale(self) -> float | Schedule:
-        """``s``."""
-        return self.base.scale
-
-    def unconditional(self, name: str, text: BlankText = "null", point: str = "t") -> Query:
-        """As of the base."""
-        return self.base.unconditional(name, text, point)
 
     def queries(self, progress: float, point: str = "t", text: TextOfCond = "view") -> tuple[Query, ...]:
         """The prompt, nothing, and the two wrong views; without strength what the base asks."""
@@ -145,15 +137,9 @@ class PerpNeg:
         weights = [strength * w for w in self.weights(evidence.cameras)]
         scale = value_at(self.scale, progress)
 
-        def combined(kind: Literal["eps", "x0"]) -> Tensor:
-            # At one x_t, differences in x0 are those in eps times a number, which projections do not see.
+        def combination(kind: PredictionKind) -> Tensor:
+            # At one x_t, differences in one kind are those in another times a number, which projections do not see.
             wrong = [front.read(kind), side.read(kind)]
             return perp_neg(uncond.read(kind), cond.read(kind), wrong, weights, scale)
 
-        if self.base.exact:
-            return Prediction(combined("eps"), "eps", cond.x_t, cond.level)
-        return self.base.finished(combined("x0"), cond)
-
-    def __call__(self, evidence: Evidence, progress: float, point: str = "t") -> Float[Tensor, "B C h w"]:
-        """``eps^s``."""
-        return self.guided(evidence, progress, point).eps
+        return self.base.combined((uncond, cond, front, side), combination, cond)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from threedistill.guidance.cfg import BlankText, ClassifierFree, TextOfCond, at_point
-from threedistill.schedule import Schedule, ScheduledNonNegative, value_at
+from threedistill.guidance.cfg import BeyondClassifierFree, ClassifierFree, TextOfCond, at_point
+from threedistill.prediction import PredictionKind
+from threedistill.schedule import ScheduledNonNegative, value_at
 from threedistill.types import Condition, Evidence, Prediction, Query
 from threedistill.values import settings
 
 
 @settings
-class TwoConditions:
+class TwoConditions(BeyondClassifierFree):
     """``eps^s = eps(0, 0) + s_I [eps(0, I) - eps(0, 0)] + s_T [eps(T, I) - eps(0, I)]``: pictures first, then words.
 
     ``s_I = s_T`` is classifier-free guidance whose unconditional branch is told neither. Asks three questions per view.
@@ -30,15 +29,6 @@ class TwoConditions:
 
     base: ClassifierFree
     image_scale: ScheduledNonNegative = 1.5
-
-    @property
-    def scale(self) -> float | Schedule:
-        """``s_T``."""
-        return self.base.scale
-
-    def unconditional(self, name: str, text: BlankText = "null", point: str = "t") -> Query:
-        """As of the base."""
-        return self.base.unconditional(name, text, point)
 
     def queries(self, progress: float, point: str = "t", text: TextOfCond = "view") -> tuple[Query, ...]:
         """Words and pictures, pictures alone, and neither; less what the scales make superfluous."""
@@ -64,16 +54,10 @@ class TwoConditions:
         if image_scale != 1:
             parts.append((evidence[at_point("uncond", point)], 1 - image_scale))
 
-        def combined(kind: Literal["eps", "x0"]) -> Tensor:
+        def combination(kind: PredictionKind) -> Tensor:
             # In float32 at least: half precision cancels at large scales.
             read = [(one.read(kind), weight) for one, weight in parts]
             wide = torch.promote_types(read[0][0].dtype, torch.float32)
             return torch.stack([weight * value.to(wide) for value, weight in read]).sum(0)
 
-        if self.base.exact:
-            return Prediction(combined("eps"), "eps", cond.x_t, cond.level)
-        return self.base.finished(combined("x0"), cond)
-
-    def __call__(self, evidence: Evidence, progress: float, point: str = "t") -> Float[Tensor, "B C h w"]:
-        """``eps^s``."""
-        return self.guided(evidence, progress, point).eps
+        return self.base.combined([answer for answer, _ in parts], combination, cond)
