@@ -198,23 +198,17 @@ def answer_of(command: Sequence[str], cwd: Path | None = None) -> str:
 
 def python_program(python: str, name: str, key: str, read: str, write: dict[str, str]) -> Program:
     """A program that is a Python package; ``write``: format -> our format that it opens for it."""
-    driver = [python, str(HERE / "interchange_py.py"), key]
-
-    def seen(path: Path) -> Any:
-        return json.loads(answer_of([*driver, "read", str(path)]).strip().splitlines()[-1])
-
-    def made(source: Path, target: Path) -> None:
-        answer_of([*driver, "write", str(source), str(target)])
-
-    return Program(
-        name, lambda: json.loads(answer_of([*driver, "version"]).strip().splitlines()[-1]),
-        dict.fromkeys(read.split(), seen), {one: (made, source) for one, source in write.items()},
-    )  # fmt: skip
+    return _driven([python, str(HERE / "interchange_py.py"), key], name, read, write)
 
 
 def node_program(modules: str, name: str, key: str, read: str, write: dict[str, str]) -> Program:
     """A program of npm that the JavaScript driver knows."""
     driver = ["node", str(HERE / "interchange_js.mjs"), str(Path(modules).absolute()), key]
+    return _driven(driver, name, read, write)
+
+
+def _driven(driver: list[str], name: str, read: str, write: dict[str, str]) -> Program:
+    """A program behind one of the drivers, which all are asked in the same words."""
 
     def seen(path: Path) -> Any:
         return json.loads(answer_of([*driver, "read", str(path)]).strip().splitlines()[-1])

@@ -13,7 +13,6 @@ needs, or a lost asset is a fault, and the exit status is then 1.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import io
@@ -33,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import yaml
 
-from tests.fuzz.runner import FAULTS, Report, run
+from tests.fuzz.runner import Report, command_line, run
 from tests.fuzz.test_settings import HOSTILE
 from tests.fuzz.test_settings import _judge as judge_setting
 from tests.fuzz.test_settings import cases as setting_cases
@@ -375,40 +374,19 @@ def attempt(number: int, seed: int = 0, only: str | None = None) -> tuple[str, s
 
 
 def fuzz(
-    numbers: range, seed: int = 0, only: str | None = None, show: Callable[[int], None] | None = None
+    numbers: range, seed: int = 0, only: str | None = None, progress: Callable[[int], None] | None = None
 ) -> Report:
     """The tries of these numbers."""
     material(), keys(), setting_cases()  # once, before the children
     _command("cite", str(material() / "run"))
-    return run(lambda number: attempt(number, seed, only), numbers, progress=show)
+    return run(lambda number: attempt(number, seed, only), numbers, progress=progress)
 
 
-def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--tries", type=int, default=14000)
-    parser.add_argument("--from", dest="first", type=int, default=0)
-    parser.add_argument("--to", type=int)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=list(KINDS))
-    parser.add_argument("--show", type=int)
-    options = parser.parse_args()
-    if options.show is not None:
-        print(made(options.show, options.seed, options.only))
-        print(attempt(options.show, options.seed, options.only))
-        return 0
-    last = options.tries if options.to is None else options.to
-
-    def show(number: int) -> None:
-        if number % 500 == 0:
-            print(f"{number} of {last}", file=sys.stderr)
-
-    report = fuzz(range(options.first, last), options.seed, options.only, show)
-    print("\n".join(report.lines()))
-    return 1 if any(report.counts[word] for word in FAULTS) else 0
+def show(number: int, seed: int, only: str | None) -> None:
+    """Make one try again and say what happens."""
+    print(made(number, seed, only))
+    print(attempt(number, seed, only))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(__doc__, 14000, list(KINDS), show, fuzz, every=500))

@@ -13,7 +13,6 @@ picture was taken away) and the reader neither refuses the file nor names a loss
 
 from __future__ import annotations
 
-import argparse
 import base64
 import contextlib
 import json
@@ -33,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from tests.fuzz.runner import FAULTS, Report, run
+from tests.fuzz.runner import Report, command_line, run
 from threedistill.errors import ThreedistillError
 from threedistill.exports.formats import FORMATS, named
 from threedistill.exports.read import open_file
@@ -336,37 +335,16 @@ def fuzz(
     return run(lambda number: attempt(number, seed, only), numbers, progress=show)
 
 
-def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--tries", type=int, default=2000)
-    parser.add_argument("--from", dest="first", type=int, default=0)
-    parser.add_argument("--to", type=int)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=[one.name for one in sound()])
-    parser.add_argument("--show", type=int)
-    options = parser.parse_args()
-    if options.show is not None:
-        folder = Path(f"fuzz-{options.show}")
-        shutil.rmtree(folder, ignore_errors=True)
-        print(made(options.show, options.seed, options.only)[0], "in", folder)
-        try:
-            print(attempt(options.show, options.seed, options.only, folder))
-        except ThreedistillError as error:
-            print(f"refused: {error}")
-        return 0
-    last = options.tries if options.to is None else options.to
-
-    def show(number: int) -> None:
-        if number % 100 == 0:
-            print(f"{number} of {last}", file=sys.stderr)
-
-    report = fuzz(range(options.first, last), options.seed, options.only, show)
-    print("\n".join(report.lines()))
-    return 1 if any(report.counts[word] for word in FAULTS) else 0
+def show(number: int, seed: int, only: str | None) -> None:
+    """Make one file again in a folder that stays, and say what happens."""
+    folder = Path(f"fuzz-{number}")
+    shutil.rmtree(folder, ignore_errors=True)
+    print(made(number, seed, only)[0], "in", folder)
+    try:
+        print(attempt(number, seed, only, folder))
+    except ThreedistillError as error:
+        print(f"refused: {error}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(__doc__, 2000, [one.name for one in sound()], show, fuzz, every=100))

@@ -6,6 +6,7 @@ starts another behind the try that ended it, and counts. Nothing here knows what
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import resource
@@ -14,12 +15,12 @@ import signal
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from threedistill.errors import ThreedistillError
 
-__all__ = ["Report", "run"]
+__all__ = ["Report", "command_line", "run"]
 
 #: Ways to end that are faults.
 FAULTS = (
@@ -139,3 +140,41 @@ def _child(
             os.write(writer, json.dumps([number, "again", "", ""]).encode() + b"\n")
             break
     os._exit(0)
+
+
+def command_line(
+    description: str | None, tries: int, kinds: Sequence[str], show: Callable[[int, int, str | None], None],
+    fuzz: Callable[[range, int, str | None, Callable[[int], None]], Report], every: int,
+) -> int:  # fmt: skip
+    """The command line of a search; the exit status.
+
+    Arguments:
+        description: for ``--help``.
+        tries: how many there are unless ``--tries`` says otherwise.
+        kinds: what ``--only`` takes.
+        show: makes one try again and says what happens: number, seed, kind.
+        fuzz: makes tries: numbers, seed, kind, and what is called with the number of each.
+        every: after how many tries it says how far it is.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tries", type=int, default=tries)
+    parser.add_argument("--from", dest="first", type=int, default=0)
+    parser.add_argument("--to", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=kinds)
+    parser.add_argument("--show", type=int)
+    options = parser.parse_args()
+    if options.show is not None:
+        show(options.show, options.seed, options.only)
+        return 0
+    last = options.tries if options.to is None else options.to
+
+    def progress(number: int) -> None:
+        if number % every == 0:
+            print(f"{number} of {last}", file=sys.stderr)
+
+    report = fuzz(range(options.first, last), options.seed, options.only, progress)
+    print("\n".join(report.lines()))
+    return 1 if any(report.counts[word] for word in FAULTS) else 0

@@ -5,29 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-WORDS = ("a", "red", "duck", "mushroom", "front", "side", "view", "blurry")
+from tests.priors.tiny import clip_tokenizer
 
 
 def build_pipeline(prediction_type: str, seed: int, **scheduler):
     """A StableDiffusionPipeline of some 100k parameters: 32-pixel pictures, 8x8 latents."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(seed)
-    pieces = ["<|startoftext|>", "<|endoftext|>", *(w + "</w>" for w in WORDS), *"abcdefghijklmnopqrstuvwxyz"]
-    vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
-    merges = []
-    for word in WORDS:  # byte-pair merges that build every word from its letters
-        parts = [*word[:-1], word[-1] + "</w>"]
-        while len(parts) > 1:
-            merges.append((parts[0], parts[1]))
-            parts = [parts[0] + parts[1], *parts[2:]]
-            vocabulary.setdefault(parts[0], len(vocabulary))
-        for letter in (*word[:-1], word[-1] + "</w>"):
-            vocabulary.setdefault(letter, len(vocabulary))
-    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=list(dict.fromkeys(merges)), model_max_length=16)
+    tokenizer = clip_tokenizer()
     text = CLIPTextConfig(
-        vocab_size=len(vocabulary), hidden_size=16, intermediate_size=16, num_hidden_layers=2,
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=2,
         num_attention_heads=2, max_position_embeddings=16, bos_token_id=0, eos_token_id=1, pad_token_id=1,
     )  # fmt: skip
     unet = UNet2DConditionModel(
