@@ -34,7 +34,7 @@ def fold_lora(pipe: Any, component: str, file: str, scale: float) -> tuple[str, 
         raise UsageError(f"lora={file}: only .safetensors is read (other formats can run code)")
     from diffusers.loaders.lora_base import LoraBaseMixin
 
-    if not isinstance(pipe, LoraBaseMixin):
+    if not issubclass(type(pipe), LoraBaseMixin):
         raise UsageError(f"lora={file}: diffusers reads no LoRA for a {type(pipe).__name__}")
     network = getattr(pipe, component)
     options = {"unet_config": network.config} if component == "unet" else {}

@@ -63,6 +63,7 @@ class WorldPrior(Prior):
     name = "world"
     view_group = 1
     licence = "Apache-2.0"
+    space: PixelSpace
     wants: frozenset[Condition] = frozenset({"text", "camera", "background"})
 
     @checked
