@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from threedistill.conditions import ReferenceImage
+from threedistill.config import Recipe
 from threedistill.contracts import check_parts
 from threedistill.errors import UsageError
 from threedistill.guidance.rules import questions
@@ -20,6 +21,9 @@ from threedistill.training.stages import TrainerSettings
 from threedistill.training.student_step import Learner
 from threedistill.training.system import ScoreDistillation
 from threedistill.types import TextKind
+
+#: Where systems are built; the trainer moves them.
+_CPU = torch.device("cpu")
 
 
 def pick_device(name: str) -> torch.device:
@@ -67,7 +71,7 @@ def assemble(plan: RunPlan, images: tuple[ReferenceImage, ...] = ()) -> Assemble
     device = pick_device(plan.device)
     prior = build_prior(plan, device)
     refuse_images(plan, prior)
-    stages = build_stages(plan, prior, images)
+    stages = build_stages(plan, prior, images, device)
     prepare(plan, stages)
     return Assembled(device, prior, stages, plan.trainer)
 
@@ -86,26 +90,37 @@ def build_prior(plan: RunPlan, device: torch.device) -> Prior:
     Raises:
         UsageError: weights that are not there, or a prior that wants what its class does not name.
     """
-    prior = plan.prior.model.make()
-    if unnamed := sorted(prior.wants - type(prior).wants):
+    return _loaded(plan.prior.model, device)
+
+
+def _loaded(model: Recipe[Prior], device: torch.device) -> Prior:
+    """A frozen network on its device."""
+    network = model.make()
+    if unnamed := sorted(network.wants - type(network).wants):
         raise UsageError(
-            f"prior.model: {type(prior).__name__} wants {unnamed[0]}, which its class does not name; wants of a class "
-            "are all that any of its objects can be told"
+            f"{model.where}: {type(network).__name__} wants {unnamed[0]}, which its class does not name; wants of a "
+            "class are all that any of its objects can be told"
         )
-    return prior.to(device)
+    return network.to(device)
 
 
 def build_stages(
-    plan: RunPlan, prior: Prior, images: tuple[ReferenceImage, ...] = ()
+    plan: RunPlan, prior: Prior, images: tuple[ReferenceImage, ...] = (), device: torch.device = _CPU
 ) -> list[ScoreDistillation]:
     """Every stage's system with fresh parameters: what a run's set-up can still refuse shows here.
+
+    Arguments:
+        plan: the run.
+        prior: the teacher.
+        images: what networks are shown that want reference pictures.
+        device: where further networks go; the teacher is where it is.
 
     Raises:
         UsageError: views that do not fit the prior, or parameters without a learning rate.
     """
     systems: list[ScoreDistillation] = []
     for stage in plan.stages:
-        systems.append(build_stage(plan, stage, prior, systems, images))
+        systems.append(build_stage(plan, stage, prior, systems, images, device))
     for index, system in enumerate(systems):
         try:
             system.optim.build(system.scenes.parameter_groups())
@@ -116,7 +131,7 @@ def build_stages(
 
 def build_stage(
     plan: RunPlan, stage: StagePlan, prior: Prior, before: Sequence[ScoreDistillation] = (),
-    images: tuple[ReferenceImage, ...] = (),
+    images: tuple[ReferenceImage, ...] = (), device: torch.device = _CPU,
 ) -> ScoreDistillation:  # fmt: skip
     """The system of one stage with fresh parameters, on the CPU (the trainer moves it).
 
@@ -124,7 +139,7 @@ def build_stage(
         plan, stage: the run, and which of its stages.
         prior: the teacher.
         before: the stages before it, for learners that are kept.
-        images: what networks are shown that want reference pictures.
+        images, device: as for :func:`build_stages`.
     """
     if stage.cameras.views % prior.view_group:
         raise UsageError(
@@ -143,7 +158,7 @@ def build_stage(
         watchdog=copy.deepcopy(stage.watchdog),  # it remembers what it saw
         streams=stage.scene.streams,
         max_rows=plan.trainer.max_rows,
-        networks=build_networks(plan, stage, prior),
+        networks=build_networks(plan, stage, prior, device),
         learners=build_learners(plan, stage, prior, before[-1].learners if before else {}),
         images=images,
     )
@@ -182,15 +197,17 @@ def build_learners(
     return found
 
 
-def build_networks(plan: RunPlan, stage: StagePlan, prior: Prior) -> dict[str, Prior]:
+def build_networks(
+    plan: RunPlan, stage: StagePlan, prior: Prior, device: torch.device = _CPU
+) -> dict[str, Prior]:
     """The further frozen networks by name: the teacher itself, or other priors in the same space.
 
     Raises:
-        UsageError: another prior whose pictures have another shape.
+        UsageError: another prior whose pictures have another shape, or that wants what its class does not name.
     """
     found: dict[str, Prior] = {}
     for name, network in stage.networks.items():
-        own = prior if network.model is None else network.model.make()
+        own = prior if network.model is None else _loaded(network.model, device)
         if tuple(own.space.shape) != tuple(prior.space.shape) or type(own.space) is not type(prior.space):
             raise UsageError(
                 f"{network.where}={network.name} works on {_space(own)}, the teacher {plan.prior.name} on "
