@@ -29,7 +29,8 @@ def moved(monkeypatch: pytest.MonkeyPatch) -> list[tuple[DiscPrior, str]]:
 
 def plan_of(*overrides: str) -> RunPlan:
     few = ["budget.views=2", "budget.resolution=24", "baseline=gaussian", *overrides]
-    return build_plan(compose(prompt="a red ball", guidance="csds", prior="gaussian", overrides=few))
+    config = compose(prompt="a red ball", guidance="csds", prior="gaussian", overrides=few)
+    return build_plan({**config, "networks": {"twin": config["baseline"]}})
 
 
 def test_a_baseline_is_moved_like_the_teacher(
@@ -59,3 +60,14 @@ def test_a_baseline_may_want_what_its_class_names_only(monkeypatch: pytest.Monke
         UsageError, match=r"^prior\.model: DiscPrior wants depth, which its class does not name"
     ):
         build_prior(plan, torch.device("cpu"))
+
+
+def test_stages_share_the_networks_of_one_recipe(moved: list[tuple[DiscPrior, str]]) -> None:
+    """Moved once is loaded once."""
+    stages = "stages=[{name: a}, {name: b}, {name: c, baseline: {model: {std: 0.4}}}]"
+    plan = plan_of(stages)
+    systems = assembling.build_stages(plan, build_prior(plan, torch.device("cpu")))
+    first, second, third = (system.networks["baseline"] for system in systems)
+    assert first is second and first is not third and (first._std, third._std) == (0.3, 0.4)
+    assert all(system.networks["twin"] is first for system in systems)
+    assert [network for network, _ in moved[1:]] == [first, third]

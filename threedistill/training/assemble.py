@@ -119,8 +119,9 @@ def build_stages(
         UsageError: views that do not fit the prior, or parameters without a learning rate.
     """
     systems: list[ScoreDistillation] = []
+    loaded: dict[str, Prior] = {}
     for stage in plan.stages:
-        systems.append(build_stage(plan, stage, prior, systems, images, device))
+        systems.append(build_stage(plan, stage, prior, systems, images, device, loaded))
     for index, system in enumerate(systems):
         try:
             system.optim.build(system.scenes.parameter_groups())
@@ -132,6 +133,7 @@ def build_stages(
 def build_stage(
     plan: RunPlan, stage: StagePlan, prior: Prior, before: Sequence[ScoreDistillation] = (),
     images: tuple[ReferenceImage, ...] = (), device: torch.device = _CPU,
+    loaded: dict[str, Prior] | None = None,
 ) -> ScoreDistillation:  # fmt: skip
     """The system of one stage with fresh parameters, on the CPU (the trainer moves it).
 
@@ -140,6 +142,7 @@ def build_stage(
         prior: the teacher.
         before: the stages before it, for learners that are kept.
         images, device: as for :func:`build_stages`.
+        loaded: as for :func:`build_networks`.
     """
     if stage.cameras.views % prior.view_group:
         raise UsageError(
@@ -158,7 +161,7 @@ def build_stage(
         watchdog=copy.deepcopy(stage.watchdog),  # it remembers what it saw
         streams=stage.scene.streams,
         max_rows=plan.trainer.max_rows,
-        networks=build_networks(plan, stage, prior, device),
+        networks=build_networks(plan, stage, prior, device, loaded),
         learners=build_learners(plan, stage, prior, before[-1].learners if before else {}),
         images=images,
     )
@@ -198,16 +201,29 @@ def build_learners(
 
 
 def build_networks(
-    plan: RunPlan, stage: StagePlan, prior: Prior, device: torch.device = _CPU
-) -> dict[str, Prior]:
+    plan: RunPlan, stage: StagePlan, prior: Prior, device: torch.device = _CPU,
+    loaded: dict[str, Prior] | None = None,
+) -> dict[str, Prior]:  # fmt: skip
     """The further frozen networks by name: the teacher itself, or other priors in the same space.
+
+    Arguments:
+        plan, stage: the run, and which of its stages.
+        prior: the teacher.
+        device: where the others go.
+        loaded: those that are there already, by their recipes; what is loaded is added.
 
     Raises:
         UsageError: another prior whose pictures have another shape, or that wants what its class does not name.
     """
     found: dict[str, Prior] = {}
+    loaded = {} if loaded is None else loaded
     for name, network in stage.networks.items():
-        own = prior if network.model is None else _loaded(network.model, device)
+        own = prior
+        if network.model is not None:
+            recipe = repr((network.model.cls, network.model.node))
+            if recipe not in loaded:
+                loaded[recipe] = _loaded(network.model, device)
+            own = loaded[recipe]
         if tuple(own.space.shape) != tuple(prior.space.shape) or type(own.space) is not type(prior.space):
             raise UsageError(
                 f"{network.where}={network.name} works on {_space(own)}, the teacher {plan.prior.name} on "
