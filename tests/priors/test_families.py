@@ -15,10 +15,21 @@ from torch import Tensor
 
 from tests.priors import tiny
 from threedistill.conditions import Conditions
+from threedistill.errors import UsageError
 from threedistill.guidance.cfg import ClassifierFree, combine
 from threedistill.prediction import Prediction
 from threedistill.priors.diffusers import DiffusersPrior
-from threedistill.priors.families import FLUX, SD3, SDXL, DeepFloyd, Family, PixArt, Sana, StableDiffusion
+from threedistill.priors.families import (
+    FLUX,
+    SD3,
+    SDXL,
+    DeepFloyd,
+    Facts,
+    Family,
+    PixArt,
+    Sana,
+    StableDiffusion,
+)
 from threedistill.priors.families.flux import pack, unpack
 from threedistill.priors.sampling import ddim
 from threedistill.priors.schedulers import scheduler_levels
@@ -188,3 +199,17 @@ def test_a_lora_answers_as_in_its_own_pipeline(
         expected = plain.family.denoise(network, x_t, level, told, plain.facts)
     torch.testing.assert_close(folded.predict(x_t, level, told).value, expected, rtol=0, atol=1e-5)
     assert float((plain.predict(x_t, level, told).value - expected).abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize("channels", [63, 65, 67, 68, 128, 384])
+def test_a_network_of_packed_latents_takes_four_of_each_and_no_more(channels: int) -> None:
+    vae = {"latent_channels": 16, "block_out_channels": [8, 8]}
+
+    def facts(wanted: int) -> Facts:
+        return Facts({}, {"transformer": {"in_channels": wanted}, "vae": vae})
+
+    FLUX().check(facts(64))
+    with pytest.raises(
+        UsageError, match=f"its transformer takes {channels} channels and its VAE gives 64: it is told"
+    ):
+        FLUX().check(facts(channels))

@@ -79,6 +79,7 @@ class Family(ABC):
         optional: text encoders that a model may do without.
         wants: the conditions that its network can be told.
         beside: channels that its network is told in front of its first convolution, beside those of ``x_t``.
+        packed: channels of ``x_t`` that its network takes for one.
         half: what ``dtype=auto`` means on a GPU.
         patch: latents per side that the network cannot divide.
     """
@@ -90,6 +91,7 @@ class Family(ABC):
     optional: ClassVar[frozenset[str]] = frozenset()
     wants: frozenset[Condition] = frozenset({"text"})
     beside: ClassVar[int] = 0
+    packed: ClassVar[int] = 1
     half: ClassVar[torch.dtype] = torch.bfloat16
     patch: ClassVar[int] = 1
 
@@ -116,15 +118,17 @@ class Family(ABC):
             UsageError: with the option that would do, where one ships.
         """
         channels, wanted = self.channels(facts), facts.configs[self.network].get("in_channels")
-        if channels is None or wanted is None or int(wanted) == channels + self.beside:
+        if channels is None or wanted is None:
+            return
+        given, told = channels * self.packed, (channels + self.beside) * self.packed
+        if int(wanted) == told:
             return
         if self.beside:
             raise UsageError(
-                f"its {self.network} takes {wanted} channels, and that of prior={self.option} is told "
-                f"{channels + self.beside}"
+                f"its {self.network} takes {wanted} channels, and that of prior={self.option} is told {told}"
             )
         raise UsageError(
-            f"its {self.network} takes {wanted} channels and its VAE gives {channels}: it is told more than a "
+            f"its {self.network} takes {wanted} channels and its VAE gives {given}: it is told more than a "
             f"noisy picture (a mask, a depth map), which prior={self.option} does not tell it"
         )
 

@@ -54,6 +54,7 @@ class FLUX(Family):
     pipelines = ("FluxPipeline",)
     encoders = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
     patch = 2
+    packed = 4
 
     def __init__(
         self,
@@ -65,16 +66,6 @@ class FLUX(Family):
     def native_size(self, facts: Facts) -> int:
         """128 latents; its configuration does not say so."""
         return 128 * facts.factor
-
-    def check(self, facts: Facts) -> None:
-        """Refuse a network that is told more than packed latents."""
-        channels, wanted = self.channels(facts), int(facts.configs["transformer"]["in_channels"])
-        inner = {
-            **facts.configs["transformer"],
-            "in_channels": wanted // 4 if wanted % 4 == 0 else wanted / 4,
-        }
-        assert channels is not None
-        super().check(Facts(facts.index, {**facts.configs, "transformer": inner}, facts.size))
 
     def length(self, tokenizer: str, pipe: Any) -> int:
         """77 of CLIP, or T5's."""
