@@ -192,10 +192,10 @@ def test_a_plugin_that_python_does_not_find_is_named():
 
 
 def test_configurations_of_older_versions_find_their_priors(tmp_path):
-    config = compose(prompt="a red ball", prior="world", overrides=["baseline=toybox"])
+    config = compose(prompt="a red ball", prior="oracle", overrides=["baseline=toybox"])
     places = {"prior": config["prior"]["model"], "baseline": config["baseline"]["model"]}
     now = {name: node["_target_"] for name, node in places.items()}
-    places["prior"]["_target_"] = "threedistill.priors.world.WorldPrior"
+    places["prior"]["_target_"] = "threedistill.priors.oracle.OraclePrior"
     places["baseline"]["_target_"] = "threedistill.priors.toybox.ToyboxPrior"
     write_config(config, tmp_path / "config.yaml")
     read = read_config(tmp_path / "config.yaml")

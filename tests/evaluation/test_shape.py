@@ -8,6 +8,7 @@ import torch
 import trimesh
 
 from threedistill.errors import ThreedistillError
+from threedistill.evaluation import silhouette
 from threedistill.evaluation.alignment import centred, rotate_y, smallest_circle, turned
 from threedistill.evaluation.health import mesh_health
 from threedistill.evaluation.silhouette import (
@@ -16,6 +17,7 @@ from threedistill.evaluation.silhouette import (
     occupancy,
     sample_surface,
     silhouette_agreement,
+    volume_agreement,
     volume_iou,
 )
 from threedistill.types import Mesh
@@ -90,6 +92,17 @@ def test_volume_of_a_box_and_of_overlapping_boxes():
     both = as_mesh(trimesh.util.concatenate([one, other]))
     assert float(occupancy(both, 96).sum()) * cell == pytest.approx(0.72, rel=0.06)
     assert volume_iou(as_mesh(one), as_mesh(other)) == pytest.approx(1 / 3, abs=0.04)
+
+
+def test_volume_at_the_best_turn_looks_at_the_truth_once(monkeypatch: pytest.MonkeyPatch):
+    truth = lopsided()
+    asset = turned(truth, math.radians(100))
+    sizes = (centred(asset), centred(truth))
+    expected = max(volume_iou(turned(sizes[0], 2 * math.pi * k / 8), sizes[1]) for k in range(8))
+    seen = []
+    monkeypatch.setattr(silhouette, "occupancy", lambda mesh: seen.append(mesh) or occupancy(mesh))
+    assert volume_agreement(asset, truth) == expected > 0.5
+    assert len(seen) == 1 + 8
 
 
 def test_occupancy_agrees_with_ray_tests_by_trimesh():

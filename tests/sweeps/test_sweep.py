@@ -353,6 +353,30 @@ def test_a_new_judge_looks_again(tmp_path: Path):
     assert not job.looked_at(tmp_path)
 
 
+def test_what_a_critic_said_today_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whatever figures it has."""
+    from threedistill.sweeps import job
+
+    asked = []
+
+    def judge(asset: Path, prompt: str) -> dict[str, object]:
+        asked.append(prompt)
+        return {"verdict": "tall", "asset": str(asset), "judge_version": critic.version, "schema": SCHEMA}
+
+    critic = SimpleNamespace(version="gothic", judge=judge)
+    monkeypatch.setattr(job, "_critic", lambda prompt: critic)
+    (tmp_path / "asset").mkdir()
+    for name in ("model.glb", "views.png"):
+        (tmp_path / "asset" / name).touch()
+    (tmp_path / "run.json").write_text(json.dumps({"prompt": "a cathedral"}))
+    first, again = job.evaluate_run(tmp_path), job.evaluate_run(tmp_path)
+    assert first == again and asked == ["a cathedral"] and job.looked_at(tmp_path)
+    critic.version = "baroque"
+    assert not job.looked_at(tmp_path)
+    job.evaluate_run(tmp_path)
+    assert len(asked) == 2
+
+
 def test_durations_for_people():
     assert [clock(s) for s in (0, 40, 89, 700, 7500)] == ["0 s", "40 s", "89 s", "12 min", "2 h 05 min"]
 

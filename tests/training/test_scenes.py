@@ -10,10 +10,15 @@ import torch
 from torch import nn
 
 from threedistill.cameras import orbit
+from threedistill.config import Recipe, read_config
 from threedistill.pipeline import generate
 from threedistill.protocols import RenderContext, Representation
 from threedistill.rng import Streams
+from threedistill.training.checkpoint import StageState
 from threedistill.training.optim import Adam, apply_refinement
+from threedistill.training.planning import asset_plan
+from threedistill.training.reexport import reopen
+from threedistill.training.run_folder import RunFolder
 from threedistill.training.scenes import Scenes
 from threedistill.types import Refinement, Rendering
 
@@ -97,7 +102,9 @@ def test_scenes_answer_for_nobody_and_their_groups_share_rates():
         Scenes([])
 
 
-def test_a_run_writes_every_particle_and_keeps_the_judges_best(tmp_path: Path):
+def test_a_run_writes_every_particle_and_keeps_the_judges_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     done = generate(
         "a red ball", out=tmp_path / "run", preset="draft", prior="gaussian", guidance="sds", quiet=True,
         overrides=[
@@ -116,3 +123,15 @@ def test_a_run_writes_every_particle_and_keeps_the_judges_best(tmp_path: Path):
     files = [(asset / f"particle-{i}" / "model.glb").read_bytes() for i in range(2)]
     assert files[0] != files[1], "particles start from different values"
     assert done.asset == asset / "model.glb" and done.asset.read_bytes() == files[best]
+
+    # Made again, it is the best one alone.
+    made = []
+    make = Recipe.make
+    monkeypatch.setattr(Recipe, "make", lambda self: made.append(make(self)) or made[-1])
+    run = RunFolder(done.run_dir)
+    plan = asset_plan(read_config(run.config))
+    scene = reopen(run, plan)
+    assert made == [scene]
+    saved = StageState(run.checkpoint(plan.index, plan.stage))
+    for name, value in scene.state_dict().items():
+        assert torch.equal(value, saved._tensors[f"module/scenes.{best}.{name}"])

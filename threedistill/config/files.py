@@ -24,8 +24,7 @@ _DEEPEST = 64
 _MOVED = {
     f"threedistill.priors.{old}": f"threedistill.toybox.priors.{new}"
     for old, new in (
-        ("toybox.ToyboxPrior", "embedded.ToyboxPrior"), ("world.WorldPrior", "world.WorldPrior"),
-        ("oracle.OraclePrior", "oracle.OraclePrior"),
+        ("toybox.ToyboxPrior", "embedded.ToyboxPrior"), ("oracle.OraclePrior", "oracle.OraclePrior"),
     )
 }  # fmt: skip
 

@@ -200,13 +200,18 @@ def volume_agreement(asset: Mesh, truth: Mesh, turns: int = 8) -> float | None:
     Quick, and no search for scale: a lower bound of what :func:`silhouette_agreement` finds.
     """
     asset, truth = centred(asset), centred(truth)
-    found = [volume_iou(turned(asset, 2 * math.pi * k / turns), truth) for k in range(turns)]
+    solid = occupancy(truth)
+    found = [_solid_iou(occupancy(turned(asset, 2 * math.pi * k / turns)), solid) for k in range(turns)]
     return max((x for x in found if x is not None), default=None)
 
 
 def volume_iou(a: Mesh, b: Mesh, resolution: int = 48) -> float | None:
     """Intersection over union of the two solids on a grid; None if either encloses nothing."""
-    first, second = occupancy(a, resolution), occupancy(b, resolution)
+    return _solid_iou(occupancy(a, resolution), occupancy(b, resolution))
+
+
+def _solid_iou(first: Tensor, second: Tensor) -> float | None:
+    """:func:`volume_iou` of two grids of :func:`occupancy`."""
     if not first.any() or not second.any():
         return None
     return float((first & second).sum()) / float((first | second).sum())

@@ -144,14 +144,13 @@ def evaluate_run(folder: Path) -> dict[str, Any] | None:
     Returns:
         the evaluation, or None where no critic knows the prompt's words.
     """
-    from threedistill.evaluation.report import SCHEMA, read_run, write_json
+    from threedistill.evaluation.report import read_run, write_json
 
     run = read_run(folder)
     found, critic = None, _critic(run["prompt"])
     if critic is not None:
         found = read_json(folder / "eval.json")
-        of_today = (found.get("judge_version"), found.get("schema")) == (critic.version, SCHEMA)
-        if not found.get("appearance") or not of_today:
+        if not _of_today(found, critic):
             found = {**run, **critic.judge(run["asset"], run["prompt"])}
             write_json(folder / "eval.json", found)
     # Last, because it is by the picture that a later call sees that nothing is left to do here.
@@ -163,15 +162,20 @@ def evaluate_run(folder: Path) -> dict[str, Any] | None:
 
 def looked_at(folder: Path) -> bool:
     """Whether a finished run was evaluated by its critic and in the figures of today, where there are any for it."""
-    from threedistill.evaluation.report import SCHEMA
-
     if not (folder / "asset" / "views.png").exists():
         return False
     found = read_json(folder / "eval.json")
     if found.get("judge_version") is None:
         return True
     critic = _critic(str(found.get("prompt")))
-    return critic is not None and (found["judge_version"], found.get("schema")) == (critic.version, SCHEMA)
+    return critic is not None and _of_today(found, critic)
+
+
+def _of_today(found: dict[str, Any], critic: Critic) -> bool:
+    """Whether an evaluation has the figures of today, and its critic is the one who judged."""
+    from threedistill.evaluation.report import SCHEMA
+
+    return (found.get("judge_version"), found.get("schema")) == (critic.version, SCHEMA)
 
 
 @lru_cache(maxsize=256)

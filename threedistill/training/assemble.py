@@ -170,18 +170,20 @@ def build_stage(
 
 
 def build_scenes(scene: ScenePlan) -> list[Representation]:
-    """A stage's scenes with fresh parameters, drawn from the run's seed: one, or as many as there are particles."""
-    scenes: list[Representation] = []
-    for particle in range(scene.particles):
-        with torch.random.fork_rng(devices=[]):
-            # Initial parameters are random too: seeded like everything else, and only here.
-            purpose = f"init/{particle}" if particle else "init"
-            torch.manual_seed(scene.streams.generator(purpose).initial_seed())
-            scenes.append(scene.model.make())
-        if not particle:
-            numbers = sum(p.numel() for group in scenes[0].parameter_groups().values() for p in group)
-            need(PER_PARAMETER * numbers * scene.particles, f"particles={scene.particles}")
-    return scenes
+    """A stage's scenes with fresh parameters: one, or as many as there are particles."""
+    scenes = [build_scene(scene, 0)]
+    numbers = sum(p.numel() for group in scenes[0].parameter_groups().values() for p in group)
+    need(PER_PARAMETER * numbers * scene.particles, f"particles={scene.particles}")
+    return [*scenes, *(build_scene(scene, particle) for particle in range(1, scene.particles))]
+
+
+def build_scene(scene: ScenePlan, particle: int) -> Representation:
+    """One of a stage's scenes with fresh parameters, drawn from the run's seed."""
+    with torch.random.fork_rng(devices=[]):
+        # Initial parameters are random too: seeded like everything else, and only here.
+        purpose = f"init/{particle}" if particle else "init"
+        torch.manual_seed(scene.streams.generator(purpose).initial_seed())
+        return scene.model.make()
 
 
 def build_learners(

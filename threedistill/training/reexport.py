@@ -16,7 +16,7 @@ from threedistill.exports.read import read_asset, read_asset_splats
 from threedistill.exports.settings import AssetSettings, ExportSettings
 from threedistill.exports.video import need_encoder
 from threedistill.exports.write import write_format
-from threedistill.training.assemble import build_scenes
+from threedistill.training.assemble import build_scene
 from threedistill.training.checkpoint import load_stage
 from threedistill.training.finish import splats_for
 from threedistill.training.plan import AssetPlan
@@ -90,7 +90,7 @@ def reopen(run: RunFolder, plan: AssetPlan) -> Any:
             f"{run.path} has no checkpoint of its last stage; finish it with threedistill resume {run.path}"
         )
     best = run.read_record().get("particles", {}).get("best", 0)
-    representation: Any = build_scenes(plan.scene)[best]
+    representation: Any = build_scene(plan.scene, best)
     state.load_module(representation, part=f"scenes.{best}")
     return representation
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float, Int
@@ -48,8 +49,9 @@ def true_parts(scene: Scene, cameras: Cameras) -> Int[Tensor, "B S"]:
     return visible(replace(built, mesh=centred(built.mesh)), cameras)
 
 
+@lru_cache(maxsize=4)
 def ring_parts(scene: Scene, views: int, size: int = 64) -> Int[Tensor, "V S"]:
-    """:func:`true_parts` at the views that assets are judged from."""
+    """:func:`true_parts` at the views that assets are judged from, once for the assets of a scene."""
     return true_parts(scene, orbit(views, elevation=ELEVATION, size=size))
 
 
