@@ -90,12 +90,13 @@ def convert(
         front,
     )
     source, target = Path(source), Path(target)
-    row = _format_to_write(source, target, kind)
+    found = format_of(source)
+    row = _format_to_write(found, target, kind)
     if target.exists() and not overwrite:
         raise UsageError(f"{target} exists; replace it with --overwrite or choose another name")
-    from_splats, to_splats = format_of(source).kind == "splats", row.kind == "splats"
+    from_splats, to_splats = found.kind == "splats", row.kind == "splats"
     _check_wishes(wishes, from_splats, to_splats)
-    opened = open_file(source, up=from_up, front=from_front)
+    opened = open_file(source, up=from_up, front=from_front, row=found)
     settings = _settings(wishes, to_splats, rebuilt=from_splats, unlit=opened.unlit)
     asset = opened.asset
     if isinstance(asset, Splats):
@@ -134,9 +135,8 @@ class _Wishes:
     front: str | None
 
 
-def _format_to_write(source: Path, target: Path, kind: Kind | None) -> Format:
+def _format_to_write(found: Format, target: Path, kind: Kind | None) -> Format:
     """The format of OUT: of the kind that ``--as`` says, else of IN's where its suffix can hold several."""
-    found = format_of(source)
     if kind is not None:
         return writable(target, *(("mesh", "film") if kind == "mesh" else ("splats",)))
     if target.suffix.lower() in writable_suffixes(found.kind):

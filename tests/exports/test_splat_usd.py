@@ -6,13 +6,16 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from tests.exports.clouds import FIELDS, axes, cloud, covariances
+from tests.exports.test_usd_read import quad
 from threedistill.errors import ThreedistillError, UsageError
+from threedistill.exports.foreign.isolated import isolated
 from threedistill.exports.read import open_file
 from threedistill.exports.settings import FileSettings
 from threedistill.exports.splat_files import read_splats, write_splats
@@ -212,6 +215,35 @@ def test_packages_that_are_cut_off_are_refused(place: str, tmp_path: Path) -> No
     (tmp_path / "s.usdz").write_bytes(whole[: keep[place]])
     with pytest.raises(ThreedistillError, match=r"cannot read .*s\.usdz"):
         read_splats(tmp_path / "s.usdz")
+
+
+@pytest.mark.parametrize("holds", ["mesh", "splats"])
+def test_convert_asks_once_what_a_binary_file_holds(
+    holds: str, command: Callable, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recorded where processes start: one that looks (without taking arrays out), one that reads."""
+    import subprocess
+
+    from pxr import Usd
+
+    splats = 'def Xform "Particle" {}\n' + "\n".join(
+        FIELD.format(name=f"f{k}", h="f", h2="", more="") for k in range(3)
+    )
+    square = quad() if holds == "mesh" else splats
+    Usd.Stage.Open(str(stage_of(workspace / "a.usda", square))).Export("a.usdc")
+    assert b"ParticleField" not in Path("a.usdc").read_bytes()  # compressed: only the library knows
+    started: list[str] = []
+    run = subprocess.run
+
+    def recording(arguments: list[str], **more: Any) -> Any:
+        started.append(arguments[3].rpartition(":")[2])
+        return run(arguments, **more)
+
+    monkeypatch.setattr("threedistill.exports.foreign.isolated.subprocess.run", recording)
+    assert command("convert", "a.usdc", "b.ply").status == 0
+    assert started == ["holds_splats", "meshes_in" if holds == "mesh" else "splats_in"]
+    arrays, facts = isolated("threedistill.exports.usd.library:holds_splats", Path("a.usdc"))
+    assert arrays == {} and facts == {"splats": holds == "splats"}
 
 
 def test_convert_writes_and_reads_it(command: Callable, workspace: Path) -> None:

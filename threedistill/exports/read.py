@@ -7,7 +7,7 @@ from pathlib import Path
 
 from threedistill.errors import ThreedistillError
 from threedistill.exports.foreign.opened import Opened
-from threedistill.exports.formats import Kind, format_of, formats
+from threedistill.exports.formats import Format, Kind, format_of, formats
 from threedistill.exports.frames import Axis, frame_in_file, turned
 from threedistill.exports.meshes.surface import check
 from threedistill.exports.progress import step
@@ -22,7 +22,8 @@ LARGEST = 20_000_000
 
 
 def open_file(
-    path: Path | str, kind: Kind | None = None, up: Axis | None = None, front: Axis | None = None
+    path: Path | str, kind: Kind | None = None, up: Axis | None = None, front: Axis | None = None,
+    row: Format | None = None,
 ) -> Opened:  # fmt: skip
     """The mesh or the splats in a file, in our frame (+Y up, front +Z), in metres where the file knows its unit.
 
@@ -30,13 +31,14 @@ def open_file(
         path: the file; its suffix says which formats are possible, its contents decide.
         kind: what it must hold; None = either.
         up, front: the file's axes; None = what the file says, else what the format defines, else its habit.
+        row: its format, where :func:`format_of` was asked already (which may take opening the file); None = ask it.
 
     Raises:
         UsageError: a missing file, one of no known format, axes that lie on one line.
         ThreedistillError: a damaged, empty or wrongly named file, numbers that are not finite.
     """
     path = Path(path)
-    row = format_of(path, kind)
+    row = row or format_of(path, kind)
     assert row.read is not None
     try:
         with step(f"reading {path.name}"):

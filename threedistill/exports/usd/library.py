@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from pxr import Tf, Usd, UsdGeom, UsdUtils, UsdVol
 
 from threedistill.errors import ThreedistillError
 
-__all__ = ["open_stage", "splats_in"]
+__all__ = ["holds_splats", "open_stage", "splats_in"]
 
 _HIGHEST_DEGREE = 3
+_NOW = Usd.TimeCode.EarliestTime()
 
 
 def _load_plugins() -> None:
@@ -63,6 +65,20 @@ def open_stage(path: Path) -> Usd.Stage:
     return stage
 
 
+def holds_splats(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Whether :func:`splats_in` would find any, as the fact ``splats``: up to the first one, and without its arrays.
+
+    Raises:
+        ThreedistillError: the file is damaged.
+    """
+    stage = open_stage(path)  # its prims live as long as it does
+    for prim in stage.Traverse(Usd.TraverseInstanceProxies()):
+        shown = prim.IsA(UsdVol.ParticleField) and _kernel(prim) and not _hidden(prim)
+        if shown and len(next(_given(prim, "positions"), ())):
+            return {}, {"splats": True}
+    return {}, {"splats": False}
+
+
 def splats_in(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Every particle field of Gaussians: ``k/positions``, ``k/matrix``, ...; and the stage's facts.
 
@@ -76,8 +92,7 @@ def splats_in(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     for prim in stage.Traverse(Usd.TraverseInstanceProxies()):
         if prim.IsA(UsdVol.ParticleField):
             kernel = _kernel(prim)
-            hidden = UsdGeom.Imageable(prim).ComputeVisibility() == UsdGeom.Tokens.invisible
-            if kernel is None or hidden:
+            if kernel is None or _hidden(prim):
                 what = "hidden particle fields" if kernel else "particle fields that are no Gaussians"
                 lost[what] = lost.get(what, 0) + 1
                 continue
@@ -106,18 +121,26 @@ def _kernel(prim: Usd.Prim) -> str | None:
     return "flat" if prim.HasAPI(UsdVol.ParticleFieldKernelGaussianSurfletAPI) else None
 
 
+def _hidden(prim: Usd.Prim) -> bool:
+    return UsdGeom.Imageable(prim).ComputeVisibility() == UsdGeom.Tokens.invisible
+
+
+def _given(prim: Usd.Prim, name: str) -> Iterator[Any]:
+    """What a field says of ``name``, as its library holds it: float attributes come before half ones."""
+    for attribute in (prim.GetAttribute(name), prim.GetAttribute(f"{name}h")):
+        given = attribute.Get(_NOW) if attribute else None
+        if given is not None:
+            yield given
+
+
 def _field(prim: Usd.Prim) -> tuple[dict[str, np.ndarray], int] | None:
     """The attributes of one field, as long as its positions; None where there are none.
 
-    Float attributes come before half ones; what is too long is cut, what is too short is as if it were missing.
+    What is too long is cut, what is too short is as if it were missing.
     """
-    now = Usd.TimeCode.EarliestTime()
 
     def values(name: str, width: int, count: int | None = None, each: int = 1) -> np.ndarray | None:
-        for attribute in (prim.GetAttribute(name), prim.GetAttribute(f"{name}h")):
-            given = attribute.Get(now) if attribute else None
-            if given is None:
-                continue
+        for given in _given(prim, name):
             array = np.array(given, np.float32).reshape(-1, width)
             if count is None:
                 return array
@@ -135,12 +158,12 @@ def _field(prim: Usd.Prim) -> tuple[dict[str, np.ndarray], int] | None:
         if given is not None:
             found[name] = given
     degree = prim.GetAttribute("radiance:sphericalHarmonicsDegree")
-    degree = int(degree.Get(now) or 0) if degree else 0
+    degree = int(degree.Get(_NOW) or 0) if degree else 0
     if 0 <= degree <= 16:
         given = values("radiance:sphericalHarmonicsCoefficients", 3, count, (degree + 1) ** 2)
         if given is not None:
             kept = (min(degree, _HIGHEST_DEGREE) + 1) ** 2
             found["harmonics"] = np.ascontiguousarray(given.reshape(count, -1, 3)[:, :kept])
-    matrix = UsdGeom.Imageable(prim).ComputeLocalToWorldTransform(now)
+    matrix = UsdGeom.Imageable(prim).ComputeLocalToWorldTransform(_NOW)
     found["matrix"] = np.array(matrix, np.float64).T  # USD multiplies rows
     return found, degree

@@ -100,10 +100,9 @@ def is_usd_splats(path: Path) -> bool:
     if _BINARY not in data or importlib.util.find_spec("pxr") is None:
         return False
     try:  # its tokens are compressed: only its library knows
-        isolated("threedistill.exports.usd.library:splats_in", path)
+        return isolated("threedistill.exports.usd.library:holds_splats", path)[1]["splats"]
     except ThreedistillError:
         return False
-    return True
 
 
 def read_usd_splats(path: Path) -> Opened:
