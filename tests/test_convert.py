@@ -165,9 +165,7 @@ def test_what_cannot_be_converted_is_said_in_one_line(
     assert sorted(os.listdir()) == before
 
 
-def test_odd_meshes_pass_and_huge_ones_do_not(
-    command: Callable, workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_odd_meshes_pass_and_huge_ones_do_not(command: Callable, workspace: Path) -> None:
     """Two balls through each other, one of them open: nothing is repaired behind the user's back, nothing fails."""
     one, other = (trimesh.creation.icosphere(subdivisions=2) for _ in range(2))
     other.apply_translation([0.7, 0, 0])
@@ -177,10 +175,10 @@ def test_odd_meshes_pass_and_huge_ones_do_not(
     assert command("convert", "both.ply", "out.glb", "--texture-size", "64").status == 0
     assert len(read_mesh(workspace / "out.glb").faces) == len(both.faces)
     assert command("convert", "both.ply", "few.glb", "--face-budget", "300").status == 0
-    monkeypatch.setattr("threedistill.exports.read.LARGEST", 100)
-    done = command("convert", "both.ply", "out.stl")
-    assert done.status == 1 and f"{len(both.faces)} triangles are more than 100" in done.err
+    done = command("convert", "both.ply", "out.stl", "--limit", "triangles=100")
+    assert done.status == 1 and f"{len(both.faces)} triangles, more than the limit of 100" in done.err
     assert not Path("out.stl").exists()
+    assert command("convert", "both.ply", "out.stl", "--limit", f"triangles={len(both.faces)}").status == 0
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ import re
 import struct
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.exports.clouds import cloud
@@ -29,8 +30,12 @@ from threedistill.exports.foreign.limits import (
     limits,
     parse_limits,
 )
+from threedistill.exports.foreign.opened import Opened
+from threedistill.exports.formats import named
+from threedistill.exports.read import open_file
 from threedistill.exports.settings import ExportSettings
 from threedistill.exports.splat_files import write_splats
+from threedistill.types import Mesh
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,6 +80,20 @@ def test_the_flag_reaches_the_readers(command: Callable, workspace: Path) -> Non
     assert command("convert", "a.ply", "c.ply").status == 0
     done = command("convert", "a.ply", "d.ply", "--limit", "splat=10")
     assert done.status == 2 and "no such limit" in done.err
+
+
+def test_triangles_are_counted_whatever_the_reader_asks(tmp_path: Path) -> None:
+    """A plug-in's reader that knows no limits: one bound holds, and raising it lifts it."""
+    square = Mesh(
+        torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]), torch.tensor([[0, 1, 2], [0, 2, 3]])
+    )
+    row = replace(named("stl"), read=lambda path: Opened(square))
+    with limits(triangles=1), pytest.raises(ThreedistillError) as caught:
+        open_file(tmp_path / "a.stl", row=row)
+    assert "it holds 2 triangles, more than the limit of 1; " in str(caught.value)
+    for raised in parse_limits([str(caught.value).rpartition(" ")[2]])["triangles"], None:
+        with limits(triangles=raised):
+            assert open_file(tmp_path / "a.stl", row=row).asset is not None
 
 
 def test_expansion_grows_with_the_file() -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from threedistill.errors import ThreedistillError
+from threedistill.exports.foreign.limits import check as check_limit
 from threedistill.exports.foreign.opened import Opened
 from threedistill.exports.formats import Format, Kind, format_of, formats
 from threedistill.exports.frames import Axis, frame_in_file, turned
@@ -15,10 +16,7 @@ from threedistill.exports.splats.cloud import check_splats, from_file_frame
 from threedistill.exports.splats.upside_down import upside_down
 from threedistill.types import Mesh, Splats
 
-__all__ = ["LARGEST", "open_file", "read_asset", "read_asset_splats", "read_mesh"]
-
-#: More triangles than anything here can work on in reasonable memory.
-LARGEST = 20_000_000
+__all__ = ["open_file", "read_asset", "read_asset_splats", "read_mesh"]
 
 
 def open_file(
@@ -53,11 +51,7 @@ def open_file(
         hint = upside_down(asset, frame) if guessed else None
         notes = [*opened.notes, f"{path.name} {hint}"] if hint else opened.notes
         return replace(opened, asset=asset, frame=frame, notes=notes)
-    count = len(opened.asset.faces)
-    if count > LARGEST:
-        raise ThreedistillError(
-            f"cannot use {path}: {count} triangles are more than {LARGEST}; reduce it first"
-        )
+    check_limit(path, "triangles", len(opened.asset.faces))  # readers of plug-ins need not ask
     check(opened.asset, f"cannot use {path}")
     return replace(opened, asset=turned(opened.asset, frame.to_ours()), frame=frame)
 
