@@ -247,6 +247,7 @@ def test_help_and_import_load_nothing_heavy(clean_python):
         "omegaconf",
         "trimesh",
         "PIL",
+        "pydantic",
     }
     assert not heavy & set(loaded)
 

@@ -13,7 +13,6 @@ from threedistill.config.places import STAGE_PARTS
 from threedistill.config.schema import Config
 from threedistill.config.stages import stage_part
 from threedistill.errors import UsageError
-from threedistill.schedule import Schedule, value_at
 
 __all__ = ["with_more_steps"]
 
@@ -79,6 +78,8 @@ def _settled(node: Any, where: str, plugins: Sequence[str]) -> Any:
     """A copy of a node with every schedule in it replaced by its value at the end."""
     if isinstance(node, dict):
         if str(node.get("_target_", "")).startswith("threedistill.schedule."):
+            from threedistill.schedule import Schedule, value_at  # loads pydantic, which lists do without
+
             value = value_at(build_as(Schedule, node, where, plugins), 1.0)
             return int(value) if value == int(value) else value
         return {key: _settled(child, f"{where}.{key}", plugins) for key, child in node.items()}
