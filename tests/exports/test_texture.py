@@ -84,8 +84,8 @@ def test_layouts_keep_the_surface_and_do_not_overlap(name: str, layouts) -> None
 def test_charts_are_a_gutter_apart(name: str, layouts) -> None:
     """Texels of different charts are never closer than the gutter less the one texel that centres may be off."""
     found = layouts[name][1]
-    _, covered = bake(found.mesh, lambda p, n: p * 0, 256, gutter=4)
-    chart = chart_of_texels(found.mesh, covered, 256)
+    _, texels = bake(found.mesh, lambda p, n: p * 0, 256, gutter=4)
+    chart = chart_of_texels(found.mesh, texels.covered, 256)
     for shift in range(1, 3):
         for axis in (0, 1):
             here = chart.narrow(axis, 0, 256 - shift)
@@ -217,10 +217,10 @@ def test_single_triangles_unwrap_and_bake() -> None:
     mesh = Mesh(torch.eye(3), torch.tensor([[0, 1, 2]]))
     mesh.normals = vertex_normals(mesh.vertices, mesh.faces)
     for budget in (30_000, 0):
-        baked, covered = bake(
+        baked, texels = bake(
             unwrap(mesh, 64, max_faces=budget).mesh, lambda p, n: torch.full_like(p, 0.4), 64
         )
-        assert covered.any() and baked.texture is not None
+        assert texels.covered.any() and baked.texture is not None
         assert baked.texture == pytest.approx(torch.full((64, 64, 3), 0.4), abs=1e-6)
     flat = Mesh(torch.tensor([[0.0, 0, 0], [1, 0, 0], [2, 0, 0]]), torch.tensor([[0, 1, 2]]))
     with pytest.raises(ThreedistillError, match="covers no texel"):

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from threedistill.exports.formats import file_of, of_kind
 from threedistill.exports.meshes import surface
-from threedistill.exports.meshes.bake import bake, bake_values, color_at, painted
+from threedistill.exports.meshes.bake import Texels, bake, bake_values, color_at
+from threedistill.exports.meshes.nearest import NearestSurface
 from threedistill.exports.meshes.unwrap import unwrap
 from threedistill.exports.progress import step
 from threedistill.exports.settings import AssetSettings, ExportSettings, FileSettings
@@ -40,6 +41,10 @@ class HasPictures(Protocol):
 
     pictures: dict[str, int]
     relief: Mesh | None
+
+    def nearest(self) -> NearestSurface:
+        """What finds points of the mesh."""
+        ...
 
     def surface_pictures(self, points: Tensor, normals: Tensor) -> Tensor:
         """(N, channels of all ``pictures``) their values at surface points, side by side."""
@@ -76,22 +81,26 @@ def build_asset(
         with step("laying out the texture"):
             unwrapped = unwrap(mesh, size, gutter, settings.unwrap_max_faces, settings.unwrap_max_charts)
         with step("painting the texture"):
-            mesh, _ = bake(unwrapped.mesh, color, size, gutter)
+            mesh, texels = bake(unwrapped.mesh, color, size, gutter)
         charts = f", {unwrapped.charts} charts" if unwrapped.charts else ""
         mesh.extras["texture layout"] = f"{unwrapped.method}{charts}"
-        mesh = _with_pictures(mesh, representation, size, gutter, device)
-        relief = representation.relief if isinstance(representation, HasPictures) else None
-        if settings.normal_map or relief is not None:
+        mesh = _with_pictures(mesh, texels, representation, size, gutter, device)
+        relief, near = fine, None
+        if isinstance(representation, HasPictures) and representation.relief is not None:
+            relief, near = representation.relief, representation.nearest()
+        if settings.normal_map or near is not None:
             from threedistill.exports.meshes.normal_map import bake_normals
 
             with step("painting the normal map"):
-                mesh = bake_normals(mesh, relief or fine, size, gutter)
+                mesh = bake_normals(mesh, relief, size, gutter, texels, near)
     middle, scale = surface.frame(mesh, settings.unit_size, settings.origin)
     mesh.extras["frame"] = {"origin": [float(v) for v in middle], "scale": scale}
     return surface.normalise(mesh, settings.unit_size, settings.origin)
 
 
-def _with_pictures(mesh: Mesh, representation: Surface, size: int, gutter: int, device: torch.device) -> Mesh:
+def _with_pictures(
+    mesh: Mesh, texels: Texels, representation: Surface, size: int, gutter: int, device: torch.device
+) -> Mesh:
     """The mesh with a picture of everything that the representation knows of its surface besides the colour."""
 
     def baked(known: Callable[[Tensor, Tensor], Tensor | None], channels: int, most: float) -> Tensor:
@@ -105,10 +114,8 @@ def _with_pictures(mesh: Mesh, representation: Surface, size: int, gutter: int, 
     known = representation.surface_material
     assert mesh.normals is not None
     if known(mesh.vertices[:1].to(device), mesh.normals[:1].to(device)) is not None:
-        texels = painted(mesh, size)
         mesh.metallic_roughness = baked(known, 2, 1.0)
     if isinstance(representation, HasPictures) and representation.pictures:
-        texels = painted(mesh, size)
         channels = representation.pictures
         side_by_side = baked(representation.surface_pictures, sum(channels.values()), math.inf)
         for name, picture in zip(channels, side_by_side.split(list(channels.values()), -1)):

@@ -82,7 +82,7 @@ def painted(mesh: Mesh, size: int) -> Texels:
     return Texels(covered, corner, weights, points, directions)
 
 
-def bake(mesh: Mesh, color: ColorField, size: int, gutter: int = 4) -> tuple[Mesh, Bool[Tensor, "size size"]]:
+def bake(mesh: Mesh, color: ColorField, size: int, gutter: int = 4) -> tuple[Mesh, Texels]:
     """Paint a texture of ``size`` texels a side through the mesh's own texture coordinates.
 
     Arguments:
@@ -92,11 +92,11 @@ def bake(mesh: Mesh, color: ColorField, size: int, gutter: int = 4) -> tuple[Mes
         gutter: texels around charts that get the nearest chart's colour.
 
     Returns:
-        The mesh with its texture, and which texels were painted directly (row 0 at the top).
+        The mesh with its texture, and the texels that were painted directly.
     """
     texels = painted(mesh, size)
     texture = bake_values(texels, color, size, 3, gutter)
-    return replace(mesh, texture=texture), texels.covered
+    return replace(mesh, texture=texture), texels
 
 
 def bake_values(

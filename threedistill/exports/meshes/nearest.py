@@ -149,10 +149,14 @@ class MeshField(Surface):
             [picture_at(self.mesh, getattr(self.mesh, name), interpolate) for name in self.pictures], 1
         )
 
+    def nearest(self) -> NearestSurface:
+        """What finds points of the mesh; it is made when first asked for."""
+        self._near = self._near or NearestSurface(self.mesh)
+        return self._near
+
     def _interpolation(self, points: Tensor, normals: Tensor) -> Callable[[Tensor], Tensor]:
         """Values at the vertices to values at the nearest points."""
-        self._near = self._near or NearestSurface(self.mesh)
-        face, weights = self._near.at(points, normals)
+        face, weights = self.nearest().at(points, normals)
         corner = self.mesh.faces[face]
         return lambda values: (values[corner].double() * weights[..., None]).sum(1).to(points)
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threedistill.exports.meshes.bake import fill_gutter, painted
+from threedistill.exports.meshes.bake import Texels, fill_gutter, painted
 from threedistill.exports.meshes.nearest import NearestSurface, normals_of
 from threedistill.types import Mesh
 
@@ -67,18 +67,22 @@ def _frames(mesh: Mesh, tangents: Tensor, corner: Tensor, weights: Tensor) -> Fl
     return torch.stack([tangent, bitangent, normal], 2)
 
 
-def bake_normals(mesh: Mesh, fine: Mesh, size: int, gutter: int = 4) -> Mesh:
+def bake_normals(
+    mesh: Mesh, fine: Mesh, size: int, gutter: int = 4, texels: Texels | None = None, near: NearestSurface | None = None
+) -> Mesh:  # fmt: skip
     """The mesh with the fine surface's normals as its ``normal_map`` of ``size`` texels a side.
 
     Arguments:
         mesh: unwrapped, with normals, in the frame of ``fine``.
         fine: the surface it was reduced from; its own normal map counts.
         size, gutter: as for :func:`threedistill.exports.meshes.bake.bake`.
+        texels: those of ``mesh``, where they are known (:func:`threedistill.exports.meshes.bake.painted`).
+        near: what finds points of ``fine``, where there is one.
     """
-    texels = painted(mesh, size)
+    texels = texels or painted(mesh, size)
     tangents = vertex_tangents(mesh)
     frame = _frames(mesh, tangents, texels.corner, texels.weights.double())
-    face, where = NearestSurface(fine).at(texels.points, frame[:, :, 2])
+    face, where = (near or NearestSurface(fine)).at(texels.points, frame[:, :, 2])
     if fine.normal_map is not None and fine.uv is not None:
         normal = shading_normals(fine, face, where).double()
     else:
