@@ -50,16 +50,20 @@ def test_the_list_for_type_checkers_is_all_that_the_packages_import() -> None:
         }  # fmt: skip
 
 
+def _public(tree: ast.Module) -> set[str]:
+    """The functions and classes of a module that have no underscore."""
+    defined = (node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef))
+    return {node.name for node in defined if node.name[0] != "_"}
+
+
 def _names(tree: ast.Module) -> tuple[set[str], set[str] | None]:
     """What a module defines or imports at its top, and what it lists in ``__all__``."""
-    there: set[str] = set()
+    there: set[str] = _public(tree)
     listed_names: set[str] | None = None
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom | ast.Import):
             there |= {(name.asname or name.name).split(".")[0] for name in node.names}
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            there.add(node.name)
         for target in getattr(node, "targets", [getattr(node, "target", None)]):
             there |= {leaf.id for leaf in ast.walk(target) if isinstance(leaf, ast.Name)} if target else set()
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
@@ -67,7 +71,7 @@ def _names(tree: ast.Module) -> tuple[set[str], set[str] | None]:
     return there, listed_names
 
 
-def test_modules_list_what_is_there_and_all_that_others_use() -> None:
+def test_modules_list_what_is_there_all_that_is_public_and_all_that_others_use() -> None:
     trees = {
         ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): ast.parse(
             file.read_text(encoding="utf-8")
@@ -79,6 +83,11 @@ def test_modules_list_what_is_there_and_all_that_others_use() -> None:
         f"{name}.__all__ names {missing}, which is not there"
         for name, (there, names) in modules.items()
         for missing in sorted((names or set()) - there)
+    ]
+    wrong += [
+        f"{name}.__all__ lacks {public} (or it is the module's own: give it an underscore)"
+        for name, (_, names) in modules.items()
+        for public in sorted(_public(trees[name]) - (names or set()))
     ]
     for user, tree in trees.items():
         for node in ast.walk(tree):

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from threedistill.errors import ThreedistillWarning
 
-__all__ = ["steady"]
+__all__ = ["Unbroken", "steady"]
 
 
 class Unbroken:

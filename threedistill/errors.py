@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 
 from threedistill.messages import shown
 
+__all__ = ["ThreedistillError", "ThreedistillWarning", "UnknownWords", "UsageError", "nearest"]
+
 
 class ThreedistillError(Exception):
     """A failure of the work itself (exit status 1): one line that says what, where and how to fix it."""

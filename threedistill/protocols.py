@@ -37,6 +37,11 @@ from threedistill.types import (
     Splats,
 )
 
+__all__ = [
+    "STUDENT_CAMERA", "Critic", "GuidanceRule", "ImageSpace", "NetworkPrior", "NoisePath", "Prior",
+    "RenderContext", "Representation", "Student", "StudentMaker", "Surface", "TimestepPolicy",
+]  # fmt: skip
+
 
 @dataclass(frozen=True)
 class RenderContext:

@@ -17,6 +17,11 @@ from threedistill.errors import UsageError, nearest
 from threedistill.exports.foreign.limits import limits, parse_limits
 from threedistill.texts import is_number
 
+__all__ = [
+    "Parser", "angles", "frame_options", "frame_overrides", "from_options", "is_setting", "limit_option",
+    "limits_of", "many_of", "number", "one_of", "splat_options", "unknown", "whole_number",
+]  # fmt: skip
+
 
 class Parser(argparse.ArgumentParser):
     """An ``ArgumentParser`` without abbreviations whose complaints are :class:`UsageError` lines."""

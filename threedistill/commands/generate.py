@@ -32,6 +32,8 @@ from threedistill.texts import check_prompt
 if TYPE_CHECKING:
     from threedistill.exports.frames import Axis
 
+__all__ = ["DEVICES", "LARGEST_SEED", "PRESETS", "Request", "answer", "parse", "parser", "run"]
+
 PRESETS = ("bench", "draft", "standard", "high")
 DEVICES = ("auto", "cpu", "cuda")
 LARGEST_SEED = 2**63 - 1

@@ -15,6 +15,8 @@ from threedistill.exports.formats import formats
 if TYPE_CHECKING:
     from threedistill.protocols import Prior
 
+__all__ = ["choices", "parser", "run"]
+
 #: What the user calls it -> the configuration group.
 _GROUPS = {
     "representations": "representation",

@@ -7,7 +7,7 @@ from typing import Any
 
 from threedistill.config.schema import Config
 
-__all__ = ["asked_otherwise", "different_settings", "in_words"]
+__all__ = ["asked_otherwise", "choice", "different_settings", "in_words"]
 
 #: Keys that are no part of what a run makes.
 _ASIDE = ("schema", "device", "plugins", "trainer")

@@ -25,8 +25,8 @@ from threedistill.protocols import Surface
 from threedistill.types import Mesh, Splats
 
 __all__ = [
-    "AssetSettings", "ExportSettings", "FileSettings", "build_asset", "export_asset", "placed_splats", "put_back",
-    "write_mesh",
+    "AssetSettings", "ExportSettings", "FileSettings", "HasPictures", "build_asset", "export_asset",
+    "placed_splats", "put_back", "write_mesh",
 ]  # fmt: skip
 
 

@@ -18,8 +18,8 @@ from threedistill.errors import ThreedistillError, UsageError, nearest
 from threedistill.plugins import config_dirs
 
 __all__ = [
-    "FORMATS", "Aspect", "Format", "Kind", "file_of", "format_of", "formats", "markdown", "named", "of_kind",
-    "readable_suffixes", "writable", "writable_suffixes",
+    "FORMATS", "Aspect", "Format", "Kind", "file_of", "format_of", "formats", "later", "markdown", "named",
+    "of_kind", "readable_suffixes", "writable", "writable_suffixes",
 ]  # fmt: skip
 
 Kind = Literal["mesh", "splats", "film"]

@@ -26,7 +26,11 @@ from threedistill.exports.usd.splats import usd_splat_bytes
 from threedistill.exports.write import write_file
 from threedistill.types import Splats
 
-__all__ = ["read_splats", "write_splats"]
+__all__ = [
+    "read_gltf_file", "read_ksplat_file", "read_ply_file", "read_sog_file", "read_splat_file", "read_splats",
+    "read_spz_file", "write_gltf_file", "write_ply_file", "write_sog_file", "write_splat_file",
+    "write_splats", "write_spz_file", "write_usd_file",
+]  # fmt: skip
 
 
 def write_splats(splats: Splats, path: Path | str, settings: FileSettings | None = None) -> None:

@@ -16,6 +16,8 @@ from threedistill.prompts import PromptSet, role_of
 from threedistill.protocols import Prior
 from threedistill.types import Condition, Conditioning, Evidence, Query
 
+__all__ = ["Told", "gather"]
+
 
 class _Topic(NamedTuple):
     """What tells apart what networks are told in a step, whichever sample they look at.

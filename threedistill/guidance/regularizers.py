@@ -14,6 +14,8 @@ from threedistill.schedule import ScheduledNonNegative, value_at
 from threedistill.types import Rendering
 from threedistill.values import Below, checked
 
+__all__ = ["TERMS", "Regularizers", "opacity_entropy", "sparsity", "term"]
+
 
 def opacity_entropy(rendering: Rendering) -> Float[Tensor, ""]:
     """``mean -(o ln o + (1 - o) ln(1 - o)) / ln 2``, in [0, 1]: every ray should hit or miss

@@ -20,7 +20,7 @@ from threedistill.schedule import Schedule, stations
 from threedistill.types import Evidence, NoiseLevel, Query
 from threedistill.values import Count, Fraction, settings
 
-__all__ = ["MVSDS", "SDS", "SJC", "is_edit", "questions", "wished_x0"]
+__all__ = ["MVSDS", "SDS", "SJC", "direction_from_x0", "is_edit", "questions", "wished_x0"]
 
 
 @settings

@@ -15,6 +15,8 @@ from threedistill.schedule import ScheduledNumber, stations, value_at
 from threedistill.types import Evidence, Query
 from threedistill.values import NonNegative, settings
 
+__all__ = ["CSD", "CSM", "NFSD"]
+
 _STAGE = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 

@@ -14,6 +14,8 @@ from threedistill.protocols import GuidanceRule
 from threedistill.types import Evidence, Query
 from threedistill.values import settings
 
+__all__ = ["CDS", "ISM", "SDI"]
+
 
 @settings
 class ISM(GuidanceRule):

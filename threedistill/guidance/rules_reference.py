@@ -14,6 +14,8 @@ from threedistill.protocols import GuidanceRule
 from threedistill.types import Evidence, Query
 from threedistill.values import settings
 
+__all__ = ["CSDS", "DDS"]
+
 
 @settings
 class CSDS(GuidanceRule):

@@ -18,6 +18,8 @@ from threedistill.schedule import ScheduledFraction, value_at
 from threedistill.types import Evidence, Prediction, Query
 from threedistill.values import settings
 
+__all__ = ["ESD", "VSD", "Divergence", "divergence_weight", "estimated_log_ratio"]
+
 Normalization = Literal["none", "dmd"]
 Divergence = Literal[
     "reverse_kl", "forward_kl", "jensen_shannon", "hellinger", "jeffreys", "softened_reverse_kl"

@@ -31,6 +31,11 @@ from threedistill.schedule import ScheduledFraction, ScheduledNonNegative, value
 from threedistill.types import Evidence, Query
 from threedistill.values import Below, Count, NonNegative, Within, settings
 
+__all__ = [
+    "Interval", "Inverted", "OdeStep", "Reference", "Reparametrized", "Situation", "Traced", "Trajectory",
+    "collect", "draw_noise", "fraction", "invert", "parts_of", "shifted",
+]  # fmt: skip
+
 Unit = Literal["t", "logsnr"]
 Points = dict[str, tuple[Tensor, NoiseLevel]]
 

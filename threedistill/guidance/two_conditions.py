@@ -13,6 +13,8 @@ from threedistill.schedule import ScheduledNonNegative, value_at
 from threedistill.types import Condition, Evidence, Prediction, Query
 from threedistill.values import settings
 
+__all__ = ["TwoConditions"]
+
 
 @settings
 class TwoConditions(BeyondClassifierFree):

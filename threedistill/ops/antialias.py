@@ -19,7 +19,7 @@ from torch import Tensor
 from threedistill.ops._native import Kernel, shape_error, use_native
 from threedistill.ops.rasterize import Fragments
 
-__all__ = ["antialias", "face_neighbours"]
+__all__ = ["antialias", "face_neighbours", "face_neighbours_reference", "silhouette_crossings_reference"]
 
 _neighbours_kernel = Kernel("face_neighbours", "piip")
 _crossings_kernel = Kernel("silhouette_crossings", "pppppiiiiip")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from threedistill.ops._native import Kernel, shape_error, use_native
 
-__all__ = ["TetTopology", "marching_tets", "tet_topology", "tet_vertices"]
+__all__ = ["TetTopology", "marching_tets", "tet_topology", "tet_topology_reference", "tet_vertices"]
 
 _kernel = Kernel("marching_tets", "ppiippppppp")
 _CHUNK = 1 << 14  # tetrahedra per task; the kernel counts in the same chunks

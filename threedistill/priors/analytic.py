@@ -25,6 +25,8 @@ from threedistill.protocols import ImageSpace, NoisePath, Prior
 from threedistill.types import Condition, Conditioning, NoiseLevel
 from threedistill.values import Within, checked
 
+__all__ = ["DiscPrior", "GaussianMixturePrior", "GaussianPrior", "Mixture", "Normal", "gaussian_eps"]
+
 
 def gaussian_eps(
     x_t: Float[Tensor, "B C h w"], level: NoiseLevel, mean: Tensor, variance: Tensor

@@ -38,6 +38,8 @@ from threedistill.protocols import STUDENT_CAMERA, ImageSpace, NetworkPrior, Noi
 from threedistill.types import Condition, Conditioning, NoiseLevel
 from threedistill.values import Within, settings
 
+__all__ = ["CameraEmbedding", "CameraMap", "LoRA", "LoRAStudent", "twin"]
+
 #: The common map in units of this: a step of Adam changes it about as much as it changes what dense layers draw.
 _PACE = 100.0
 

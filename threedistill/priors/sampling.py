@@ -12,7 +12,7 @@ from torch import Tensor
 from threedistill.prediction import NoiseLevel, Prediction
 from threedistill.protocols import NoisePath
 
-__all__ = ["ddim", "spaced"]
+__all__ = ["ddim", "levels_at", "spaced"]
 
 
 def spaced(steps: int, trained: int, how: str = "trailing", offset: int = 0) -> list[int]:

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from threedistill.protocols import ImageSpace
 
+__all__ = ["FoldedPixelSpace", "LatentSpace", "PixelSpace", "resize", "to_rgb", "to_signed"]
+
 
 def resize(images: Float[Tensor, "B C H W"], size: int) -> Float[Tensor, "B C size size"]:
     """Square images at another size: antialiased bilinear, differentiable; the identity at equal size.

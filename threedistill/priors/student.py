@@ -25,6 +25,8 @@ from threedistill.protocols import STUDENT_CAMERA, ImageSpace, NoisePath, Prior,
 from threedistill.types import Cameras, Condition, Conditioning, NoiseLevel
 from threedistill.values import Within, settings
 
+__all__ = ["Gaussian", "GaussianStudent", "denoising_loss", "drop_cameras", "told_cameras"]
+
 #: The weight ``1 / sigma^2`` that turns an error in x0 into one in v grows without limit; at most this.
 MAX_WEIGHT = 5.0
 

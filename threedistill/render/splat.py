@@ -13,7 +13,7 @@ from threedistill.render.harmonics import color_of
 from threedistill.render.projection import Projected, project, rotations
 from threedistill.types import Cameras, Rendering, Splats
 
-__all__ = ["FAINT", "Drawn", "Normals", "draw", "render_splats"]
+__all__ = ["FAINT", "Drawn", "Normals", "depth_normals", "draw", "render_splats"]
 
 Normals = Literal["none", "axis", "depth"]
 

@@ -21,6 +21,11 @@ from threedistill.training.run_folder import RunFolder
 if TYPE_CHECKING:
     from threedistill.training.plan import PriorPlan
 
+__all__ = [
+    "LAUNCHERS", "Checked", "Launch", "Progress", "SweepInterrupted", "carry_out", "check_launcher",
+    "check_runs", "clock", "prepare",
+]  # fmt: skip
+
 #: Launcher -> (module that brings it, package, extra); None for the one that Hydra brings itself.
 LAUNCHERS: dict[str, tuple[str, str, str] | None] = {
     "basic": None,

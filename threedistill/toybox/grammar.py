@@ -42,6 +42,11 @@ from threedistill.toybox.lexicon import (
     WEARERS,
 )
 
+__all__ = [
+    "PART_WORDS", "ObjectSpec", "ParsedPrompt", "Scene", "article", "caption", "describe", "describe_scene",
+    "parse", "prior_words", "words",
+]  # fmt: skip
+
 Style = Literal["plain", "clay", "normal", "degraded"]
 
 #: Every part that a prompt can colour.

@@ -39,6 +39,8 @@ from threedistill.toybox.train_shared import (
 )
 from threedistill.toybox.train_state import load_state, read_facts, save_state
 
+__all__ = ["TIMES", "TeacherTraining", "Trainer"]
+
 MAX_WEIGHT = 5.0
 #: Where unseen scenes are tested.
 TIMES = (0.05, 0.2, 0.5, 0.7, 0.9, 0.97, 0.999)

@@ -40,6 +40,8 @@ from threedistill.toybox.train_shared import (
 from threedistill.toybox.train_sketch import SketchSettings, train_sketch
 from threedistill.toybox.train_state import load_state, read_facts, save_state
 
+__all__ = ["TrainSettings", "Trainer", "export_checkpoint", "fresh_pipeline", "spread", "train"]
+
 MAX_WEIGHT = 5.0
 PARTS = ("unet", "text_encoder", "camera_tokens", "sketch")
 

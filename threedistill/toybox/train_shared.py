@@ -17,6 +17,10 @@ from torch import Tensor, nn
 from threedistill.errors import UsageError
 from threedistill.toybox.model import ToyboxPipeline, camera
 
+__all__ = [
+    "CHECKPOINT", "AveragedWeights", "in_processes", "refuse_other_settings", "take_weights", "write_sheet",
+]  # fmt: skip
+
 CHECKPOINT = "last.safetensors"
 #: The prompts of a sheet, in two columns.
 SHEET_PROMPTS = (

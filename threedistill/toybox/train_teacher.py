@@ -36,6 +36,8 @@ from threedistill.toybox.teacher_trainer import TIMES, TeacherTraining, Trainer
 from threedistill.toybox.train_shared import CHECKPOINT, in_processes, take_weights
 from threedistill.toybox.train_state import read_facts
 
+__all__ = ["export_checkpoint", "train"]
+
 #: Bounds of the bands of times that the log tells apart.
 BANDS = (0.0, 0.1, 0.35, 0.65, 0.9, 1.0)
 

@@ -22,6 +22,11 @@ from threedistill.training.student_step import Learner
 from threedistill.training.system import ScoreDistillation
 from threedistill.types import TextKind
 
+__all__ = [
+    "Assembled", "assemble", "build_learners", "build_networks", "build_prior", "build_scene", "build_scenes",
+    "build_stage", "build_stages", "pick_device", "prepare",
+]  # fmt: skip
+
 #: Where systems are built; the trainer moves them.
 _CPU = torch.device("cpu")
 

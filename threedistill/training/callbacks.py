@@ -20,6 +20,8 @@ from threedistill.training.progress import Bar
 from threedistill.training.run_folder import RunFolder
 from threedistill.training.system import ScoreDistillation
 
+__all__ = ["Checkpoints", "MetricsFile", "Previews", "ProgressLine", "StopOnRequest", "read_metrics"]
+
 
 class Checkpoints(pl.Callback):
     """Saves the stage by our own iteration: every ``every`` iterations or ``seconds``, and when it ends or stops.

@@ -19,6 +19,8 @@ from threedistill.atomic import fill, move, replacing
 from threedistill.errors import ThreedistillError
 from threedistill.training.tensor_file import Damaged, read_tensors, tensor_bytes
 
+__all__ = ["StageState", "has_state", "load_stage", "previous_of", "save_stage"]
+
 FORMAT = "threedistill-stage-3"
 
 #: Written by earlier versions; the first has no checksum.

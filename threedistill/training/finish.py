@@ -21,7 +21,7 @@ from threedistill.training.record import facts_of
 from threedistill.training.run_folder import RunFolder
 from threedistill.types import Mesh, Splats
 
-__all__ = ["export_run", "judge_run", "splats_for", "write_asset"]
+__all__ = ["export_run", "judge_run", "keep_best", "particle_folder", "splats_for", "verdict", "write_asset"]
 
 
 def export_run(scenes: Sequence[Representation], plan: RunPlan, run: RunFolder) -> Path:

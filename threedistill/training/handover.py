@@ -18,7 +18,7 @@ from threedistill.training.run_folder import RunFolder
 from threedistill.training.system import ScoreDistillation
 from threedistill.types import Mesh, Splats
 
-__all__ = ["first_unfinished", "hand_over"]
+__all__ = ["Fitting", "first_unfinished", "hand_over"]
 
 
 def first_unfinished(run: RunFolder, stages: Sequence[ScoreDistillation]) -> int:

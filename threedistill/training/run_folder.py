@@ -29,6 +29,8 @@ from typing import Any, Literal
 from threedistill.atomic import is_temporary, make_folder, move, os_errors_in_words, remove, write_text
 from threedistill.errors import UsageError
 
+__all__ = ["OWN", "RunBusy", "RunFolder", "RunHere"]
+
 RUN_SCHEMA = 1
 
 #: What a run writes into its folder; nothing else is ever removed from it.

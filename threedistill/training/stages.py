@@ -23,6 +23,8 @@ from threedistill.training.system import ScoreDistillation
 from threedistill.types import Rendering
 from threedistill.values import Count, NonNegative, Within, settings
 
+__all__ = ["Interrupted", "TrainerSettings", "fresh_views", "run_stage", "student_report"]
+
 
 class Interrupted(KeyboardInterrupt):
     """The run was asked to stop; its state is on disk in ``run_dir``."""

@@ -22,6 +22,8 @@ from threedistill.training.optim import Betas
 from threedistill.types import Cameras, Conditioning, NoiseLevel
 from threedistill.values import Count, Fraction, Within, settings
 
+__all__ = ["MAIN", "Gains", "Learner", "Shown", "StudentTraining"]
+
 #: The learner that ``student=`` chooses; its numbers have no name before them.
 MAIN = "student"
 

@@ -44,6 +44,8 @@ from threedistill.training.watchdog import Vital, Watchdog
 from threedistill.types import Cameras, Condition, Mesh, Rendering, Shading, Splats
 from threedistill.values import Rising, Within, settings
 
+__all__ = ["Guidance", "Iterations", "ScoreDistillation", "Stage"]
+
 
 @settings
 class Stage:

@@ -16,8 +16,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 from pydantic.alias_generators import to_camel
 
 __all__ = [
-    "Accessor", "Buffer", "BufferView", "Document", "Draco", "Image", "Material", "Mesh", "Meshopt",
-    "MetallicRoughness", "Node", "Primitive", "Sampler", "Skin", "SpecularGlossiness", "Texture", "TextureInfo",
+    "Accessor", "Asset", "Buffer", "BufferView", "Document", "Draco", "Image", "Material", "Mesh", "Meshopt",
+    "MetallicRoughness", "Node", "Primitive", "Sampler", "Scene", "Skin", "Sparse", "SpecularGlossiness",
+    "Texture", "TextureInfo",
 ]  # fmt: skip
 
 

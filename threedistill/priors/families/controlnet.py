@@ -18,7 +18,7 @@ from threedistill.protocols import ImageSpace
 from threedistill.types import Cameras, Condition, Conditioning
 from threedistill.values import Within
 
-__all__ = ["SDXLControlNet", "StableDiffusionControlNet", "depth_picture", "normal_picture"]
+__all__ = ["Controlled", "SDXLControlNet", "StableDiffusionControlNet", "depth_picture", "normal_picture"]
 
 Control = Literal["depth", "normal"]
 

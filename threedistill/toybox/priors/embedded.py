@@ -24,6 +24,8 @@ from threedistill.toybox.grammar import prior_words
 from threedistill.toybox.priors.texts import check_text, vocabulary, wording
 from threedistill.types import Cameras, Condition, Conditioning, NoiseLevel, Prediction, PredictionKind
 
+__all__ = ["ToyboxPrior", "named_cameras"]
+
 #: Where the views that a word places exactly are, radians.
 NAMED_AZIMUTHS = {"front": 0.0, "back": math.pi}
 

@@ -27,6 +27,8 @@ from threedistill.toybox.priors.texts import check_text
 from threedistill.types import Cameras, Condition, Conditioning, Mesh, NoiseLevel, Shading
 from threedistill.values import Within, checked
 
+__all__ = ["OraclePrior", "ground_truth"]
+
 
 @lru_cache(maxsize=8)
 def ground_truth(prompt: str) -> Mesh:

@@ -35,6 +35,8 @@ from threedistill.toybox.priors.texts import check_text
 from threedistill.types import Cameras, Condition, Conditioning, Mesh, NoiseLevel, Shading
 from threedistill.values import NonNegative, Within, checked
 
+__all__ = ["WEB_VIEWS", "WorldPrior", "posterior_mean", "things_of_the_world", "unseen_cameras"]
+
 #: Shares of views among pictures whose caption names none: the habit of the web, as the embedded prior learnt it.
 WEB_VIEWS: dict[ViewName, float] = {"front": 0.75, "side": 0.12, "back": 0.04, "overhead": 0.09}
 #: Where the views that a word places exactly are, radians.
