@@ -283,6 +283,17 @@ def test_colors_of_faces_and_coordinates_of_corners(tmp_path: Path) -> None:
         read_mesh(tmp_path / "t.ply")
 
 
+def test_coordinates_of_vertices_stay_theirs_where_lists_of_corners_are_empty(tmp_path: Path) -> None:
+    picture(tmp_path / "q.png")
+    head = "ply\nformat ascii 1.0\ncomment TextureFile q.png\nelement vertex 3\n"
+    head += "".join(f"property float {name}\n" for name in ("x", "y", "z", "s", "t"))
+    head += "element face 1\nproperty list uchar int vertex_indices\nproperty list uchar float texcoord\n"
+    head += "property uchar red\nproperty uchar green\nproperty uchar blue\nend_header\n"
+    (tmp_path / "v.ply").write_text(head + "0 0 0 0 0\n1 0 0 1 0\n1 1 0 1 1\n3 2 0 1 0 255 255 255\n")
+    mesh = read_mesh(tmp_path / "v.ply")
+    assert mesh.uv is not None and torch.equal(mesh.uv, mesh.vertices[:, :2])
+
+
 def test_strips_and_unknown_properties(tmp_path: Path) -> None:
     head = "ply\nformat ascii 1.0\nelement vertex 4\nproperty float x\nproperty float y\nproperty float z\n"
     head += (

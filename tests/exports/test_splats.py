@@ -329,8 +329,12 @@ def header_changed(path: Path, old: str, new: str) -> None:
     [
         ("property float opacity", "property float alpha_", "it lacks opacity"),
         ("property float scale_1", "property float scale_9", "it lacks scale_1"),
-        ("property float nx", "property list uchar int nx", "its field 'nx' is a list where numbers belong"),
-        ("property float nx", "property string nx", "its field 'nx' is no number"),
+        (
+            "property float nx",
+            "property list uchar int nx",
+            "its property 'nx' is a list where numbers belong",
+        ),
+        ("property float nx", "property string nx", "its property 'nx' is no number"),
         ("element vertex 20", "element vertex many", "its header has a line 'element vertex many'"),
         ("property float f_rest_8\n", "", "8 f_rest fields are no whole degree"),
         ("property float f_rest_3", "property float f_rest_77", "9 f_rest fields are no whole degree"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Hashable
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import numpy as np
@@ -15,7 +17,10 @@ from threedistill.errors import ThreedistillError
 from threedistill.exports.foreign.bounded import open_picture
 from threedistill.exports.foreign.limits import check_pixels
 
-__all__ = ["Pictures", "beside", "decoded", "read_beside"]
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["Pictures", "beside", "read_beside"]
 
 _KINDS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "TGA", "TIFF", "GIF")
 
@@ -64,54 +69,56 @@ def read_beside(path: Path, name: str, what: str) -> bytes:
         ) from error
 
 
-def decoded(path: Path, data: bytes, what: str, kinds: tuple[str, ...] = _KINDS) -> UInt8[Tensor, "h w 4"]:
-    """A picture's bytes of red, green, blue and alpha, row 0 at the top, after its size has been checked.
-
-    Raises:
-        ThreedistillError: damaged, too large, or of a kind that is not read.
-    """
-    opened = open_picture(path, data, what, kinds=kinds)
-    try:
-        if (
-            opened.mode.startswith("I") or opened.mode == "F"
-        ):  # 16 bits of grey, which Pillow would cut at 255
-            grey = np.asarray(opened, dtype=np.float64)
-            grey = (grey / (257 if grey.max(initial=0) > 255 else 1)).round().clip(0, 255).astype(np.uint8)
-            return torch.from_numpy(np.stack([grey, grey, grey, np.full_like(grey, 255)], -1))
-        return torch.from_numpy(np.array(opened.convert("RGBA")))
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders fail in many ways
-        raise ThreedistillError(f"cannot read {path}: {what} is damaged") from error
-
-
 class Pictures:
-    """The pictures that one file names, each read once, bounded together.
+    """The pictures of one file: bounded together by their own headers, then decoded, each once.
 
     Arguments:
         path: the file.
+        kinds: Pillow's names of the formats that may stand in it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._read: dict[Path | str, Tensor] = {}
+    def __init__(self, path: Path, kinds: tuple[str, ...] = _KINDS) -> None:
+        self.path, self.kinds = path, kinds
+        self._decoded: dict[Hashable, Tensor] = {}
         self._pixels = self._bytes = 0
 
     def named(self, name: str, what: str) -> UInt8[Tensor, "h w 4"]:
-        """The picture of this name; ``what`` says which line names it.
+        """The picture beside the file that has this name; ``what`` says which line names it.
 
         Raises:
             ThreedistillError: missing, damaged, too large, or of a kind that is not read.
         """
         key = beside(self.path, name) or name
-        if key not in self._read:
-            self._read[key] = self.add(read_beside(self.path, name, what), f"{what} {name!r}")
-        return self._read[key]
+        return self.once(key, lambda: read_beside(self.path, name, what), f"{what} {name!r}")
 
-    def add(self, data: bytes, what: str) -> UInt8[Tensor, "h w 4"]:
-        """A picture from its bytes, counted with the others."""
-        picture = decoded(self.path, data, what)
-        self._pixels += picture.shape[0] * picture.shape[1]
-        self._bytes += len(data)
-        check_pixels(self.path, self._pixels, self._bytes)
-        return picture
+    def once(self, key: Hashable, read: Callable[[], bytes], what: str) -> UInt8[Tensor, "h w 4"]:
+        """A picture as bytes of red, green, blue and alpha, row 0 at the top; colour profiles are ignored.
+
+        Arguments:
+            key: its name among the others.
+            read: gives its bytes; called the first time only.
+            what: it in words, for messages.
+
+        Raises:
+            ThreedistillError: damaged, too large together with those before, or of a kind that is not read.
+        """
+        if key not in self._decoded:
+            data = read()
+            opened = open_picture(self.path, data, what, kinds=self.kinds)
+            self._pixels, self._bytes = self._pixels + opened.width * opened.height, self._bytes + len(data)
+            check_pixels(self.path, self._pixels, self._bytes)
+            try:
+                self._decoded[key] = _rgba(opened)
+            except MemoryError:
+                raise
+            except Exception as error:  # decoders fail in many ways
+                raise ThreedistillError(f"cannot read {self.path}: {what} is damaged") from error
+        return self._decoded[key]
+
+
+def _rgba(opened: Image.Image) -> UInt8[Tensor, "h w 4"]:
+    if opened.mode.startswith("I") or opened.mode == "F":  # 16 bits of grey, which Pillow would cut at 255
+        grey = np.asarray(opened, dtype=np.float64)
+        grey = (grey / (257 if grey.max(initial=0) > 255 else 1)).round().clip(0, 255).astype(np.uint8)
+        return torch.from_numpy(np.stack([grey, grey, grey, np.full_like(grey, 255)], -1))
+    return torch.from_numpy(np.array(opened.convert("RGBA")))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from threedistill.errors import ThreedistillError
-from threedistill.exports.ply.header import PlyHeader, numbers
+from threedistill.exports.ply.header import Header, numbers
 from threedistill.exports.splats.blocks import THIN, Block, check_count, from_blocks, logit, with_largest
 from threedistill.render.harmonics import C0
 from threedistill.types import Splats
@@ -25,13 +25,13 @@ _WORDS = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
 _DEGREES = {0: 0, 9: 1, 24: 2, 45: 3}
 
 
-def is_compressed(header: PlyHeader) -> bool:
+def is_compressed(header: Header) -> bool:
     """Whether a PLY is of this kind."""
     vertex = header.element("vertex")
     return vertex is not None and "packed_position" in vertex.names
 
 
-def read_compressed_ply(path: Path, data: bytes, header: PlyHeader, flat: bool) -> tuple[Splats, list[str]]:
+def read_compressed_ply(path: Path, data: bytes, header: Header, flat: bool) -> tuple[Splats, list[str]]:
     """The cloud in the file's own axes, and what of the file is not in it.
 
     Arguments:
@@ -51,7 +51,7 @@ def read_compressed_ply(path: Path, data: bytes, header: PlyHeader, flat: bool) 
         missing = [name for name in wanted if name not in element.names]
         if missing:
             raise ThreedistillError(f"cannot read {path}: its {element.name} element lacks {missing[0]}")
-    if any(kind != "u4" for name, kind in vertex.fields if name in _WORDS):
+    if any(p.kind != "u4" or p.length for p in vertex.properties if p.name in _WORDS):
         raise ThreedistillError(f"cannot read {path}: the packed fields of a compressed ply are of type uint")
     count = vertex.count
     if chunk.count * _CHUNK < count:

@@ -20,7 +20,8 @@ from threedistill.exports.foreign.limits import check
 from threedistill.exports.foreign.opened import Opened
 from threedistill.exports.meshes.polygons import triangulated
 from threedistill.exports.meshes.surface import vertex_normals
-from threedistill.exports.ply.tables import Header, Table, elements, header_of
+from threedistill.exports.ply.header import Header, read_header
+from threedistill.exports.ply.tables import Table, elements
 from threedistill.render.shading import srgb_to_linear
 
 __all__ = ["read_ply_mesh"]
@@ -39,7 +40,7 @@ def read_ply_mesh(path: Path) -> Opened:
         ThreedistillError: no faces, a damaged head, fewer bytes than it promises, a picture that is missing.
     """
     data = path.read_bytes()
-    header = header_of(path, data)
+    header = read_header(path, data)
     tables = elements(path, data, header)
     if "vertex" not in tables or not {"x", "y", "z"} <= set(tables["vertex"].columns):
         raise ThreedistillError(f"cannot read {path}: it has no vertices with x, y and z")
@@ -85,7 +86,8 @@ def _part(
     )
     by_corner: list[np.ndarray] = []
     flat = triangles.reshape(-1)
-    if "texcoord" in face.lists and (face.lists["texcoord"][1] == 2 * counts).all():
+    corner_uv = "texcoord" in face.lists and bool((face.lists["texcoord"][1] == 2 * counts).all())
+    if corner_uv:
         uv = face.lists["texcoord"][0].reshape(-1, 2)[flat]
         by_corner.append(uv)
     face_colors = _colors(face) if colors is None else None
@@ -97,13 +99,7 @@ def _part(
         keys = np.concatenate([index[:, None].astype(np.float64), *by_corner], 1)
         _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         rows, faces = index[first], inverse.reshape(-1, 3)
-        uv = (
-            None
-            if uv is None
-            else uv[first]
-            if len(uv) == len(flat) and "texcoord" in face.lists
-            else uv[rows]
-        )
+        uv = None if uv is None else uv[first] if corner_uv else uv[rows]
         colors = None if colors is None else colors[first] if face_colors is not None else colors[rows]
     else:
         rows, faces = np.arange(len(points)), index.reshape(-1, 3)
@@ -143,10 +139,11 @@ def _lost(header: Header) -> list[str]:
     """What a mesh has no place for."""
     lost = []
     known = _UNDERSTOOD.union(*_COLORS, *_COORDINATES)
-    for name, count, properties in header.elements:
+    for element in header.elements:
+        name, count = element.name, element.count
         if name not in ("vertex", "face", "tristrips") and count:
             lost.append(f"{count} {name}{'s' if count > 1 else ''}")
-        elif unknown := [p.name for p in properties if p.name not in known]:
+        elif unknown := [p for p in element.names if p not in known]:
             lost.append(f"{', '.join(unknown[:6])}{' ...' if len(unknown) > 6 else ''} of its {name} element")
     if sum(c.lower().startswith("texturefile ") for c in header.comments) > 1:
         lost.append("all but the first of its pictures")

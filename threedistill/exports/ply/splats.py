@@ -18,7 +18,7 @@ from threedistill.errors import ThreedistillError
 from threedistill.exports.files import generator, jsonable
 from threedistill.exports.foreign.opened import Opened
 from threedistill.exports.frames import Frame, named_frame
-from threedistill.exports.ply.header import PlyHeader, numbers, read_header
+from threedistill.exports.ply.header import Header, numbers, read_header
 from threedistill.exports.splats.blocks import THIN, Block, check_count, from_blocks
 from threedistill.render.harmonics import C0, MAX_DEGREE
 from threedistill.types import Splats
@@ -125,7 +125,7 @@ def _facts(text: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _read_plain(path: Path, data: bytes, header: PlyHeader, flat: bool) -> tuple[Splats, list[str]]:
+def _read_plain(path: Path, data: bytes, header: Header, flat: bool) -> tuple[Splats, list[str]]:
     vertex = header.element("vertex")
     if vertex is None:
         raise ThreedistillError(f"cannot read {path}: it has no vertices")

@@ -1,7 +1,4 @@
-"""The container of PLY: its head, and its elements as tables, text or binary, whatever they are called.
-
-Source: Greg Turk, "The PLY Polygon File Format", 1994.
-"""
+"""The elements of PLY as tables: text or binary, lists of any length, whatever they are called."""
 
 from __future__ import annotations
 
@@ -12,42 +9,9 @@ import numpy as np
 
 from threedistill.errors import ThreedistillError
 from threedistill.exports.foreign.limits import check_unpacked
+from threedistill.exports.ply.header import Header, Property
 
-__all__ = ["Header", "Property", "Table", "elements", "header_of"]
-
-_KINDS = {
-    "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
-    "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4",
-    "double": "f8", "float64": "f8",
-}  # fmt: skip
-_ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": "="}
-_LONGEST_HEADER = 1 << 20
-
-
-@dataclass(frozen=True)
-class Property:
-    """One property: a number of type ``kind``, or a list of them with its length of type ``length`` before it."""
-
-    name: str
-    kind: str
-    length: str | None = None
-
-
-@dataclass
-class Header:
-    """The head of a file.
-
-    Attributes:
-        order: numpy's sign for the order of bytes, "=" for text.
-        elements: name, count and properties, in the file's order.
-        comments: what stands behind ``comment``.
-        size: bytes of the head.
-    """
-
-    order: str
-    elements: list[tuple[str, int, list[Property]]]
-    comments: list[str]
-    size: int
+__all__ = ["Table", "elements"]
 
 
 @dataclass
@@ -63,54 +27,6 @@ class Table:
     lists: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-def header_of(path: Path, data: bytes) -> Header:
-    """The head of a PLY.
-
-    Raises:
-        ThreedistillError: it is none, or has no end.
-    """
-
-    def unsound(reason: str) -> ThreedistillError:
-        return ThreedistillError(f"cannot read {path}: not a sound ply file ({reason})")
-
-    head = data[:_LONGEST_HEADER]
-    end = head.find(b"end_header")
-    line_end = (
-        next((k for k in range(end, min(end + 13, len(data))) if data[k : k + 1] == b"\n"), -1)
-        if end >= 0
-        else -1
-    )
-    if not data.startswith(b"ply") or end < 0:
-        raise unsound("its header has no end")
-    if line_end < 0:  # the old Macintosh's line ends
-        line_end = end + len(b"end_header")
-    header = Header("", [], [], line_end + 1)
-    for line in head[:end].decode("latin-1").splitlines()[1:]:
-        words = line.split()
-        if not words or words[0] == "obj_info":
-            continue
-        if words[0] == "comment":
-            header.comments.append(line.split(None, 1)[1] if len(words) > 1 else "")
-        elif words[0] == "format" and len(words) > 1:
-            if words[1] not in _ORDERS:
-                raise unsound(f"its format {words[1]!r} is none of {', '.join(_ORDERS)}")
-            header.order = _ORDERS[words[1]]
-        elif words[0] == "element" and len(words) == 3 and words[2].isdigit() and len(words[2]) < 16:
-            header.elements.append((words[1], int(words[2]), []))
-        elif words[0] == "property" and header.elements:
-            listed = len(words) == 5 and words[1] == "list"
-            kinds = words[2:4] if listed else words[1:2]
-            if len(words) != (5 if listed else 3) or not all(kind in _KINDS for kind in kinds):
-                raise unsound(f"{line.strip()[:60]!r}")
-            length = _KINDS[words[2]] if listed else None
-            header.elements[-1][2].append(Property(words[-1], _KINDS[kinds[-1]], length))
-        else:
-            raise unsound(f"{line.strip()[:60]!r}")
-    if not header.order:
-        raise unsound("it does not say its format")
-    return header
-
-
 def elements(path: Path, data: bytes, header: Header) -> dict[str, Table]:
     """All elements by name, in the file's types.
 
@@ -118,21 +34,21 @@ def elements(path: Path, data: bytes, header: Header) -> dict[str, Table]:
         ThreedistillError: fewer bytes than the head promises.
     """
     least = sum(
-        count * sum(np.dtype(p.length or p.kind).itemsize for p in properties)
-        for _, count, properties in header.elements
+        element.count * sum(np.dtype(p.length or p.kind).itemsize for p in element.properties)
+        for element in header.elements
     )
     left = len(data) - header.size
     if header.order == "=":
-        least = sum(2 * count * len(properties) for _, count, properties in header.elements) - 1
+        least = sum(2 * element.count * len(element.properties) for element in header.elements) - 1
     if least > left:
-        counts = ", ".join(f"{count} {name}" for name, count, _ in header.elements)
+        counts = ", ".join(f"{element.count} {element.name}" for element in header.elements)
         raise ThreedistillError(f"cannot read {path}: it is cut off, its header promises {counts}")
     read = (
         _Words(path, data[header.size :])
         if header.order == "="
         else _Bytes(path, data, header.size, header.order)
     )
-    return {name: read.table(count, properties) for name, count, properties in header.elements}
+    return {element.name: read.table(element.count, element.properties) for element in header.elements}
 
 
 class _Bytes:

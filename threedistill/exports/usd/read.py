@@ -41,12 +41,10 @@ def read_usd(path: Path) -> Opened:
     arrays, facts = isolated("threedistill.exports.usd.meshes:meshes_in", path)
     check(path, "triangles", sum(len(arrays[f"{k}/corners"]) for k in range(len(facts["meshes"]))) // 3)
     lost: list[str] = list(facts["lost"])
-    pictures, decoded = Pictures(path), dict[int, Tensor]()
+    pictures = Pictures(path)
 
     def picture(number: int) -> Tensor:
-        if number not in decoded:
-            decoded[number] = pictures.add(arrays[f"picture/{number}"].tobytes(), f"picture {number}")
-        return decoded[number]
+        return pictures.once(number, lambda: arrays[f"picture/{number}"].tobytes(), f"picture {number}")
 
     materials = [_Reader(entry, picture, lost).material() for entry in facts["materials"]]
     parts: list[Part] = []
