@@ -24,8 +24,9 @@ MATHS = Path(__file__).resolve().parent.parent / "docs" / "maths"
 
 def picture_of(prompt: str, path: Path) -> torch.Tensor:
     """The true picture of a prompt from the canvas's place, written to a file."""
+    from threedistill.atomic import write_bytes
     from threedistill.cameras import orbit
-    from threedistill.exports.files import png_bytes, write_bytes
+    from threedistill.exports.files import png_bytes
     from threedistill.render.mesh import render_mesh
     from threedistill.toybox.priors.oracle import ground_truth
 
@@ -101,8 +102,9 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="key=value, as for threedistill generate")
     options = parser.parse_args()
 
+    from threedistill.atomic import write_bytes
     from threedistill.config import compose, groups
-    from threedistill.exports.files import png_bytes, write_bytes
+    from threedistill.exports.files import png_bytes
     from threedistill.training.assemble import build_prior
     from threedistill.training.planning import build_plan
 

@@ -1,8 +1,9 @@
-"""What several formats share: PNG, the facts that they carry, and the atomic writes (re-exported)."""
+"""What several formats share: PNG, and the facts that they carry."""
 
 from __future__ import annotations
 
 import io
+import json
 import math
 from collections.abc import Mapping
 
@@ -10,11 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threedistill.atomic import replacing, write_bytes
-
-__all__ = [
-    "generator", "jsonable", "png_bytes", "replacing", "roughness_and_metal", "to_bytes", "write_bytes",
-]  # fmt: skip
+__all__ = ["facts_in", "generator", "jsonable", "png_bytes", "roughness_and_metal", "to_bytes"]
 
 
 def to_bytes(image: Float[Tensor, "*S C"]) -> Tensor:
@@ -58,3 +55,12 @@ def jsonable(value: object) -> object:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return str(value)
+
+
+def facts_in(text: str | None) -> dict[str, object]:
+    """The facts that a file carries as JSON; none where the text is something else."""
+    try:
+        found = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threedistill.exports.files import png_bytes, write_bytes
+from threedistill.atomic import write_bytes
+from threedistill.exports.files import png_bytes
 
 __all__ = ["write_pictures"]
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from threedistill.errors import ThreedistillError
-from threedistill.exports.files import generator, jsonable
+from threedistill.exports.files import facts_in, generator, jsonable
 from threedistill.exports.foreign.opened import Opened
 from threedistill.exports.frames import Frame, named_frame
 from threedistill.exports.ply.header import Header, numbers, read_header
@@ -113,16 +113,8 @@ def _said(comments: list[str]) -> tuple[Frame | None, dict[str, Any], str | None
         elif words[0] == "antialiased" and words[1] in ("0", "1"):
             mode = "mip" if words[1] == "1" else None
         elif words[0] == "facts":
-            facts = _facts(comment[len("facts") :])
+            facts = facts_in(comment[len("facts") :])
     return frame, facts, mode
-
-
-def _facts(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _read_plain(path: Path, data: bytes, header: Header, flat: bool) -> tuple[Splats, list[str]]:

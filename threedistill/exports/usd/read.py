@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 from threedistill.errors import ThreedistillError
 from threedistill.exports.appearance.joined import Part, joined
 from threedistill.exports.appearance.materials import Alpha, Lookup, Material
+from threedistill.exports.files import facts_in
 from threedistill.exports.foreign.beside import Pictures
 from threedistill.exports.foreign.isolated import isolated
 from threedistill.exports.foreign.limits import check
@@ -53,7 +53,7 @@ def read_usd(path: Path) -> Opened:
     if not parts:
         raise ThreedistillError(f"cannot read {path}: it holds no triangles")
     result = joined(parts)
-    result.mesh.extras = _facts(facts["facts"])
+    result.mesh.extras = facts_in(facts["facts"])
     frame = frame_of("z" if facts["up"] == "Z" else "y")
     return Opened(result.mesh, frame, result.unlit, [*dict.fromkeys([*lost, *result.lost])])
 
@@ -196,11 +196,3 @@ class _Reader:
 
 def _tensor(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, np.float32))
-
-
-def _facts(text: str | None) -> dict[str, object]:
-    try:
-        found = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from threedistill.errors import ThreedistillError, UsageError
-from threedistill.exports.files import generator, jsonable
+from threedistill.exports.files import facts_in, generator, jsonable
 from threedistill.exports.foreign.isolated import isolated
 from threedistill.exports.foreign.opened import Opened
 from threedistill.exports.frames import Axis, Frame, frame_of
@@ -126,7 +126,7 @@ def read_usd_splats(path: Path) -> Opened:
         if field["degree"] > 3:
             lost.append(f"harmonics above degree 3 (of {field['degree']})")
     splats = joined(clouds)
-    splats.extras.update(_facts(facts["facts"]))
+    splats.extras.update(facts_in(facts["facts"]))
     up: Axis = "z" if facts["up"] == "Z" else "y"
     notes = ["the file holds 2D Gaussians (surflets): they are read as flat splats"]
     return Opened(
@@ -165,11 +165,3 @@ def _cloud(path: Path, given: dict[str, np.ndarray | None], field: dict[str, Any
         return Block(positions[rows], scales, turns, opacity, sh)
 
     return from_blocks(count, degree, decode)
-
-
-def _facts(text: str | None) -> dict[str, Any]:
-    try:
-        found = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}

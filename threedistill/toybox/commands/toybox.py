@@ -122,7 +122,8 @@ def _sample(argv: Sequence[str]) -> int:
     _say_ignored(parsed.ignored)
     import torch
 
-    from threedistill.exports.files import png_bytes, write_bytes
+    from threedistill.atomic import write_bytes
+    from threedistill.exports.files import png_bytes
     from threedistill.toybox.model import ToyboxPipeline, camera
 
     with contextlib.redirect_stdout(sys.stderr):
