@@ -65,7 +65,13 @@ class RenderContext:
 
 
 class Surface(Contract, interface=True):
-    """What can be made into a mesh with a texture."""
+    """What can be made into a mesh with a texture.
+
+    Attributes:
+        cut: its surface has seams, where several vertices are one point; they are welded before faces are merged.
+    """
+
+    cut: bool = False
 
     @abstractmethod
     def extract(self, resolution: int) -> Mesh:
@@ -81,6 +87,18 @@ class Surface(Contract, interface=True):
         self, points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
     ) -> Float[Tensor, "N 2"] | None:
         """Metalness and roughness in [0, 1] at surface points, for baking; None = only colour."""
+        return None
+
+    def surface_pictures(
+        self, points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
+    ) -> dict[str, Float[Tensor, "N _"]]:
+        """What else a mesh has pictures of, at surface points, by the names that they have there, for baking."""
+        return {}
+
+    def surface_relief(
+        self, points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
+    ) -> Float[Tensor, "N 3"] | None:
+        """Unit normals of a relief finer than what is extracted, for baking; None = what is extracted is all."""
         return None
 
     def splats(self) -> Splats | None:

@@ -100,7 +100,7 @@ def test_relief_points_the_right_way() -> None:
             normals=torch.tensor([[0.0, 0, 1]]).expand(4, 3),
             uv=uv,
         )
-        baked = bake_normals(flat, fine, 128)
+        baked = bake_normals(flat, NearestSurface(fine).shading, 128)
         assert (vertex_tangents(flat)[:, 3] == (-1 if turn >= 4 else 1)).all()
         face, weights, points = points_on(flat, 500)
         slope = 0.3 * torch.cos(6 * points[:, 0])
@@ -133,7 +133,7 @@ def test_a_normal_map_means_what_gltf_says(uv: list, tmp_path: Path) -> None:
         torch.cat([corners, torch.zeros(4, 1)], 1), faces,
         normals=torch.tensor([[0.0, 0, 1]]).expand(4, 3), uv=torch.tensor(uv), texture=torch.ones(4, 4, 3),
     )  # fmt: skip
-    baked = bake_normals(flat, fine, 16)
+    baked = bake_normals(flat, NearestSurface(fine).shading, 16)
     write_mesh(baked, tmp_path / "m.glb", LIT)
     document, binary = taken_apart(tmp_path / "m.glb")
     normal, tangent = (floats_in(document, binary, name) for name in ("NORMAL", "TANGENT"))

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from threedistill.exports.formats import file_of, of_kind
 from threedistill.exports.meshes import surface
 from threedistill.exports.meshes.bake import Texels, bake, bake_values, color_at
 from threedistill.exports.meshes.nearest import NearestSurface
+from threedistill.exports.meshes.normal_map import bake_normals
 from threedistill.exports.meshes.unwrap import unwrap
 from threedistill.exports.progress import step
 from threedistill.exports.settings import AssetSettings, ExportSettings, FileSettings
@@ -25,30 +25,9 @@ from threedistill.protocols import Surface
 from threedistill.types import Mesh, Splats
 
 __all__ = [
-    "AssetSettings", "ExportSettings", "FileSettings", "HasPictures", "build_asset", "export_asset",
+    "AssetSettings", "ExportSettings", "FileSettings", "build_asset", "export_asset",
     "placed_splats", "put_back", "write_mesh",
 ]  # fmt: skip
-
-
-@runtime_checkable
-class HasPictures(Protocol):
-    """A surface that knows whatever a :class:`~threedistill.types.Mesh` can: another mesh.
-
-    Attributes:
-        pictures: the mesh's pictures besides the colour that it has, with their numbers of channels.
-        relief: itself, where it has a normal map that is to be seen on the new surface.
-    """
-
-    pictures: dict[str, int]
-    relief: Mesh | None
-
-    def nearest(self) -> NearestSurface:
-        """What finds points of the mesh."""
-        ...
-
-    def surface_pictures(self, points: Tensor, normals: Tensor) -> Tensor:
-        """(N, channels of all ``pictures``) their values at surface points, side by side."""
-        ...
 
 
 def build_asset(
@@ -85,14 +64,10 @@ def build_asset(
         charts = f", {unwrapped.charts} charts" if unwrapped.charts else ""
         mesh.extras["texture layout"] = f"{unwrapped.method}{charts}"
         mesh = _with_pictures(mesh, texels, representation, size, gutter, device)
-        relief, near = fine, None
-        if isinstance(representation, HasPictures) and representation.relief is not None:
-            relief, near = representation.relief, representation.nearest()
-        if settings.normal_map or near is not None:
-            from threedistill.exports.meshes.normal_map import bake_normals
-
+        relief = _relief(mesh, representation, fine if settings.normal_map else None, device)
+        if relief is not None:
             with step("painting the normal map"):
-                mesh = bake_normals(mesh, relief, size, gutter, texels, near)
+                mesh = bake_normals(mesh, relief, size, gutter, texels)
     middle, scale = surface.frame(mesh, settings.unit_size, settings.origin)
     mesh.extras["frame"] = {"origin": [float(v) for v in middle], "scale": scale}
     return surface.normalise(mesh, settings.unit_size, settings.origin)
@@ -111,16 +86,37 @@ def _with_pictures(
 
         return bake_values(texels, answer, size, channels, gutter, most)
 
-    known = representation.surface_material
     assert mesh.normals is not None
-    if known(mesh.vertices[:1].to(device), mesh.normals[:1].to(device)) is not None:
-        mesh.metallic_roughness = baked(known, 2, 1.0)
-    if isinstance(representation, HasPictures) and representation.pictures:
-        channels = representation.pictures
-        side_by_side = baked(representation.surface_pictures, sum(channels.values()), math.inf)
-        for name, picture in zip(channels, side_by_side.split(list(channels.values()), -1)):
+    point, normal = mesh.vertices[:1].to(device), mesh.normals[:1].to(device)
+    if representation.surface_material(point, normal) is not None:
+        mesh.metallic_roughness = baked(representation.surface_material, 2, 1.0)
+    channels = {name: v.shape[1] for name, v in representation.surface_pictures(point, normal).items()}
+    if channels:
+
+        def side_by_side(points: Tensor, normals: Tensor) -> Tensor:
+            return torch.cat(list(representation.surface_pictures(points, normals).values()), 1)
+
+        pictures = baked(side_by_side, sum(channels.values()), math.inf)
+        for name, picture in zip(channels, pictures.split(list(channels.values()), -1)):
             setattr(mesh, name, picture.contiguous())
     return mesh
+
+
+def _relief(
+    mesh: Mesh, representation: Surface, fine: Mesh | None, device: torch.device
+) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The normals to be seen on the mesh: of the representation's own relief, or of the surface it was reduced from."""
+    known = representation.surface_relief
+    assert mesh.normals is not None
+    if known(mesh.vertices[:1].to(device), mesh.normals[:1].to(device)) is None:
+        return None if fine is None else NearestSurface(fine).shading
+
+    def normals_at(points: Tensor, normals: Tensor) -> Tensor:
+        found = known(points.to(device), normals.to(device))
+        assert found is not None
+        return found.cpu()
+
+    return normals_at
 
 
 def placed_splats(splats: Splats, mesh: Mesh) -> Splats:
@@ -165,7 +161,7 @@ def _surface(representation: Surface, settings: AssetSettings) -> tuple[Mesh, Me
         surface.check(dense, "extraction")
         if own:
             return dense, dense, device
-        if isinstance(representation, HasPictures):  # a file's mesh is cut along its seams and creases
+        if representation.cut:
             dense = surface.welded(dense)
         if settings.keep_fraction:
             dense = surface.keep_components(dense, settings.keep_fraction)

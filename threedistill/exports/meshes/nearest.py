@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from threedistill.exports.meshes.surface import vertex_normals
+from threedistill.exports.meshes.normal_map import normals_of, shading_normals
 from threedistill.protocols import Surface
 from threedistill.types import Mesh
 
-__all__ = ["MeshField", "NearestSurface", "normals_of"]
+__all__ = ["MeshField", "NearestSurface"]
 
 _CANDIDATES = 8
 _CHUNK = 1 << 15
@@ -33,6 +33,7 @@ class NearestSurface:
     def __init__(self, mesh: Mesh, samples: int = 200_000) -> None:
         from scipy.spatial import KDTree
 
+        self.mesh = mesh
         self.corners = mesh.vertices.detach().cpu().double()[mesh.faces.cpu()]
         normal = torch.linalg.cross(
             self.corners[:, 1] - self.corners[:, 0], self.corners[:, 2] - self.corners[:, 0]
@@ -67,6 +68,14 @@ class NearestSurface:
             faces.append(found[0])
             weights.append(found[1])
         return torch.cat(faces), torch.cat(weights)
+
+    def shading(self, points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """The unit normals that the nearest points are lit with, in float64; the mesh's normal map counts."""
+        face, where = self.at(points, normals)
+        if self.mesh.normal_map is not None and self.mesh.uv is not None:
+            return shading_normals(self.mesh, face, where).double()
+        normal = (normals_of(self.mesh)[self.mesh.faces[face]].double() * where[..., None]).sum(1)
+        return torch.nn.functional.normalize(normal, dim=1)
 
     def _nearest(self, points: Tensor, toward: Tensor | None) -> tuple[Tensor, Tensor]:
         count = min(_CANDIDATES, len(self._owner))
@@ -112,18 +121,13 @@ class MeshField(Surface):
     """A mesh that answers as a representation does at export: its own surface, and its material near it.
 
     This is how a mesh gets fewer faces, another texture size or a normal map of its former self.
-
-    Attributes:
-        pictures: the mesh's pictures besides the colour, with their numbers of channels.
-        relief: the mesh, where it has a normal map.
     """
+
+    cut = True
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
-        names = ("metallic_roughness", "emission", "alpha")
-        self.pictures = {name: p.shape[2] for name in names if (p := getattr(mesh, name)) is not None}
-        self.relief = mesh if mesh.normal_map is not None and mesh.uv is not None else None
-        self._near: NearestSurface | None = None
+        self._nearest: NearestSurface | None = None
 
     def extract(self, resolution: int) -> Mesh:
         """The surface with its own texture coordinates, whatever the resolution."""
@@ -140,27 +144,33 @@ class MeshField(Surface):
             return self._interpolation(points, normals)(mesh.colors)
         return torch.full_like(points, 0.8)
 
-    def surface_pictures(self, points: Tensor, normals: Tensor) -> Tensor:
-        """The values of all ``pictures`` at the nearest points, side by side."""
+    def surface_pictures(self, points: Tensor, normals: Tensor) -> dict[str, Tensor]:
+        """The values of the mesh's pictures besides the colour at the nearest points."""
         from threedistill.render.mesh import picture_at
 
+        mesh = self.mesh
+        pictures = {
+            "metallic_roughness": mesh.metallic_roughness, "emission": mesh.emission, "alpha": mesh.alpha
+        }  # fmt: skip
+        known = {name: picture for name, picture in pictures.items() if picture is not None}
+        if not known:
+            return {}
         interpolate = self._interpolation(points, normals)
-        return torch.cat(
-            [picture_at(self.mesh, getattr(self.mesh, name), interpolate) for name in self.pictures], 1
-        )
+        return {name: picture_at(mesh, picture, interpolate) for name, picture in known.items()}
 
-    def nearest(self) -> NearestSurface:
+    def surface_relief(self, points: Tensor, normals: Tensor) -> Tensor | None:
+        """What the mesh is lit with at the nearest points, where it has a normal map."""
+        if self.mesh.normal_map is None or self.mesh.uv is None:
+            return None
+        return self._near().shading(points, normals)
+
+    def _near(self) -> NearestSurface:
         """What finds points of the mesh; it is made when first asked for."""
-        self._near = self._near or NearestSurface(self.mesh)
-        return self._near
+        self._nearest = self._nearest or NearestSurface(self.mesh)
+        return self._nearest
 
     def _interpolation(self, points: Tensor, normals: Tensor) -> Callable[[Tensor], Tensor]:
         """Values at the vertices to values at the nearest points."""
-        face, weights = self.nearest().at(points, normals)
+        face, weights = self._near().at(points, normals)
         corner = self.mesh.faces[face]
         return lambda values: (values[corner].double() * weights[..., None]).sum(1).to(points)
-
-
-def normals_of(mesh: Mesh) -> Float[Tensor, "N 3"]:
-    """The mesh's vertex normals, computed where it has none."""
-    return mesh.normals if mesh.normals is not None else vertex_normals(mesh.vertices, mesh.faces)

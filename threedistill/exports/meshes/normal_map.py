@@ -7,6 +7,7 @@ interpolate N and T over the triangle and rebuild B: the map is baked with exact
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -14,10 +15,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.exports.meshes.bake import Texels, fill_gutter, painted
-from threedistill.exports.meshes.nearest import NearestSurface, normals_of
+from threedistill.exports.meshes.surface import vertex_normals
 from threedistill.types import Mesh
 
-__all__ = ["bake_normals", "shading_normals", "vertex_tangents"]
+__all__ = ["bake_normals", "normals_of", "shading_normals", "vertex_tangents"]
+
+
+def normals_of(mesh: Mesh) -> Float[Tensor, "N 3"]:
+    """The mesh's vertex normals, computed where it has none."""
+    return mesh.normals if mesh.normals is not None else vertex_normals(mesh.vertices, mesh.faces)
 
 
 def vertex_tangents(mesh: Mesh) -> Float[Tensor, "N 4"]:
@@ -68,26 +74,20 @@ def _frames(mesh: Mesh, tangents: Tensor, corner: Tensor, weights: Tensor) -> Fl
 
 
 def bake_normals(
-    mesh: Mesh, fine: Mesh, size: int, gutter: int = 4, texels: Texels | None = None, near: NearestSurface | None = None
+    mesh: Mesh, fine: Callable[[Tensor, Tensor], Tensor], size: int, gutter: int = 4, texels: Texels | None = None
 ) -> Mesh:  # fmt: skip
     """The mesh with the fine surface's normals as its ``normal_map`` of ``size`` texels a side.
 
     Arguments:
-        mesh: unwrapped, with normals, in the frame of ``fine``.
-        fine: the surface it was reduced from; its own normal map counts.
+        mesh: unwrapped, with normals.
+        fine: maps (N, 3) points and normals of ``mesh`` to the unit normals of the surface it was reduced from.
         size, gutter: as for :func:`threedistill.exports.meshes.bake.bake`.
         texels: those of ``mesh``, where they are known (:func:`threedistill.exports.meshes.bake.painted`).
-        near: what finds points of ``fine``, where there is one.
     """
     texels = texels or painted(mesh, size)
     tangents = vertex_tangents(mesh)
     frame = _frames(mesh, tangents, texels.corner, texels.weights.double())
-    face, where = (near or NearestSurface(fine)).at(texels.points, frame[:, :, 2])
-    if fine.normal_map is not None and fine.uv is not None:
-        normal = shading_normals(fine, face, where).double()
-    else:
-        normal = (normals_of(fine)[fine.faces[face]].double() * where[..., None]).sum(1)
-        normal = torch.nn.functional.normalize(normal, dim=1)
+    normal = fine(texels.points, frame[:, :, 2]).to(frame)
     # The frame is not orthonormal between vertices, so its inverse and not its transpose.
     local = torch.linalg.solve(frame, normal[..., None])[..., 0]
     local = torch.nn.functional.normalize(local, dim=1)
