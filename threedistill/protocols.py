@@ -226,7 +226,7 @@ class Prior(Contract, interface=True):
         version: which weights, exactly; travels into the asset and into ``run.json``.
         view_group: how many views of one object it sees at once.
         wants: the conditions that it can be told; nothing is computed for it beside these. An object may want fewer
-            than its class names, never others: what no object of a class can be told is refused before it is loaded.
+            than its class names, never others (:meth:`wants_of`).
     """
 
     name: str
@@ -256,6 +256,11 @@ class Prior(Contract, interface=True):
         self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
     ) -> Prediction:
         """The network's answer for noisy samples (no gradients are kept)."""
+
+    @classmethod
+    def wants_of(cls, arguments: Mapping[str, Any]) -> frozenset[Condition]:
+        """What an object made with these arguments can be told at most: nothing is loaded for what it cannot be."""
+        return cls.wants
 
     @classmethod
     def check_text(cls, text: str, role: Role, settings: Mapping[str, Any]) -> tuple[str, ...]:

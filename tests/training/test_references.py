@@ -122,6 +122,11 @@ def test_what_cannot_be_used_is_refused_in_a_line(picture: Path, tmp_path: Path)
         UsageError, match=r"prior=gaussian cannot be shown pictures \(it is told: background, text"
     ):
         plan("gaussian")
+    for prior in ("sd15", "flux"):  # not a file of them is looked for
+        with pytest.raises(
+            UsageError, match=rf"--image: prior={prior} cannot be shown pictures \(it is told: text\)"
+        ):
+            plan(prior)
     with pytest.raises(
         UsageError, match=r"--image: prior=toybox cannot be shown pictures \(it is told: back"
     ):

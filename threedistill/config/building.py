@@ -6,7 +6,7 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 from threedistill.config.places import contract_of
@@ -61,12 +61,14 @@ class Recipe(Generic[T]):
     Attributes:
         cls: its class.
         node, where, plugins: as for :func:`build`.
+        arguments: those of its constructor, checked; what is small among them is built.
     """
 
     cls: type[T]
     node: Config
     where: str
     plugins: tuple[str, ...]
+    arguments: dict[str, Any] = field(compare=False, repr=False)
 
     def given(self, argument: str) -> Any:
         """What the configuration says for an argument of the constructor; None where it says nothing."""
@@ -88,8 +90,8 @@ def recipe(node: Any, where: str, plugins: Sequence[str] = ()) -> Recipe[Any]:
         UsageError: as :func:`build`, but for what only the constructor's body sees.
     """
     cls = checked_class(node, where, plugins)
-    _validated(cls, _arguments(cls, node, where, plugins, 0), where)
-    return Recipe(cls, node, where, tuple(plugins))
+    arguments = _validated(cls, _arguments(cls, node, where, plugins, 0), where)
+    return Recipe(cls, node, where, tuple(plugins), arguments)
 
 
 def _built(node: Any, contract: Any, where: str, plugins: Sequence[str], depth: int) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -127,6 +127,11 @@ class DiffusersPrior(NetworkPrior):
         folder: Path | None = default_folder() if cache else None
         self.texts = EmbeddingCache(self._encode, f"{self.revision}/{family.reads}", folder)
         self.to("cpu")
+
+    @classmethod
+    def wants_of(cls, arguments: Mapping[str, Any]) -> frozenset[Condition]:
+        """What its family can be told."""
+        return arguments["family"].wants
 
     def _facts(self, size: int | None) -> Facts:
         """What is known before weights are read; a model of another family ends here."""

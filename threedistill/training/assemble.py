@@ -75,7 +75,7 @@ def assemble(plan: RunPlan, images: tuple[ReferenceImage, ...] = ()) -> Assemble
     """
     device = pick_device(plan.device)
     prior = build_prior(plan, device)
-    refuse_images(plan, prior)
+    refuse_images(plan, prior.wants)
     stages = build_stages(plan, prior, images, device)
     prepare(plan, stages)
     return Assembled(device, prior, stages, plan.trainer)

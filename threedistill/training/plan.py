@@ -24,6 +24,7 @@ from threedistill.training.stages import TrainerSettings
 from threedistill.training.student_step import StudentTraining
 from threedistill.training.system import Guidance, Stage
 from threedistill.training.watchdog import Watchdog
+from threedistill.types import Condition
 
 __all__ = [
     "AssetPlan", "LearnerPlan", "Names", "NetworkPlan", "PicturePlan", "PriorPlan", "RunPlan", "ScenePlan", "StagePlan",
@@ -62,6 +63,11 @@ class PriorPlan:
     name: str
     model: Recipe[Prior]
     needs_camera: bool
+
+    @property
+    def wants(self) -> frozenset[Condition]:
+        """What it can be told at most."""
+        return self.model.cls.wants_of(self.model.arguments)
 
     def check_text(self, text: str, role: Role = "prompt") -> tuple[str, ...]:
         """Refuse a text that the prior has no words for (UsageError), unloaded; the words that change nothing."""
@@ -117,6 +123,11 @@ class NetworkPlan:
     where: str
     name: str
     model: Recipe[Prior] | None
+
+    @property
+    def wants(self) -> frozenset[Condition]:
+        """What it can be told at most; nothing where there is nothing to load."""
+        return frozenset() if self.model is None else self.model.cls.wants_of(self.model.arguments)
 
 
 @dataclass(frozen=True)

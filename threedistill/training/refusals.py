@@ -13,9 +13,9 @@ from threedistill.guidance.rules import is_edit, questions
 from threedistill.messages import shown
 from threedistill.prompts import PromptSet, role_of
 from threedistill.protocols import Prior
-from threedistill.training.plan import PriorPlan, RunPlan, StagePlan
+from threedistill.training.plan import NetworkPlan, PriorPlan, RunPlan, StagePlan
 from threedistill.training.student_step import MAIN
-from threedistill.types import TextKind
+from threedistill.types import Condition, TextKind
 
 __all__ = [
     "WrongPrompt", "check_plan", "check_words", "faster", "refusal", "refuse_images", "refuse_untold", "smaller",
@@ -38,7 +38,9 @@ def check_plan(plan: RunPlan) -> None:
         _check_rule(plan, stage)
         _check_networks(stage)
         _check_learners(plan.prior, stage)
-    refuse_images(plan, plan.prior.model.cls)
+        frozen = {name: one for name, one in stage.networks.items() if one.model is not None}
+        refuse_untold(stage, {"teacher": plan.prior, **frozen})
+    refuse_images(plan, plan.prior.wants)
     _check_material(plan)
 
 
@@ -160,32 +162,40 @@ def _check_learners(prior: PriorPlan, stage: StagePlan) -> None:
                 )
 
 
-def refuse_images(plan: RunPlan, prior: Prior | type[Prior]) -> None:
+def refuse_images(plan: RunPlan, wants: frozenset[Condition]) -> None:
     """Refuse pictures for a prior that cannot be shown any.
+
+    Arguments:
+        plan: the run.
+        wants: what its teacher can be told, as far as that is known.
 
     Raises:
         UsageError: with what it can be told.
     """
-    if plan.images and "image" not in prior.wants:
+    if plan.images and "image" not in wants:
         raise UsageError(
             f"--image: prior={plan.prior.name} cannot be shown pictures (it is told: "
-            f"{', '.join(sorted(prior.wants))}); leave --image out, or use a prior that wants them "
+            f"{', '.join(sorted(wants))}); leave --image out, or use a prior that wants them "
             "(docs/extend/condition.md)"
         )
 
 
-def refuse_untold(stage: StagePlan, networks: Mapping[str, Prior]) -> None:
+def refuse_untold(stage: StagePlan, networks: Mapping[str, Prior | PriorPlan | NetworkPlan]) -> None:
     """Refuse questions about what a network cannot be told.
+
+    Arguments:
+        stage: whose rule asks.
+        networks: those that are asked, as far as they are known.
 
     Raises:
         UsageError: with what it can be told.
     """
     for query in questions(stage.guidance.rule):
-        wants = networks[query.network].wants
-        if lacking := sorted(query.given - wants):
+        asked = networks.get(query.network)
+        if asked is not None and (lacking := sorted(query.given - asked.wants)):
             raise UsageError(
                 f"guidance={stage.guidance_name} asks the {query.network} about the {lacking[0]}, and "
-                f"{networks[query.network].name} is told {', '.join(sorted(wants))} only; use another prior or cfg"
+                f"{asked.name} is told {', '.join(sorted(asked.wants))} only; use another prior or cfg"
             )
 
 
