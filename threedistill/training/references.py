@@ -11,7 +11,7 @@ from threedistill.atomic import write_bytes
 from threedistill.cameras import orbit
 from threedistill.conditions import ReferenceImage
 from threedistill.errors import ThreedistillError, UsageError
-from threedistill.exports.foreign.beside import decoded
+from threedistill.exports.foreign.beside import Pictures
 from threedistill.training.plan import PicturePlan
 from threedistill.training.tensor_file import Damaged, read_tensors, tensor_bytes
 
@@ -34,7 +34,7 @@ def read_images(plans: Sequence[PicturePlan]) -> tuple[ReferenceImage, ...]:
     for plan in plans:
         path = Path(plan.file).expanduser()
         try:
-            picture = decoded(path, path.read_bytes(), "the picture", _KINDS)
+            picture = Pictures(path, _KINDS).once(path, path.read_bytes, "the picture")
         except OSError as error:
             raise UsageError(f"--image {path}: {(error.strerror or str(error)).lower()}") from None
         except ThreedistillError as error:
