@@ -26,6 +26,7 @@ __all__ = [
 T = TypeVar("T")
 
 #: Names of temporary files, and of those that versions before 0.2 left behind when they were killed.
+_ATTEMPTS = 20  # at a folder whose parent others remove
 _TEMPORARY = re.compile(
     r"\..+-[a-z0-9_]{8}\.part(\.[^.]+)?|\.(last|init|model|run|config|eval)-[a-z0-9_]{8}\.[a-z]+"
 )
@@ -64,10 +65,16 @@ def _act(operation: str, path: Path, action: Callable[[], T]) -> T:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, unless they are there."""
-    if not path.is_dir():
+    """Make a folder and those above it, unless they are there; also while others remove the empty ones among them."""
+    for attempt in range(_ATTEMPTS):
+        if path.is_dir():
+            return
         with os_errors_in_words(path):
-            _act("make", path, lambda: path.mkdir(parents=True, exist_ok=True))
+            try:
+                _act("make", path, lambda: path.mkdir(parents=True, exist_ok=True))
+            except FileNotFoundError:
+                if attempt + 1 == _ATTEMPTS:
+                    raise
 
 
 def move(source: Path, target: Path) -> None:

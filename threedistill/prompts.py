@@ -125,17 +125,9 @@ class PromptSet:
     def texts(self, kind: TextKind, cameras: Cameras) -> list[str]:
         """The wording of this kind for each of the ``B`` views."""
         views = len(cameras)
-        if kind == "view" and self.told_front:
-            honest = replace(self, told_front=()).texts("view", cameras)
-            front = self.texts("front", cameras)
-            return [front[k] if told else honest[k] for k, told in enumerate(self.told_front)]
-        if kind == "view" and self.view_words:
-            angles = zip(cameras.azimuth.tolist(), cameras.elevation.tolist())
-            wordings = self.wordings or (0,) * views
-            return [
-                with_view(self.prompt, *pair, wording, self.limits) for pair, wording in zip(angles, wordings)
-            ]
-        if kind in ("view", "base"):
+        if kind == "view":
+            return self._seen(self.prompt, cameras)
+        if kind == "base":
             return [self.prompt] * views
         if kind in ("front", "side", "back"):
             return [f"{self.prompt}, {VIEW_WORDINGS[kind][0]}"] * views
@@ -152,18 +144,31 @@ class PromptSet:
         if kind == "source":
             if self.source is None:
                 raise UsageError("this guidance rule compares with a source prompt, and none was given")
-            return [self.source] * views
+            return self._seen(self.source, cameras)
         raise ValueError(f"text kind {kind!r} is unknown")
+
+    def _seen(self, prompt: str, cameras: Cameras) -> list[str]:
+        """A description with each view's own words; an edit's two descriptions get the same ones."""
+        if not self.view_words:
+            honest = [prompt] * len(cameras)
+        else:
+            wordings = self.wordings or (0,) * len(cameras)
+            angles = zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), wordings)
+            honest = [with_view(prompt, *angle, self.limits) for angle in angles]
+        told = self.told_front or (False,) * len(cameras)
+        return [f"{prompt}, {VIEW_WORDINGS['front'][0]}" if lie else true for lie, true in zip(told, honest)]
 
     def all_wordings(self, kinds: Collection[TextKind]) -> tuple[Wording, ...]:
         """Everything that texts of these kinds may say, whatever the views and the draws; each once."""
         said: list[Wording] = []
         for kind in kinds:
             texts = self.texts(kind, orbit(1))
-            if kind == "view" and self.view_words:
+            if kind in ("view", "source") and self.view_words:
                 count = None if self.view_wordings == "several" else 1
                 texts = [
-                    f"{self.prompt}, {word}" for words in VIEW_WORDINGS.values() for word in words[:count]
+                    f"{without_view(texts[0])}, {word}"
+                    for words in VIEW_WORDINGS.values()
+                    for word in words[:count]
                 ]
             said += [Wording(text, role_of(kind)) for text in texts]
         return tuple(dict.fromkeys(said))

@@ -25,9 +25,8 @@ REFUSED = [
         "this prior has no network on which student=lora could grow; use student=gaussian",
     ),
     (
-        {"guidance": "csm"}, ["cfg.scale=1"],
-        "guidance.rule: csm distils what classifier-free guidance adds, and cfg.scale=1 adds nothing; set cfg.scale "
-        "above 1 (7.5 is usual), or choose guidance=sds",
+        {"guidance": "csm"}, ["cfg.scale=0"],
+        "guidance.rule: csm multiplies its direction by cfg.scale, and 0 leaves nothing; 7.5 is usual",
     ),
     (
         {"guidance": "csds"}, ["baseline=none"],
@@ -63,9 +62,14 @@ REFUSED = [
         "guidance.rule.lam=1.5 must lie in [0, 1]",
     ),
     (
-        {"guidance": "csd"}, ["guidance.rule.negative=0", "guidance.rule.empty=0"],
-        "guidance.rule: the coefficients cond, empty, negative and noise sum to 1 at progress 0, not to 0: noise would "
-        "be left over",
+        {"guidance": "csd"}, ["cfg=perp_neg"],
+        "guidance.rule: csd combines the teacher's answers itself, so cfg=PerpNeg would have no effect; leave it out, "
+        "or choose guidance=sds",
+    ),
+    (
+        {"guidance": "nfsd"}, ["cfg.rescale=0.5", "cfg.x0_clip=static"],
+        "guidance.rule: nfsd combines the teacher's answers itself, so cfg.x0_clip=static, cfg.rescale=0.5 would have "
+        "no effect; leave it out, or choose guidance=sds",
     ),
     (
         {}, ["cameras=antithetic", "budget.views=3"],

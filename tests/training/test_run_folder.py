@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -208,3 +209,17 @@ def test_record_merges_and_refuses_damage(tmp_path: Path) -> None:
         run.read_record()
     run.settle()
     assert run.read_record() == {} and (tmp_path / "run.damaged").read_text() == "{"
+
+
+def test_folders_beside_each_other_come_and_go_at_once(tmp_path: Path) -> None:
+    """What one leaves empty and removes, another may just be making."""
+
+    def coming_and_going(name: str) -> int:
+        for _ in range(400):
+            with RunFolder(tmp_path / "sweep" / "runs" / name).locked():
+                pass
+        return 1
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(coming_and_going, "abcd")) == 4
+    assert not [path for path in tmp_path.rglob("*") if path.name not in ("sweep", "runs")]

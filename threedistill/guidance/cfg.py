@@ -24,7 +24,7 @@ from threedistill.values import Fraction, Within, settings
 
 __all__ = [
     "CFG", "DYNAMIC_QUANTILE", "BeyondClassifierFree", "BlankText", "ClassifierFree", "TextOfCond", "TextOfUncond",
-    "at_point", "clip_x0", "combine", "rescale_std",
+    "at_point", "clip_x0", "combine", "need_plain", "rescale_std",
 ]  # fmt: skip
 
 TextOfUncond = Literal["null", "negative"]
@@ -218,6 +218,37 @@ class ClassifierFree:
     def __call__(self, evidence: Evidence, progress: float, point: str = "t") -> Float[Tensor, "B C h w"]:
         """``eps^s`` at the step's ``x_t``, or at another point."""
         return self.guided(evidence, progress, point).eps
+
+
+def need_plain(cfg: CFG, rule: str, scale: bool) -> None:
+    """Refuse settings of guidance that a rule would not look at, since it combines the answers in a way of its own.
+
+    Arguments:
+        cfg: as it was asked for.
+        rule: the rule's name, for the message.
+        scale: whether it looks at the scale.
+
+    Raises:
+        ValueError: another variant than :class:`ClassifierFree`, or one that rescales, clips or words the query without
+            the prompt otherwise.
+    """
+    unread: list[str] = []
+    if isinstance(cfg, ClassifierFree):
+        if cfg.x0_clip != "none":
+            unread.append(f"cfg.x0_clip={cfg.x0_clip}")
+        if cfg.rescale:
+            unread.append(f"cfg.rescale={cfg.rescale:g}")
+        if cfg.uncond_text != "negative":
+            unread.append(f"cfg.uncond_text={cfg.uncond_text}")
+        if not scale and cfg.scale != 1:
+            unread.append("cfg.scale")
+    else:
+        unread.append(f"cfg={type(cfg).__name__}")
+    if unread:
+        raise ValueError(
+            f"{rule} combines the teacher's answers itself, so {', '.join(unread)} would have no effect; leave it out, "
+            "or choose guidance=sds"
+        )
 
 
 class BeyondClassifierFree:

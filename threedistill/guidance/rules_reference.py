@@ -30,12 +30,16 @@ class CSDS(GuidanceRule):
     Arguments:
         cfg: guidance of the conditioned teacher.
         form: ``difference`` or ``sum``.
-        eta: strength of the category's term in ``sum``.
+        eta: strength of the category's term in ``sum``; only there, else it is refused.
     """
 
     cfg: CFG
     form: Literal["difference", "sum"] = "difference"
     eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.form == "difference" and self.eta != 1:
+            raise ValueError(f"eta={self.eta:g} has an effect with form=sum only; leave it out")
 
     def queries(self, progress: float) -> tuple[Query, ...]:
         """Guidance's questions, and the baseline's about the category alone: no camera, no image."""
@@ -55,9 +59,9 @@ class CSDS(GuidanceRule):
 class DDS(GuidanceRule):
     """Delta denoising score: ``g = eps^s(x_t; prompt) - eps^s(x_t'; source prompt)``, an edit.
 
-    ``x_t'`` is the unedited scene from the same camera with the same noise at the same level, so what the teacher would
-    do to either cancels and only the difference of the prompts is left; with equal covariances the noise cancels
-    exactly.
+    ``x_t'`` is the unedited scene from the same camera with the same noise at the same level, told the same words for
+    its view, so what the teacher would do to either cancels and only the difference of the prompts is left; with equal
+    covariances the noise cancels exactly, and an edit to the same words moves nothing.
     Source: Hertz et al. 2023, arXiv 2304.07090, eq. 3; in 3D: Park et al. 2023 (ED-NeRF), arXiv 2310.02712.
 
     Arguments:

@@ -287,6 +287,10 @@ class Reparametrized(Trajectory):
     eta: NonNegative = 0.3
     unit: Unit = "t"
 
+    def __post_init__(self) -> None:
+        if self.unit != "t" and self.gap == 0:
+            raise ValueError(f"unit={self.unit} says what gap is in, and gap=0; set gap, or leave unit out")
+
     def trace(self, situation: Situation, cfg: CFG, progress: float) -> Traced:
         """Point ``t``."""
         level = situation.level

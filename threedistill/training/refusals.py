@@ -11,7 +11,7 @@ from threedistill.errors import UnknownWords, UsageError, nearest
 from threedistill.guidance.regularizers import TERMS
 from threedistill.guidance.rules import is_edit, questions
 from threedistill.messages import shown
-from threedistill.prompts import PromptSet, role_of
+from threedistill.prompts import PromptSet, role_of, without_view
 from threedistill.protocols import Prior
 from threedistill.training.plan import NetworkPlan, PriorPlan, RunPlan, StagePlan
 from threedistill.training.student_step import MAIN
@@ -111,7 +111,7 @@ def _check_words(prompts: PromptSet, prior: PriorPlan, kinds: set[TextKind]) -> 
     for kind, setting in settings.items():
         if kind in kinds or given.get(kind):
             try:
-                prior.check_text(prompts.texts(kind, orbit(1))[0], role_of(kind))
+                prior.check_text(without_view(prompts.texts(kind, orbit(1))[0]), role_of(kind))
             except UsageError as error:
                 raise UsageError(f"{setting}: {error}") from None
 

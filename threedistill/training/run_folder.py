@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from threedistill.atomic import is_temporary, make_folder, move, os_errors_in_words, remove, write_text
-from threedistill.errors import UsageError
+from threedistill.errors import ThreedistillError, UsageError
 
 __all__ = ["OWN", "RunBusy", "RunFolder", "RunHere"]
 
@@ -167,8 +167,13 @@ class RunFolder:
         file = self.path / _LOCK
         while True:
             make_folder(self.path)
-            with os_errors_in_words(self.path):
-                handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                with os_errors_in_words(self.path):
+                    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+            except ThreedistillError:
+                if not self.path.is_dir():  # whoever made it for nothing has removed it: once more
+                    continue
+                raise
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:

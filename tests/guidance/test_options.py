@@ -1,0 +1,199 @@
+"""No option without effect: each of a rule, its guidance and its trajectory changes the direction or is refused."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from threedistill.cameras import orbit
+from threedistill.conditions import Conditions, ReferenceImage
+from threedistill.errors import ThreedistillWarning
+from threedistill.guidance.cfg import ClassifierFree
+from threedistill.guidance.perp_neg import AzimuthWeights, PerpNeg
+from threedistill.guidance.rules import MVSDS, SDS, SJC
+from threedistill.guidance.rules_classifier import CSD, CSM, NFSD
+from threedistill.guidance.rules_inversion import CDS, ISM, SDI
+from threedistill.guidance.rules_reference import CSDS, DDS
+from threedistill.guidance.rules_student import ESD, VSD
+from threedistill.guidance.trajectory import (
+    Interval,
+    Inverted,
+    Reference,
+    Reparametrized,
+    Situation,
+    collect,
+    draw_noise,
+)
+from threedistill.guidance.two_conditions import TwoConditions
+from threedistill.priors.analytic import GaussianPrior
+from threedistill.priors.noise_path import DiscretePath
+from threedistill.prompts import PromptSet
+from threedistill.protocols import GuidanceRule
+from threedistill.rng import Streams
+
+SHAPE, VIEWS = (3, 4, 4), 4
+PLAIN = ClassifierFree(3.0)
+RULES: list[GuidanceRule] = [
+    SDS(PLAIN), SJC(PLAIN), MVSDS(PLAIN), CSD(ClassifierFree(1.0)), CSM(PLAIN, Inverted(start=0.05)), NFSD(PLAIN),
+    ISM(PLAIN, Interval(start=0.05)), SDI(PLAIN, Reparametrized(start=0.05, gap=0.05)), CDS(PLAIN), CSDS(PLAIN),
+    CSDS(PLAIN, "sum"), DDS(PLAIN), VSD(PLAIN), ESD(PLAIN, lam=0.3),
+]  # fmt: skip
+GUIDANCES = [PLAIN, PerpNeg(PLAIN), TwoConditions(PLAIN)]
+#: Another valid value of every option, by name; where one name means two things, by class and name.
+OTHERS: dict[str, Any] = {
+    "scale": 1.5, "uncond_camera": "null", "uncond_image": "keep", "uncond_text": "null", "x0_clip": "static",
+    "rescale": 0.7, "strength": 0.5, "weights": AzimuthWeights(overhead=-80.0), "image_scale": 4.0,
+    "variance_reduction": False, "group": 2, "MVSDS.rescale": 0.2, "cond": 1.1, "empty": -1.1, "negative": 0.3,
+    "CSD.noise": 0.2, "threshold": 100.0, "form": "sum", "eta": 0.5, "normalize": "dmd", "divergence": "forward_kl",
+    "lam": 0.8, "delta": 0.1, "stride": 0.07, "max_steps": 1, "start": 0.2, "solver": "fixed_point", "gap": 0.1,
+    "unit": "logsnr", "Inverted.scale": 1.0, "Reparametrized.scale": 1.0, "CDS.noise": "fresh",
+}  # fmt: skip
+
+
+class Told(GaussianPrior):
+    """A random picture for every text, camera and picture that it is told of, or told nothing of."""
+
+    wants = frozenset({"text", "camera", "image"})
+
+    def conditioning(self, conditions: Conditions) -> dict[str, torch.Tensor]:
+        cameras, means, spreads = conditions.cameras, [], []
+        for row, text in enumerate(conditions.texts):
+            azimuth = "none" if cameras is None else f"{float(cameras.azimuth[row]):.3f}"
+            seed = zlib.crc32(f"{self.name} {text} {azimuth} {len(conditions.images)}".encode())
+            generator = torch.Generator().manual_seed(seed)
+            means.append(0.8 * torch.randn(SHAPE, generator=generator, dtype=torch.float64))
+            spreads.append(0.3 + torch.rand((), generator=generator, dtype=torch.float64).expand(SHAPE))
+        return {"mean": torch.stack(means), "variance": torch.stack(spreads) ** 2}
+
+
+def situation() -> Situation:
+    """One step: four views, of a picture and of another that it edits."""
+    generator = torch.Generator().manual_seed(0)
+    x0, reference, noise = torch.randn(3, VIEWS, *SHAPE, generator=generator, dtype=torch.float64)
+    path = DiscretePath.from_betas()
+    networks = {
+        name: Told(SimpleNamespace(shape=SHAPE), path, {}, name=name)
+        for name in ("teacher", "student", "baseline")
+    }
+    prompts = PromptSet("a cup", negative="blur", category="cup", source="a jug")
+    conditions = Conditions(
+        cameras=orbit(VIEWS, elevation=20.0, size=8), images=(ReferenceImage(torch.ones(2, 2, 4)),)
+    )
+    level = path.at_fraction(torch.full((VIEWS,), 0.45, dtype=torch.float64))
+    return Situation(networks, prompts, conditions, 0.5 * x0, level, noise, None, 0.5 * reference)
+
+
+def direction(rule: GuidanceRule) -> torch.Tensor:
+    return rule(collect(rule, situation(), 0.5), 0.5)
+
+
+def other(owner: object, name: str) -> Any:
+    """Another value; a new option must get one here."""
+    return OTHERS.get(f"{type(owner).__name__}.{name}", OTHERS.get(name, KeyError))
+
+
+def changed(rule: GuidanceRule) -> Iterator[tuple[str, Any]]:
+    """The rule with each of its own and its trajectory's options changed, and with each of its guidance's."""
+    for part in (rule, rule.trajectory, rule.cfg):
+        if part is None:
+            continue
+        where = {id(rule): "", id(rule.trajectory): "trajectory.", id(rule.cfg): "cfg."}[id(part)]
+        for field in fields(part):  # type: ignore[arg-type]
+            if field.name in ("cfg", "trajectory", "base"):
+                continue
+            value = other(part, field.name)
+            assert value is not KeyError, (
+                f"{type(part).__name__}.{field.name} is new here: give it another value in OTHERS"
+            )
+            if where == "" and value == getattr(part, field.name):
+                continue
+            yield where + field.name, (where, field.name, value)
+
+
+def made(rule: GuidanceRule, where: str, name: str, value: Any) -> GuidanceRule:
+    if where == "":
+        return replace(rule, **{name: value})
+    part = "cfg" if where == "cfg." else "trajectory"
+    return replace(rule, **{part: replace(getattr(rule, part), **{name: value})})
+
+
+def label(rule: GuidanceRule) -> str:
+    return type(rule).__name__ + (f"-{rule.form}" if isinstance(rule, CSDS) else "")
+
+
+@pytest.mark.parametrize("rule", RULES, ids=label)
+def test_every_option_of_a_rule_has_an_effect_or_is_refused(rule: GuidanceRule) -> None:
+    before = direction(rule)
+    refused = []
+    for name, change in changed(rule):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ThreedistillWarning)
+                other_rule = made(rule, *change)
+        except ValueError as error:
+            assert name.split(".")[-1] in str(error), error
+            refused.append(name)
+            continue
+        if name == "noise" and isinstance(rule, CDS):  # it says which noise is drawn
+            draws = [
+                torch.equal(*draw_noise(r, Streams(0).at(1), 2, SHAPE).unbind()) for r in (rule, other_rule)
+            ]
+            assert draws == [True, False]
+            continue
+        moved = float((direction(other_rule) - before).abs().max())
+        assert moved > 1e-6, f"{label(rule)}: {name} changes nothing"
+    assert refused == {
+        "CSD": ["cfg.scale", "cfg.uncond_text", "cfg.x0_clip", "cfg.rescale"],
+        "CSM": ["cfg.uncond_text", "cfg.x0_clip", "cfg.rescale"],
+        "NFSD": ["cfg.uncond_text", "cfg.x0_clip", "cfg.rescale"],
+        "CSDS-difference": ["eta"],
+    }.get(label(rule), [])
+
+
+@pytest.mark.parametrize(
+    ("rule", "guidance"),
+    itertools.product(RULES, GUIDANCES[1:]),
+    ids=lambda one: label(one) if isinstance(one, GuidanceRule) else type(one).__name__,
+)
+def test_every_variant_of_guidance_has_an_effect_or_is_refused(rule: GuidanceRule, guidance: Any) -> None:
+    if isinstance(rule, (CSD, CSM, NFSD)):
+        with pytest.raises(ValueError, match=rf"cfg={type(guidance).__name__} would have no effect"):
+            replace(rule, cfg=guidance)
+        return
+    plain, varied = direction(rule), replace(rule, cfg=guidance)
+    before = direction(varied)
+    assert float((before - plain).abs().max()) > 1e-6
+    for field in fields(guidance):
+        if field.name == "base":
+            for inner in fields(PLAIN):
+                if isinstance(guidance, TwoConditions) and inner.name == "uncond_image":
+                    continue  # image_scale says it
+                new = replace(guidance, base=replace(PLAIN, **{inner.name: OTHERS[inner.name]}))
+                assert float((direction(replace(rule, cfg=new)) - before).abs().max()) > 1e-6, inner.name
+        else:
+            new = replace(guidance, **{field.name: OTHERS[field.name]})
+            assert float((direction(replace(rule, cfg=new)) - before).abs().max()) > 1e-6, field.name
+
+
+def test_a_unit_without_a_gap_is_refused() -> None:
+    with pytest.raises(ValueError, match="unit=logsnr says what gap is in, and gap=0"):
+        Reparametrized(unit="logsnr")
+
+
+def test_an_edit_to_the_same_words_moves_nothing() -> None:
+    step = situation()
+    same = replace(step, prompts=replace(step.prompts, prompt="a jug"), reference=step.x0)
+    for cfg in GUIDANCES:
+        rule = DDS(cfg, Reference())
+        assert float(rule(collect(rule, same, 0.5), 0.5).abs().max()) == 0.0
+    for draws in ({"told_front": (True, False, True, False)}, {"wordings": (0, 1, 2, 3)}):
+        rule, drawn = DDS(PLAIN), replace(same, prompts=replace(same.prompts, **draws))
+        assert float(rule(collect(rule, drawn, 0.5), 0.5).abs().max()) == 0.0
