@@ -28,6 +28,7 @@ PLACES = {
     "guidance.weighting": "threedistill.guidance.weighting.Weighting",
     "guidance.surrogate": "threedistill.guidance.surrogate.Surrogate",
     "student.model": "threedistill.protocols.StudentMaker",
+    "student.base": "threedistill.protocols.Prior",
     "student.training": "threedistill.training.student_step.StudentTraining",
     "cfg": "threedistill.guidance.cfg.CFG",
     "cameras": "threedistill.cameras.CameraSampler",

@@ -106,7 +106,7 @@ def _model() -> Any:
     text = str | None
 
     network = part(name=name, model=maybe_node)
-    student = part(name=name, model=maybe_node, training=maybe_node, keep=bool)
+    student = part(name=name, model=maybe_node, base=NotRequired[maybe_node], training=maybe_node, keep=bool)
     #: Further networks by name; earlier versions wrote none.
     named = {"networks": NotRequired[dict[str, network]], "learners": NotRequired[dict[str, student]]}
     camera = Annotated[list[float] | None, Field(min_length=2, max_length=2)]

@@ -1,6 +1,7 @@
 """The student of VSD and ESD: low-rank adapters on the teacher's own network, and a camera of its own.
 
-The student is a twin of the teacher's network: another tree of modules over the *same* weight tensors, into which peft
+The student is a twin of the teacher's network (or of another prior's in the same space: ProlificDreamer's grows on a
+v-network beside an eps-teacher): another tree of modules over the *same* weight tensors, into which peft
 puts the adapters. So the teacher stays as it was, bit by bit and whatever happens to the student, and one more network
 costs the memory of its adapters only.
 
@@ -10,7 +11,8 @@ before its first step. The student's camera enters behind the time embedding,
     emb(t, y) + E(c)
     E(c) = W2 silu(W1 f(c) + b1) + b2,  W2 = b2 = 0 at first;  E(none) = a learned vector, 0 at first
 
-so that a fresh student is the teacher without a camera, and the same code serves networks that have no such slot.
+so that a fresh student is the teacher without a camera, and the same code serves networks that have no such slot. Where
+a network has no embedding of its time alone, E(c) is added to every vector that it modulates by.
 An embedding says the same to every pixel, and a small network takes long to turn it into a picture. So what is seen may
 also be drawn, as a map that is added (0 at first) to what the first convolution says: one for all views, and where
 there is a camera, what dense layers make of it. So the blind student learns from every sample, too, and the camera has
@@ -23,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Self
 
 import torch
@@ -30,7 +33,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from threedistill.cameras import CAMERA_SIZE
-from threedistill.conditions import Conditions
+from threedistill.conditions import Conditions, Wording
 from threedistill.errors import UsageError
 from threedistill.prediction import Prediction
 from threedistill.priors.student import told_cameras
@@ -43,8 +46,11 @@ __all__ = ["CameraEmbedding", "CameraMap", "LoRA", "LoRAStudent", "twin"]
 #: The common map in units of this: a step of Adam changes it about as much as it changes what dense layers draw.
 _PACE = 100.0
 
-#: Where diffusers' networks embed the time; UNets and transformers.
-TIME_EMBEDDINGS = ("time_embedding", "time_text_embed")
+#: What embeds the time is called so in diffusers' networks, at whatever depth: mostly a ``TimestepEmbedding``; Z-Image
+#: has a class of its own, and Chroma an approximator of all its modulations.
+TIME_EMBEDDINGS = (
+    "time_embedding", "timestep_embedder", "time_embedder", "time_step_proj", "t_embedder", "distilled_guidance_layer",
+)  # fmt: skip
 
 
 class CameraEmbedding(nn.Module):
@@ -114,7 +120,7 @@ class LoRAStudent(Student):
     Arguments:
         prior: the teacher, on its device.
         rank, scale: of ``W x + scale B A x`` (``B = 0`` at first).
-        targets: ends of the names of the layers that get adapters.
+        targets: ends of the names of the layers that get adapters; ``*`` stands for anything.
         camera_width: hidden width of the camera embedding and of the camera maps.
         camera_maps: maps of features drawn from the camera; 0 = none.
 
@@ -135,7 +141,9 @@ class LoRAStudent(Student):
         self.space: ImageSpace = prior.space
         self.path: NoisePath = prior.path
         network = twin(prior.network)
-        layers = [n for n, _ in network.named_modules() if any(f".{n}".endswith(f".{t}") for t in targets)]
+        layers = [
+            n for n, _ in network.named_modules() if any(fnmatchcase(f".{n}", f"*.{t}") for t in targets)
+        ]
         if not layers:
             raise UsageError(
                 f"student.model.targets={list(targets)}: the network of prior {prior.name} has no layer named so"
@@ -151,9 +159,9 @@ class LoRAStudent(Student):
             if parameter.ndim == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.adapter = nn.ParameterDict({n.replace(".", "/"): p for n, p in adapters.items()})
-        embedding = _time_embedding(network, prior.name)
-        linear = [m for m in embedding.modules() if isinstance(m, nn.Linear)][-1]
-        self.camera = CameraEmbedding(linear.out_features, camera_width).to(linear.weight.device)
+        embedding, size = _time_embedding(network, prior.name)
+        device = next(embedding.parameters()).device
+        self.camera = CameraEmbedding(size, camera_width).to(device)
         embedding.register_forward_hook(self._add_camera)
         self.camera_map = None
         if camera_maps:
@@ -181,12 +189,19 @@ class LoRAStudent(Student):
         return self._unregistered[1]
 
     def _add_camera(self, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        return output if self._told is None else output + self._told.to(output)
+        if self._told is None:
+            return output
+        told = self._told.to(output)
+        return output + told.view(len(told), *(1,) * (output.ndim - 2), -1)
 
     def _add_map(self, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         if self._seen is None or self.camera_map is None:
             return output
         return output + self.camera_map(self._seen, output.shape[-2], output.shape[-1]).to(output)
+
+    def prepare(self, wordings: Sequence[Wording]) -> None:
+        """Tells the prior it grows on, which may be another than the teacher."""
+        self._unregistered[0].prepare(wordings)
 
     @contextlib.contextmanager
     def active(self, conditioning: Conditioning) -> Iterator[Conditioning]:
@@ -234,13 +249,16 @@ class _Cameraless(Prior):
         return self.prior.predict(x_t, level, rest)
 
 
-def _time_embedding(network: nn.Module, name: str) -> nn.Module:
-    for attribute in TIME_EMBEDDINGS:
-        found = getattr(network, attribute, None)
-        if isinstance(found, nn.Module):
-            return found
+def _time_embedding(network: nn.Module, name: str) -> tuple[nn.Module, int]:
+    """Where the camera enters a network, and the size of what it says."""
+    for path, module in network.named_modules():
+        if path.rpartition(".")[2] in TIME_EMBEDDINGS:
+            sizes = [m.out_features for m in module.modules() if isinstance(m, nn.Linear)]
+            if sizes:
+                return module, sizes[-1]
     raise UsageError(
-        f"student=lora: the network of prior {name} has no {' or '.join(TIME_EMBEDDINGS)} for the camera to enter by"
+        f"student=lora: the network of prior {name} has nothing called {', '.join(TIME_EMBEDDINGS[:-1])} or "
+        f"{TIME_EMBEDDINGS[-1]} for the camera to enter by; use student=gaussian"
     )
 
 
@@ -251,7 +269,7 @@ class LoRA:
     Arguments:
         rank: of the adapters.
         scale: factor on what they add.
-        targets: ends of the names of the layers that get adapters.
+        targets: ends of the names of the layers that get adapters; ``*`` stands for anything.
         camera_width: hidden width of the camera embedding and of the camera maps.
         camera_maps: maps of features drawn from the camera; 0 = none.
     """

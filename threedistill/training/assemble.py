@@ -167,7 +167,7 @@ def build_stage(
         streams=stage.scene.streams,
         max_rows=plan.trainer.max_rows,
         networks=build_networks(plan, stage, prior, device, loaded),
-        learners=build_learners(plan, stage, prior, before[-1].learners if before else {}),
+        learners=build_learners(plan, stage, prior, before[-1].learners if before else {}, device, loaded),
         images=images,
     )
     refuse_untold(stage, system.networks)
@@ -192,16 +192,32 @@ def build_scene(scene: ScenePlan, particle: int) -> Representation:
 
 
 def build_learners(
-    plan: RunPlan, stage: StagePlan, prior: Prior, before: Mapping[str, Learner]
-) -> dict[str, Learner]:
-    """A stage's learners by name: fresh, or with what those of the stage before know."""
+    plan: RunPlan, stage: StagePlan, prior: Prior, before: Mapping[str, Learner], device: torch.device = _CPU,
+    loaded: dict[str, Prior] | None = None,
+) -> dict[str, Learner]:  # fmt: skip
+    """A stage's learners by name: fresh, or with what those of the stage before know.
+
+    Arguments:
+        plan, stage: the run, and which of its stages.
+        prior: the teacher, on whose network they grow where they name no other.
+        before: the learners of the stage before.
+        device, loaded: as for :func:`build_networks`.
+
+    Raises:
+        UsageError: as :func:`build_networks`.
+    """
     found: dict[str, Learner] = {}
+    loaded = {} if loaded is None else loaded
     for name, learner in stage.learners.items():
         if learner.kept and name in before:
             model = before[name].model
         else:
             seed = stage.scene.streams.generator(Learner.stream(name)).initial_seed()
-            model = learner.maker.attach(prior, seed)
+            base = prior
+            if learner.base is not None:
+                base = _shared(learner.base, device, loaded)
+                _need_one_space(plan, learner.base.where, base, prior)
+            model = learner.maker.attach(base, seed)
             check_parts(model)
         found[name] = Learner(name, model, learner.training, plan.prompts, stage.guidance.timesteps)
     return found
@@ -227,17 +243,26 @@ def build_networks(
     for name, network in stage.networks.items():
         own = prior
         if network.model is not None:
-            recipe = repr((network.model.cls, network.model.node))
-            if recipe not in loaded:
-                loaded[recipe] = _loaded(network.model, device)
-            own = loaded[recipe]
-        if tuple(own.space.shape) != tuple(prior.space.shape) or type(own.space) is not type(prior.space):
-            raise UsageError(
-                f"{network.where}={network.name} works on {_space(own)}, the teacher {plan.prior.name} on "
-                f"{_space(prior)}; they must share one space"
-            )
+            own = _shared(network.model, device, loaded)
+        _need_one_space(plan, f"{network.where}={network.name}", own, prior)
         found[name] = own
     return found
+
+
+def _shared(model: Recipe[Prior], device: torch.device, loaded: dict[str, Prior]) -> Prior:
+    """A further frozen network: each recipe is loaded once."""
+    recipe = repr((model.cls, model.node))
+    if recipe not in loaded:
+        loaded[recipe] = _loaded(model, device)
+    return loaded[recipe]
+
+
+def _need_one_space(plan: RunPlan, what: str, own: Prior, prior: Prior) -> None:
+    if tuple(own.space.shape) != tuple(prior.space.shape) or type(own.space) is not type(prior.space):
+        raise UsageError(
+            f"{what} works on {_space(own)}, the teacher {plan.prior.name} on {_space(prior)}; they must share "
+            "one space"
+        )
 
 
 def _space(prior: Prior) -> str:

@@ -100,12 +100,14 @@ class LearnerPlan:
     Attributes:
         where: its place in the configuration, for messages.
         maker: attaches it to a prior.
+        base: how to load the prior it is attached to; None = it grows on the teacher.
         training: how it learns.
         kept: it is the one of the stage before.
     """
 
     where: str
     maker: StudentMaker
+    base: Recipe[Prior] | None
     training: StudentTraining
     kept: bool
 

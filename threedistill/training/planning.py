@@ -163,10 +163,14 @@ def _learners(config: Config, index: int) -> dict[str, LearnerPlan]:
     for name, (node, where) in _named(config, index, MAIN, "learners").items():
         if node["model"] is None or node["training"] is None:
             continue
-        same = name in before and before[name][0]["model"] == node["model"]
+        same = name in before and all(
+            before[name][0].get(part) == node.get(part) for part in ("model", "base")
+        )
+        base = node.get("base")
         found[name] = LearnerPlan(
             where,
             build(node["model"], f"{where}.model", config["plugins"]),
+            None if base is None else recipe(base, f"{where}.base", config["plugins"]),
             build(node["training"], f"{where}.training", config["plugins"]),
             kept=node["keep"] and same,
         )

@@ -150,7 +150,7 @@ def _check_learners(prior: PriorPlan, stage: StagePlan) -> None:
     """Refuse learners without their prior, and a null camera (or any other) that never learns."""
     asked = questions(stage.guidance.rule)
     for name, learner in stage.learners.items():
-        learner.maker.check(prior.model.cls)
+        learner.maker.check((learner.base or prior.model).cls)
         own = [query for query in asked if query.network == name]
         for dropout, blind, how in ((0, True, "without a camera"), (1, False, "with a camera")):
             if learner.training.camera_dropout == dropout and any(

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from threedistill.conditions import Conditions
@@ -36,8 +36,9 @@ class StudentTraining:
         steps: optimizer steps per scene step, each with fresh noise on all views.
         lr: AdamW's rate, reached after ``warmup`` of its steps.
         warmup: optimizer steps of linear warm-up.
-        camera_dropout: how often a sample's camera is withheld; what only its null camera has (ESD) is learned from
-            these alone.
+        camera_dropout: how often a camera is withheld; what only its null camera has (ESD) is learned from what is
+            seen without one.
+        camera_dropout_of: whether it is withheld from each ``sample`` by itself or from a whole ``batch``.
         timesteps: at which noise levels it learns; None = those at which the rule asks.
         measured_at: at which noise levels its gains are taken; None = those at which it learns. Levels that
             do not move with progress make gains comparable along a run and between settings.
@@ -49,6 +50,7 @@ class StudentTraining:
     lr: Annotated[float, Within(0, 100, "(]")] = 1e-3
     warmup: Annotated[int, Within(0)] = 20
     camera_dropout: Fraction = 0.1
+    camera_dropout_of: Literal["sample", "batch"] = "sample"
     timesteps: TimestepPolicy | None = None
     measured_at: TimestepPolicy | None = None
     betas: Betas = (0.9, 0.99)
@@ -169,8 +171,9 @@ class Learner(nn.Module):
         loss_sum = 0.0
         for step in range(s.steps):
             own = rng.branched(str(step))
-            dropped = own.uniform_per_view("camera dropout", len(shown.x0)) < s.camera_dropout
-            loss = self._loss(shown, drop_cameras(conditioning, dropped), own, progress)
+            loss = self._loss(
+                shown, drop_cameras(conditioning, self._dropped(own, len(shown.x0))), own, progress
+            )
             for group in optimizer.param_groups:
                 group["lr"] = s.rate(rng.iteration * s.steps + step)
             optimizer.zero_grad(set_to_none=True)
@@ -189,6 +192,14 @@ class Learner(nn.Module):
             f"{own_name}student_gain": last.student_gain,
             f"{own_name}camera_gain": last.camera_gain,
         }
+
+    def _dropped(self, rng: Streams, views: int) -> Bool[Tensor, "B"]:
+        """From which views the camera is withheld."""
+        if self.settings.camera_dropout_of == "batch":
+            draws = rng.uniform("camera dropout", 1).expand(views)
+        else:
+            draws = rng.uniform_per_view("camera dropout", views)
+        return draws < self.settings.camera_dropout
 
     def _loss(
         self, shown: Shown, conditioning: Conditioning, rng: Streams, progress: float

@@ -38,7 +38,10 @@ def normal_picture(normal: Float[Tensor, "B H W 3"], cameras: Cameras) -> Float[
 
 
 class Controlled(nn.Module):
-    """A UNet and its ControlNet as one network: what the second says of ``x_t`` is added inside the first."""
+    """A UNet and its ControlNet as one network: what the second says of ``x_t`` is added inside the first.
+
+    The UNet stands first: where it embeds the time a student's camera enters.
+    """
 
     def __init__(self, unet: Any, controlnet: Any) -> None:
         super().__init__()
@@ -48,11 +51,6 @@ class Controlled(nn.Module):
     def config(self) -> Any:
         """The UNet's."""
         return self.unet.config
-
-    @property
-    def time_embedding(self) -> nn.Module:
-        """The UNet's, where a student's camera enters."""
-        return self.unet.time_embedding
 
     def forward(
         self, x_t: Tensor, time: Tensor, *, control: Tensor, strength: Tensor, timestep_cond: Tensor | None = None,
@@ -101,12 +99,18 @@ class _Controls:
         return Controlled(parts["unet"], parts["controlnet"])
 
     def show(self, conditions: Conditions, space: ImageSpace, facts: Facts) -> dict[str, Tensor]:
-        """``control`` (B, 3, H, W) in [0, 1] and ``strength`` (B, 1); both 0 where it is withheld."""
-        told = conditions.depth if self.control == "depth" else conditions.normal
+        """``control`` (B, 3, H, W) in [0, 1] and ``strength`` (B, 1); both 0 where it is withheld.
+
+        Normals are withheld with the camera, in whose frame they are drawn.
+        """
+        picture = None
+        if self.control == "depth" and conditions.depth is not None:
+            picture = depth_picture(conditions.depth)
+        elif self.control == "normal" and conditions.normal is not None and conditions.cameras is not None:
+            picture = normal_picture(conditions.normal, conditions.cameras)
         rows = len(conditions)
-        if told is None or conditions.cameras is None:
+        if picture is None:
             return {"control": torch.zeros(rows, 3, facts.size, facts.size), "strength": torch.zeros(rows, 1)}
-        picture = depth_picture(told) if self.control == "depth" else normal_picture(told, conditions.cameras)
         return {
             "control": resize(picture.permute(0, 3, 1, 2), facts.size),
             "strength": torch.full((rows, 1), self.strength),

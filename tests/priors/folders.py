@@ -1,0 +1,41 @@
+"""A folder with a tiny pipeline for every prior that diffusers loads, and the settings that make its option read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.priors import tiny
+from tests.priors.conftest import build_pipeline
+
+#: Option -> (builder, settings besides the folder: the tiny models' own sizes, and parts that are in the folder).
+OPTIONS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
+    "sd15": (lambda: build_pipeline("epsilon", 0), ()),
+    "sd21": (lambda: build_pipeline("v_prediction", 1), ()),
+    "lcm": (tiny.lcm, ()),
+    "sdxl": (tiny.sdxl, ()),
+    "sdxl_turbo": (tiny.sdxl, ()),
+    "sd3": (tiny.sd3, ("family.text_length=20",)),
+    "flux": (tiny.flux, ("family.text_length=20", "size=32")),
+    "flux_schnell": (lambda: tiny.flux(False), ("family.text_length=20", "size=32")),
+    "pixart": (tiny.pixart, ()),
+    "pixart_alpha": (lambda: tiny.pixart(False), ("size=32",)),
+    "sana": (tiny.sana, ("family.text_length=20",)),
+    "deepfloyd": (tiny.deepfloyd, ()),
+    "sd15_control": (tiny.sd_controlnet, ("family.controlnet=null",)),
+    "sdxl_control": (tiny.sdxl_controlnet, ("family.controlnet=null",)),
+    "sd15_inpainting": (tiny.inpainting, ()),
+}
+
+
+def settings(option: str, folder: Path) -> list[str]:
+    """Overrides that make ``--prior option`` read its pipeline under ``folder``, built where it is not there."""
+    build, own = OPTIONS[option]
+    place = folder / option
+    if not place.is_dir():
+        torch.manual_seed(0)
+        build().save_pretrained(place)
+    return [f"prior.model.model={place}", "prior.model.cache=false", *(f"prior.model.{word}" for word in own)]
