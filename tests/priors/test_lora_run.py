@@ -60,8 +60,8 @@ def test_stopped_and_resumed_is_uninterrupted_and_the_prior_stays_out(
         assert torch.equal(ours[name], theirs[name]), name
     assert (tmp_path / "parts/asset/model.glb").read_bytes() == (whole / "asset/model.glb").read_bytes()
 
-    learned = {n: t for n, t in ours.items() if n.startswith("module/student.")}
-    assert {n.split(".")[1] for n in learned} == {"adapter", "camera"}
+    learned = {n: t for n, t in ours.items() if n.startswith("module/learner/student.model.")}
+    assert {n.split(".")[2] for n in learned} == {"adapter", "camera"}
     assert any(n.startswith("optimizer/1/") for n in ours)
     adapter = sum(t.numel() for n, t in learned.items() if ".adapter." in n)
     assert 0 < adapter < sum(p.numel() for p in pipeline.unet.parameters()) / 2
