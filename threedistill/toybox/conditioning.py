@@ -27,11 +27,11 @@ def background_vectors(background: Float[Tensor, "B 3"] | None, count: int) -> F
     return F.pad(background.expand(count, 3), (0, 1), value=1.0)
 
 
-def fold(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 16*C h w"]:
+def fold(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 16*C H//4 W//4"]:
     """4 x 4 pixels into channels (space to depth); exactly invertible."""
     return F.pixel_unshuffle(images, FOLD)
 
 
-def unfold(folded: Float[Tensor, "B 16*C h w"]) -> Float[Tensor, "B C H W"]:
+def unfold(folded: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C//16 4*h 4*w"]:
     """The inverse of :func:`fold`."""
     return F.pixel_shuffle(folded, FOLD)

@@ -263,13 +263,13 @@ def _last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _gather(x: Float[Tensor, "B N D"], side: int) -> Float[Tensor, "B N/4 4*D"]:
+def _gather(x: Float[Tensor, "B N D"], side: int) -> Float[Tensor, "B N//4 4*D"]:
     """2 x 2 tokens into one."""
     x = x.unflatten(1, (side // 2, 2, side // 2, 2))
     return x.permute(0, 1, 3, 2, 4, 5).flatten(3).flatten(1, 2)
 
 
-def _scatter(y: Float[Tensor, "B N 4*D"], side: int) -> Float[Tensor, "B 4*N D"]:
+def _scatter(y: Float[Tensor, "B N D"], side: int) -> Float[Tensor, "B 4*N D//4"]:
     """The inverse: one token into 2 x 2, on a grid of ``side``."""
     y = y.unflatten(1, (side // 2, side // 2)).unflatten(-1, (2, 2, -1))
     return y.permute(0, 1, 3, 2, 4, 5).flatten(1, 4)
