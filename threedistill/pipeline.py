@@ -99,11 +99,13 @@ def start_run(
 ) -> Result:
     """Carry out a composed configuration in a folder, in place of what may be there; ``facts`` go into ``run.json``."""
     from threedistill.training.planning import build_plan
+    from threedistill.training.references import read_images
 
     run = RunFolder(run_dir)
     check_place(run, config, overwrite=True)
     with stoppable() as stop:
-        return _begin(build_plan(config), config, run, None, True, quiet, stop, facts=facts)
+        plan = build_plan(config)
+        return _begin(plan, config, run, None, True, quiet, stop, read_images(plan.images), facts)
 
 
 def resume(

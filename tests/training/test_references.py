@@ -98,6 +98,52 @@ def test_pictures_reach_the_network_and_an_interrupted_run_goes_on_exactly(
         resume(tmp_path / "stopped", quiet=True)
 
 
+def test_every_run_of_a_sweep_is_shown_the_pictures(
+    weights: Path, picture: Path, command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[torch.Tensor] = []
+    real = ToyboxPrior.conditioning
+    monkeypatch.setattr(
+        ToyboxPrior,
+        "conditioning",
+        lambda self, facts: (told.extend(i.rgba for i in facts.images), real(self, facts))[1],
+    )
+    Path("ball.txt").write_text("a red ball\n")
+    words = ("sweep", "--prompts", "ball.txt", "--no-eval", *RUN, f"prior.model.folder='{weights}'")
+    shown = (*words, "--image", str(picture), "--image-camera", "30,15")
+    first = command(*shown)
+    assert first.status == 0, first.err
+    assert (
+        told
+        and all(torch.equal(rgba, told[0]) for rgba in told)
+        and float(told[0][2, 0, 0]) == pytest.approx(200 / 255)
+    )
+    (run,) = Path("sweeps/ball/runs").iterdir()
+    (kept,) = load_images(run / "checkpoints" / "images.safetensors", [PicturePlan("", (30.0, 15.0))])
+    assert torch.equal(kept.rgba, told[0])
+    (copy,) = Path("sweeps/ball/sweep/images").iterdir()
+    assert copy.read_bytes() == picture.read_bytes()
+    assert "1 of them finished before" in command(*shown).err, "the same picture is the same run"
+    Image.new("RGBA", (8, 8), "blue").save(picture)
+    others = [command(*line, "--dry-run").out for line in (shown, (*shown[:-1], "30,16"), words)]
+    assert len(set(others)) == 3 and all(run.name not in line for line in others)
+
+
+def test_a_sweep_refuses_pictures_before_it_writes(picture: Path, command) -> None:
+    Path("ball.txt").write_text("a red ball\n")
+    Path("words.png").write_text("no picture")
+    words = ("sweep", "--prompts", "ball.txt")
+    for line, said in (
+        (("prior=gaussian", "--image", str(picture)), "--image: prior=gaussian cannot be shown pictures"),
+        (("--image", "none.png"), "--image none.png: no such file or directory"),
+        (("--image", "words.png"), "--image words.png: the picture"),
+        (("--image-camera", "3,4"), "there is none"),
+    ):
+        refused = command(*words, *line)
+        assert refused.status == 2 and said in refused.err, refused.err
+    assert not Path("sweeps").exists()
+
+
 def test_a_picture_is_what_its_file_says_seen_from_where_it_was_taken(picture: Path, tmp_path: Path) -> None:
     plans = [PicturePlan(str(picture), (30.0, 15.0)), PicturePlan(str(picture), None)]
     seen, unplaced = read_images(plans)

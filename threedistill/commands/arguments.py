@@ -11,6 +11,7 @@ import contextlib
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from threedistill.errors import UsageError, nearest
@@ -18,8 +19,9 @@ from threedistill.exports.foreign.limits import limits, parse_limits
 from threedistill.texts import is_number
 
 __all__ = [
-    "Parser", "angles", "frame_options", "frame_overrides", "from_options", "is_setting", "limit_option",
-    "limits_of", "many_of", "number", "one_of", "splat_options", "unknown", "whole_number",
+    "Parser", "angles", "frame_options", "frame_overrides", "from_options", "image_options",
+    "images_of", "is_setting", "limit_option", "limits_of", "many_of", "number", "one_of", "splat_options",
+    "unknown", "whole_number",
 ]  # fmt: skip
 
 
@@ -115,6 +117,25 @@ def angles(option: str) -> Callable[[str], tuple[float, float]]:
         return first, second
 
     return check
+
+
+def image_options(parser: Parser) -> None:
+    """Add the flags that show a prior pictures."""
+    parser.add_argument(
+        "--image", action="append", metavar="FILE",
+        help="show the prior a picture of the object, opaque where the object is (once per picture)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--image-camera", action="append", type=angles("--image-camera"), metavar="AZ,EL",
+        help="where that picture was taken from: degrees around from the front, and up",
+    )  # fmt: skip
+
+
+def images_of(options: argparse.Namespace) -> tuple[tuple[Path, ...], tuple[tuple[float, float], ...]]:
+    """The pictures and their cameras; raises UsageError for cameras without pictures."""
+    if options.image_camera and not options.image:
+        raise UsageError("--image-camera says where an --image was taken from; there is none")
+    return tuple(map(Path, options.image or ())), tuple(options.image_camera or ())
 
 
 def whole_number(option: str, low: int, high: int) -> Callable[[str], int]:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from threedistill.commands.arguments import (
     Parser,
-    angles,
     frame_options,
     frame_overrides,
     from_options,
+    image_options,
+    images_of,
     is_setting,
     limit_option,
     many_of,
@@ -120,14 +121,7 @@ def parser() -> Parser:
         "--init", metavar="FILE", help="start from this mesh or these splats (glb obj ply stl, 3DGS ply ...)"
     )
     from_options(p, "the --init file")
-    p.add_argument(
-        "--image", action="append", metavar="FILE",
-        help="show the prior a picture of the object, opaque where the object is (once per picture)",
-    )  # fmt: skip
-    p.add_argument(
-        "--image-camera", action="append", type=angles("--image-camera"), metavar="AZ,EL",
-        help="where that picture was taken from: degrees around from the front, and up",
-    )  # fmt: skip
+    image_options(p)
     limit_option(p)
     p.add_argument("--stages", metavar="FILE", help="a YAML list of stages in place of the preset's")
     p.add_argument("--resume", action="store_true", help="continue the run in the folder")
@@ -162,8 +156,7 @@ def parse(argv: Sequence[str]) -> Request:
         overrides.append(stages_override(options.stages))
     if (options.from_up or options.from_front) and not options.init:
         raise UsageError("--from-up and --from-front say which axes the --init file has; there is none")
-    if options.image_camera and not options.image:
-        raise UsageError("--image-camera says where an --image was taken from; there is none")
+    images, image_cameras = images_of(options)
     if options.resume and options.overwrite:
         raise UsageError("--resume and --overwrite exclude each other: continue the run, or replace it")
     return Request(
@@ -171,8 +164,8 @@ def parse(argv: Sequence[str]) -> Request:
         seed=options.seed, representation=options.representation, prior=options.prior,
         guidance=options.guidance, formats=options.formats, negative=options.negative,
         device=options.device or "auto", init=Path(options.init) if options.init else None,
-        init_up=options.from_up, init_front=options.from_front, images=tuple(map(Path, options.image or ())),
-        image_cameras=tuple(options.image_camera or ()), resume=options.resume, overwrite=options.overwrite,
+        init_up=options.from_up, init_front=options.from_front, images=images,
+        image_cameras=image_cameras, resume=options.resume, overwrite=options.overwrite,
         quiet=options.quiet, json=options.json, print_config=options.print_config,
         limits=parse_limits(options.limit), overrides=overrides,
     )  # fmt: skip

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from threedistill.commands.arguments import Parser, is_setting, number, one_of, whole_number
+from threedistill.commands.arguments import (
+    Parser,
+    image_options,
+    images_of,
+    is_setting,
+    number,
+    one_of,
+    whole_number,
+)
 from threedistill.commands.generate import DEVICES, LARGEST_SEED, PRESETS
 from threedistill.errors import UsageError
 
@@ -23,6 +31,7 @@ _EPILOG = """\
 examples:
   threedistill sweep --prompts prompts.txt guidance=sds,vsd seed=0,1,2 --preset bench
   threedistill sweep --prompts prompts.txt "cfg.scale=choice(2,4,8)" "seed=range(0,5)" --out sweeps/scale
+  threedistill sweep --prompts duck.txt --image duck.png --image-camera 30,15 prior=my_prior seed=0,1
   threedistill sweep --prompts prompts.txt guidance=sds,csd hydra/launcher=joblib hydra.launcher.n_jobs=4
 
 Finished runs are never repeated: after Ctrl-C, a crash or a failure the same command goes on, and a longer one adds
@@ -41,6 +50,7 @@ def parser() -> Parser:
     )
     p.add_argument("--preset", type=one_of("--preset", PRESETS), metavar="P", help="default standard")
     p.add_argument("--negative", metavar="TEXT", help="what no asset must look like")
+    image_options(p)
     p.add_argument("--device", type=one_of("--device", DEVICES), metavar="D", help="auto | cpu | cuda")
     p.add_argument(
         "--budget",
@@ -61,8 +71,9 @@ def run(argv: Sequence[str]) -> int:
     if options.prompts is None:
         raise UsageError("sweep needs prompts: threedistill sweep --prompts prompts.txt guidance=sds,csd")
     from threedistill.sweeps.launch import Launch, check_launcher, check_runs, prepare
-    from threedistill.sweeps.plan import cells, grid, read_prompts
+    from threedistill.sweeps.plan import cells, grid, read_pictures, read_prompts
 
+    images, image_cameras = images_of(options)
     words = read_words(data)
     check_launcher(words.launcher)
     prompts = read_prompts(options.prompts)
@@ -73,7 +84,7 @@ def run(argv: Sequence[str]) -> int:
         )
     settings = grid(
         words.axes, preset=None if presets else options.preset, negative=options.negative or "",
-        device=options.device or "auto",
+        device=options.device or "auto", pictures=read_pictures(images, image_cameras),
     )  # fmt: skip
     runs = cells(prompts, words.seeds, settings)
     root = Path(options.out) if options.out else Path("sweeps") / (Path(options.prompts).stem or "sweep")

@@ -21,12 +21,12 @@ from threedistill.config.continuation import with_more_steps
 from threedistill.config.differences import asked_otherwise, different_settings, in_words
 from threedistill.config.files import accept, parse_yaml, read_config, write_config
 from threedistill.config.places import STAGE_PARTS
-from threedistill.config.schema import SCHEMA_VERSION, Config, check_shape, pictures
+from threedistill.config.schema import SCHEMA_VERSION, Config, check_shape, pictures, with_pictures
 from threedistill.config.stages import stage_node, stage_part, stage_path
 
 __all__ = [
     "FLAG_GROUPS", "SCHEMA_VERSION", "STAGE_PARTS", "Config", "Recipe", "accept", "asked_otherwise", "build",
     "build_as", "check_shape", "checked_class", "compose", "different_settings", "groups", "in_words", "options",
     "parse_override", "parse_yaml", "pictures", "read_config", "recipe", "stage_node", "stage_part", "stage_path",
-    "with_more_steps", "write_config",
+    "with_more_steps", "with_pictures", "write_config",
 ]  # fmt: skip

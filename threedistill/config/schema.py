@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from threedistill.errors import UsageError
 from threedistill.messages import complaint
 from threedistill.texts import check_prompt, check_text
 
-__all__ = ["SCHEMA_VERSION", "Config", "check_shape", "pictures"]
+__all__ = ["SCHEMA_VERSION", "Config", "check_shape", "pictures", "with_pictures"]
 
 Config = dict[str, Any]
 
@@ -49,6 +49,12 @@ def pictures(files: Sequence[object], cameras: Sequence[tuple[float, float] | No
         {"file": str(file), "camera": None if seen is None else list(map(float, seen))}
         for file, seen in placed
     ]
+
+
+def with_pictures(config: Config, place: Callable[[int, str], str]) -> Config:
+    """The configuration with its reference pictures elsewhere: ``place`` says where, by their number and their file."""
+    nodes = [{**node, "file": place(i, node["file"])} for i, node in enumerate(config.get("images", ()))]
+    return {**config, "images": nodes}
 
 
 def check_shape(config: object, source: str = "") -> None:

@@ -88,7 +88,7 @@ def _note_failure(run: RunFolder, error: Exception, known: bool) -> None:
 def _make(plan: Plan, index: int, run: RunFolder) -> None:
     """Continue the run in its folder, or begin it with the configuration that the plan holds for it."""
     from threedistill import pipeline
-    from threedistill.config import accept
+    from threedistill.config import accept, with_pictures
 
     entry = plan.entries[index]
     request = entry["config"]
@@ -100,8 +100,8 @@ def _make(plan: Plan, index: int, run: RunFolder) -> None:
         pipeline.resume(run.path, quiet=True)
         return
     config = {
-        **plan.config(request), "prompt": plan.prompt(index), "negative": entry["negative"], "seed": entry["seed"],
-        "device": entry["device"],
+        **with_pictures(plan.config(request), lambda _, file: str(plan.root / file)),
+        "prompt": plan.prompt(index), "negative": entry["negative"], "seed": entry["seed"], "device": entry["device"],
     }  # fmt: skip
     accept(config, f"{plan.root / 'sweep'}")
     pipeline.start_run(config, run.path, quiet=True, facts={"request": request})

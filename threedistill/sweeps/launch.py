@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from threedistill.config import compose
+from threedistill.config import compose, pictures
 from threedistill.errors import UsageError, nearest
 from threedistill.sweeps.job import finished, looked_at, read_json, read_record, run_job
 from threedistill.sweeps.plan import Cell, Plan, Setting
@@ -96,6 +96,7 @@ def check_runs(runs: Sequence[Cell], *, skip_impossible: bool = False) -> Checke
             (all of them at once); with it, nothing left to run.
     """
     from threedistill.training.planning import build_plan
+    from threedistill.training.references import read_images
     from threedistill.training.refusals import WrongPrompt, check_words, refusal
 
     composed: dict[str, dict[str, Any]] = {}
@@ -112,7 +113,9 @@ def check_runs(runs: Sequence[Cell], *, skip_impossible: bool = False) -> Checke
                     check_words(prompt, prior)
                 else:  # the first prompt with nothing wrong shows what is wrong with the setting
                     config = _compose(setting, prompt)
-                    prior = build_plan(config).prior
+                    plan = build_plan(config)
+                    read_images(plan.images)
+                    prior = plan.prior
                     composed[name] = config
             except WrongPrompt as error:
                 wrong[name, prompt] = error
@@ -140,15 +143,24 @@ def prepare(root: Path, checked: Checked) -> tuple[Plan, list[int]]:
     """Add the runs to the plan on disk, which another sweep may be adding to; it and the numbers of the runs."""
     plan = Plan(root)
     with plan.locked():
-        configs = {name: plan.keep_config(config) for name, config in checked.configs.items()}
+        settings = {cell.setting.name: cell.setting for cell in checked.runs}
+        configs = {
+            name: plan.keep_config(plan.keep_pictures(setting, checked.configs[name]))
+            for name, setting in settings.items()
+        }
         numbers = plan.add(checked.runs, configs)
         plan.write()
     return plan, numbers
 
 
 def _compose(setting: Setting, prompt: str) -> dict[str, Any]:
+    shown = pictures([p.source for p in setting.pictures], [p.camera for p in setting.pictures])
     return compose(
-        prompt=prompt, negative=setting.negative, device=setting.device, overrides=setting.overrides
+        prompt=prompt,
+        negative=setting.negative,
+        device=setting.device,
+        images=shown,
+        overrides=setting.overrides,
     )
 
 

@@ -3,6 +3,7 @@
     OUT/sweep/prompts.json   every prompt; runs refer to them by index
     OUT/sweep/plan.json      every run: prompt index, seed, settings, folder
     OUT/sweep/configs/       the composed configuration of each setting
+    OUT/sweep/images/        the pictures that all runs are shown, named after their content
     OUT/runs/<name>/         run folders, each of which ``threedistill resume`` could continue by hand
     OUT/results.csv  results.json  index.html
 
@@ -18,18 +19,49 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from threedistill.atomic import make_folder, os_errors_in_words, write_text
+from threedistill.atomic import make_folder, os_errors_in_words, write_bytes, write_text
+from threedistill.config import pictures, with_pictures
 from threedistill.errors import UsageError
 from threedistill.training.naming import slug
 
-__all__ = ["PLAN_SCHEMA", "Cell", "Plan", "Setting", "cells", "grid", "read_prompts"]
+__all__ = [
+    "PLAN_SCHEMA",
+    "Cell",
+    "Picture",
+    "Plan",
+    "Setting",
+    "cells",
+    "grid",
+    "read_pictures",
+    "read_prompts",
+]
 
 PLAN_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A reference picture that the runs of a sweep are shown.
+
+    Attributes:
+        source: the user's file.
+        camera: azimuth and elevation that it was taken from, degrees; None = unknown.
+        data: what the file held when the sweep was asked for.
+    """
+
+    source: Path
+    camera: tuple[float, float] | None
+    data: bytes = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Its copy's place in the sweep's folder: the same for the same content."""
+        return f"sweep/images/{hashlib.sha256(self.data).hexdigest()[:16]}{self.source.suffix}"
 
 
 @dataclass(frozen=True)
@@ -41,6 +73,7 @@ class Setting:
         overrides: ``key=value`` lines, presets and groups among them.
         choices: the keys that vary over the sweep, with this setting's values.
         negative, device: as for ``generate``.
+        pictures: what its prior is shown.
     """
 
     name: str
@@ -48,6 +81,7 @@ class Setting:
     choices: dict[str, str] = field(default_factory=dict)
     negative: str = ""
     device: str = "auto"
+    pictures: tuple[Picture, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,7 +96,9 @@ class Cell:
     def folder(self) -> str:
         """The run folder's name: readable, and unique by a digest of the whole request."""
         # The order of overrides may matter (a group, then a key in it), so it counts; the device does not.
-        request = [self.prompt, self.seed, list(self.setting.overrides), self.setting.negative]
+        request: list[object] = [self.prompt, self.seed, list(self.setting.overrides), self.setting.negative]
+        if self.setting.pictures:
+            request.append([[picture.name, picture.camera] for picture in self.setting.pictures])
         digest = hashlib.sha256(json.dumps(request, ensure_ascii=False).encode()).hexdigest()[:8]
         return f"{slug(self.prompt, 32)}-{slug(self.setting.name, 40)}-s{self.seed}-{digest}"
 
@@ -128,6 +164,13 @@ class Plan:
             write_text(path, text + "\n")
         return digest
 
+    def keep_pictures(self, setting: Setting, config: dict[str, Any]) -> dict[str, Any]:
+        """Put what a setting's runs are shown on disk; the setting's configuration with the copies' places."""
+        for picture in setting.pictures:
+            if not (path := self.root / picture.name).is_file():
+                write_bytes(path, picture.data)
+        return with_pictures(config, lambda index, _: setting.pictures[index].name)
+
     def _read(self) -> None:
         if not self.plan_file.exists():
             return
@@ -161,7 +204,8 @@ class Plan:
                     prompts[cell.prompt] = len(self.prompts)
                     self.prompts.append(cell.prompt)
                 known[name] = len(self.entries)
-                setting = asdict(cell.setting)
+                setting = asdict(replace(cell.setting, pictures=()))
+                del setting["pictures"]  # the configuration has them
                 setting["setting"] = setting.pop("name")
                 self.entries.append(
                     {"folder": name, "prompt": prompts[cell.prompt], "seed": cell.seed, **setting}
@@ -208,18 +252,39 @@ def read_prompts(path: str | Path) -> list[str]:
     return prompts
 
 
+def read_pictures(
+    files: Sequence[Path], cameras: Sequence[tuple[float, float]] = ()
+) -> tuple[Picture, ...]:  # fmt: skip
+    """The pictures of ``--image`` with where they were taken from; without cameras, nobody knows.
+
+    Raises:
+        UsageError: a file that cannot be read, another number of cameras than of pictures, or angles that are none.
+    """
+    found = []
+    for node in pictures(files, cameras):
+        path = Path(node["file"])
+        try:
+            data = path.expanduser().read_bytes()
+        except OSError as error:
+            raise UsageError(f"--image {path}: {(error.strerror or str(error)).lower()}") from None
+        found.append(Picture(path, None if node["camera"] is None else tuple(node["camera"]), data))
+    return tuple(found)
+
+
 def grid(
     axes: Sequence[tuple[str, Sequence[str]]],
     *,
     preset: str | None = None,
     negative: str = "",
     device: str = "auto",
+    pictures: tuple[Picture, ...] = (),
 ) -> list[Setting]:
     """Every combination of the axes' values, the last axis fastest.
 
     Arguments:
         axes: (key, values) in the order given; a key with one value is the same for all runs.
         preset, negative, device: as for ``generate``.
+        pictures: what all runs' priors are shown.
     """
     constant = [f"{key}={values[0]}" for key, values in axes if len(values) == 1]
     if preset is not None:
@@ -231,7 +296,8 @@ def grid(
         lines = [f"{key}={value}" for key, value in choices.items()]
         # Groups first: a group brings the keys that later lines may set.
         overrides = sorted([*constant, *lines], key=lambda line: "." in line.split("=")[0])
-        settings.append(Setting(" ".join(lines) or "default", tuple(overrides), choices, negative, device))
+        name = " ".join(lines) or "default"
+        settings.append(Setting(name, tuple(overrides), choices, negative, device, pictures))
     return settings
 
 
