@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,9 @@ from torch import nn
 
 from tests.installed import installed
 from tests.training.test_student import TINY
-from threedistill.config import compose
+from threedistill.config import asked_otherwise, compose
 from threedistill.errors import UsageError
+from threedistill.plugins import naming
 from threedistill.training.assemble import build_prior, build_stages
 from threedistill.training.checkpoint import StageState
 from threedistill.training.planning import build_plan
@@ -172,6 +174,48 @@ def test_names_that_cannot_be_are_refused() -> None:
     assert "critic is among networks and among learners; rename one of them" in refused(
         learners={"critic": learner}, networks={"critic": frozen}
     )
+
+
+def test_further_learners_and_networks_are_chosen_by_name(tmp_path: Path) -> None:
+    """``student@learners.NAME=option``: another option than the rule's of that name, or one that the rule has not."""
+    rule = (ROOT / "configs/guidance/vsd.yaml").read_text().replace("name: vsd", "name: pair")
+    (tmp_path / "guidance").mkdir()
+    (tmp_path / "guidance/pair.yaml").write_text(
+        rule.replace("defaults:", "defaults:\n  - /student@_global_.learners.slow: gaussian", 1)
+    )
+
+    def names(*overrides: str) -> dict[str, str]:
+        config = compose(prompt="a red ball", prior="toybox", guidance="pair", overrides=overrides)
+        build_plan(config)
+        both = {**config["learners"], **config["networks"], "student": config["student"]}
+        return {name: node["name"] for name, node in both.items()}
+
+    with naming(folders=[str(tmp_path)]):
+        assert names() == {"slow": "gaussian", "student": "lora"}
+        chosen = names(
+            "student@learners.slow=lora", "student@learners.more=gaussian", "baseline@networks.critic=self"
+        )
+        assert chosen == {"slow": "lora", "more": "gaussian", "critic": "self", "student": "lora"}
+        own = compose(
+            prompt="a red ball", guidance="vsd",
+            overrides=["learners.slow.training.lr=0.5", "student@learners.slow=lora"],
+        )  # fmt: skip
+        assert (own["learners"]["slow"]["training"]["lr"], own["student"]["training"]["lr"]) == (0.5, 0.003)
+        line = ["student@learners.slow=gaussian"]
+        other = compose(prompt="a red ball", guidance="vsd", overrides=line)
+        assert asked_otherwise({}, line, other, own) == [("student@learners.slow", "gaussian", "lora")]
+        for word, said in (
+            ("student@learners.slow=lroa", "unknown student 'lroa'; did you mean 'lora'?"),
+            (
+                "student@learner.slow=lora",
+                "names, student@learners.NAME=OPTION and baseline@networks.NAME=OPTION",
+            ),
+            ("prior@networks.critic=sd15", "only further learners and networks have names"),
+            ("student@learners.teacher=lora", "a network cannot be called 'teacher'"),
+            ("+student@learners.slow=lora", "write key=value without + or ~"),
+        ):
+            with pytest.raises(UsageError, match=re.escape(said)):
+                names(word)
 
 
 def test_learners_draw_their_own_numbers_and_leave_each_other_alone() -> None:

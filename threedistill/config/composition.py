@@ -31,6 +31,9 @@ _ARGUMENTS = ("prompt", "negative", "seed", "device", "init", "images")
 #: A whole number as ``1e3``, which Hydra's grammar reads as a fraction.
 _POWER = re.compile(r"[+-]?\d+[eE]\+?\d+")
 
+#: Groups of which a run may have more than one option, and where the others stand.
+_FURTHER = {"student": "learners", "baseline": "networks"}
+
 #: Longer lines are files.
 _LONGEST = 100_000
 
@@ -97,11 +100,19 @@ def compose(
 
 @dataclass(frozen=True)
 class _Line:
-    """One override, parsed by Hydra: its text, its key and its value."""
+    """One override, parsed by Hydra.
+
+    Attributes:
+        text: all of it.
+        key: what stands before ``=`` and ``@``.
+        value: of any type of the grammar.
+        place: what stands behind ``@``; "" = nothing.
+    """
 
     text: str
     key: str
     value: Any
+    place: str = ""
 
 
 def parse_override(line: str) -> tuple[str, Any]:
@@ -140,7 +151,7 @@ def _parsed(line: str) -> _Line:
     if isinstance(value, float) and abs(value) < 2**63 and _POWER.fullmatch(line.partition("=")[2].strip()):
         value = int(value)  # 1e3 counts like 1000, wherever a whole number is wanted
         line = f"{key}={value}"
-    return _Line(line, key, value)
+    return _Line(line, key, value, parsed.package or "")
 
 
 def _plugins(lines: Sequence[_Line]) -> list[str]:
@@ -171,16 +182,20 @@ def _used(node: Any, packages: Sequence[str]) -> set[str]:
 
 def _compose_groups(chosen: dict[str, str], lines: Sequence[_Line], plugins: Sequence[str]) -> Config:
     from hydra import initialize_config_dir
-    from hydra.errors import HydraException
+    from hydra.errors import ConfigCompositionException, HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     recommended.register()
     known_groups = groups(plugins)
     group_lines = [f"{name}={value}" for name, value in chosen.items()]
+    further: list[str] = []
     value_lines: list[tuple[str, str]] = []
     own: list[tuple[re.Match[str], _Line]] = []
     for line in lines:
-        if line.key in known_groups and "." not in line.key:
+        if line.place:
+            _check_further(line, plugins)
+            further.append(f"{line.key}@{line.place}={line.value}")
+        elif line.key in known_groups and "." not in line.key:
             name = line.key
             if (
                 name in chosen
@@ -201,6 +216,12 @@ def _compose_groups(chosen: dict[str, str], lines: Sequence[_Line], plugins: Seq
         """The resolved configuration; values of keys that do not exist are an error, or left out."""
         from omegaconf import OmegaConf
 
+        for line in further:  # in place of what the rule brings there, or besides
+            try:
+                _composed(stamp, (*search, *lines, line))
+                lines = (*lines, line)
+            except ConfigCompositionException:
+                lines = (*lines, f"+{line}")
         base = _composed(stamp, (*search, *lines))
         keys = set(flat_keys(OmegaConf.to_container(base, resolve=False)))
         for key, line in values:
@@ -227,6 +248,18 @@ def _compose_groups(chosen: dict[str, str], lines: Sequence[_Line], plugins: Seq
     except RecursionError:
         raise UsageError("the overrides are nested too deep, or refer to themselves") from None
     return config
+
+
+def _check_further(line: _Line, plugins: Sequence[str]) -> None:
+    """Refuse an option that is put elsewhere than where further learners and networks stand."""
+    folder = _FURTHER.get(line.key)
+    if folder is None or not re.fullmatch(rf"{folder}\.\w+", line.place):
+        ways = " and ".join(f"{group}@{place}.NAME=OPTION" for group, place in _FURTHER.items())
+        raise UsageError(
+            f"override {shown(line.text)}: only further learners and networks have names, {ways}; without @ the option "
+            "is the run's own"
+        )
+    check_option(line.key, line.value, plugins)
 
 
 def _as_file_url(folder: Path) -> str:

@@ -60,7 +60,11 @@ def asked_otherwise(
         key = line.split("=", 1)[0]
         if key in given:
             continue
-        wanted, has = (choice(c, key) if "." not in key else _at(c, key) for c in (asked, made))
+        _, _, place = key.partition("@")
+        if place:  # student@learners.slow=lora
+            wanted, has = (_at(c, f"{place}.name") for c in (asked, made))
+        else:
+            wanted, has = (choice(c, key) if "." not in key else _at(c, key) for c in (asked, made))
         if wanted != has:
             found.append((key, wanted, has))
     return found
