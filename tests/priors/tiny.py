@@ -104,12 +104,13 @@ def gemma(tokenizer: Any, width: int = 16) -> Any:
 
 
 def vae(channels: int = 4, **options: Any) -> Any:
-    """Four pixels per latent."""
+    """Four pixels per latent; eight with four levels."""
     from diffusers import AutoencoderKL
 
+    levels = options.pop("levels", 3)
     return AutoencoderKL(
-        block_out_channels=(8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3, latent_channels=channels, norm_num_groups=4, sample_size=32,
+        block_out_channels=(8,) * levels, down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels, latent_channels=channels, norm_num_groups=4, sample_size=32,
         **{"scaling_factor": 0.18215, **options},
     )  # fmt: skip
 

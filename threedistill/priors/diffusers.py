@@ -90,7 +90,7 @@ class DiffusersPrior(NetworkPrior):
         lora_scale: Annotated[float, Within(-100, 100)] = 1.0,
         cache: bool = True,
     ) -> None:
-        self.name, self.family, self.wants = name, family, family.wants
+        self.name, self.wants = name, family.wants
         self._unheard: dict[int, str] = {}
         self._remarks: list[str] = []
         self._variant = variant
@@ -112,13 +112,17 @@ class DiffusersPrior(NetworkPrior):
                 "prior=toybox, which is always there"
             ) from None
         try:
+            self.family = family = self._fitting(family)
             self.facts = self._facts(size)
             self.path, self.kind = family.path(self.facts)
             self._parts = {part: self._load(part) for part in family.components()}
             adapted = self._fold(lora, lora_scale) if lora else ""
             self.network = family.assemble(self._parts)
-            vae = self._load("vae") if "vae" in self.facts.configs else None
+            vae = self._load(family.vae) if "vae" in self.facts.configs else None
+            family.observe(self._load, {**self._parts, family.vae: vae}, self.facts)
+            self.path, self.kind = family.path(self.facts)
             self.space = family.space(vae, self.facts)
+            self._remarks += [f"prior {name}: {said}" for said in family.remarks]
         except ThreedistillError as error:
             raise type(error)(f"prior {name}: {error}") from None
         self.licence = licence if own else self.source.licence() or "unknown"
@@ -133,19 +137,28 @@ class DiffusersPrior(NetworkPrior):
         """What its family can be told."""
         return arguments["family"].wants
 
-    def _facts(self, size: int | None) -> Facts:
-        """What is known before weights are read; a model of another family ends here."""
-        index, family = self.source.index, self.family
+    def _fitting(self, family: Family) -> Family:
+        """The family as it is for this model; a model of another family ends here."""
+        index = self.source.index
         found = str(index.get("_class_name"))
-        if found not in family.pipelines:
-            other = next((f"use --prior {f.option}" for f in FAMILIES if found in f.pipelines), None)
+        if not family.takes(found):
+            other = next((f"use --prior {f.option}" for f in FAMILIES if f.takes(found)), None)
             raise UsageError(
                 f"{self.source.location} is a {found}, which this prior does not read; "
                 f"{other or 'none that ships does (docs/extend/prior.md)'}"
             )
+        return family.adapted(index)
+
+    def _facts(self, size: int | None) -> Facts:
+        """What is known before weights are read."""
+        index, family = self.source.index, self.family
         elsewhere = family.elsewhere()
-        parts = ("scheduler", *(part for part in family.components() if part not in elsewhere), "vae")
-        configs = {part: self.source.config(part) for part in parts if index.get(part, [None])[0] is not None}
+        parts = {part: part for part in ("scheduler", *family.components()) if part not in elsewhere}
+        configs = {
+            name: self.source.config(part)
+            for name, part in {**parts, "vae": family.vae}.items()
+            if index.get(part, [None])[0] is not None
+        }
         facts = Facts(index, configs)
         try:
             family.check(facts)
@@ -168,7 +181,7 @@ class DiffusersPrior(NetworkPrior):
             module = find_network(*elsewhere, self._variant)
         else:
             module = self.source.load(component, variant=self._variant)
-        return module.requires_grad_(False).eval()
+        return module.requires_grad_(False).eval() if isinstance(module, torch.nn.Module) else module
 
     def _encode(self, wordings: Sequence[Wording]) -> list[Embedding]:
         """One embedding each. Text encoders are large: loaded here, and gone when this is done."""
@@ -179,7 +192,7 @@ class DiffusersPrior(NetworkPrior):
             if self.source.has(pair[1]) or pair[1] not in self.family.optional
         ]
         for tokenizer, encoder in pairs:
-            parts[tokenizer] = self.source.load(tokenizer)
+            parts[tokenizer] = self._load(tokenizer)
             parts[encoder] = self._load(encoder).to(self.device)
         pipe = shell(self.source.index, parts)
         told: list[Embedding] = []

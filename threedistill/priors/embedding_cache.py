@@ -96,5 +96,15 @@ class EmbeddingCache(Generic[Told]):
 
 
 def stack(embeddings: Sequence[Embedding], device: torch.device) -> dict[str, Tensor]:
-    """Embeddings of ``B`` conditions as batch-first tensors."""
-    return {k: torch.stack([e[k] for e in embeddings]).to(device) for k in embeddings[0]}
+    """Embeddings of ``B`` conditions as batch-first tensors; shorter ones end in zeros."""
+    return {k: _stacked([e[k] for e in embeddings]).to(device) for k in embeddings[0]}
+
+
+def _stacked(rows: Sequence[Tensor]) -> Tensor:
+    if all(row.shape == rows[0].shape for row in rows):
+        return torch.stack(list(rows))
+    most = [max(sizes) for sizes in zip(*(row.shape for row in rows), strict=True)]
+    whole = rows[0].new_zeros(len(rows), *most)
+    for place, row in zip(whole, rows, strict=True):
+        place[tuple(slice(n) for n in row.shape)] = row
+    return whole

@@ -128,7 +128,7 @@ class LatentSpace(ImageSpace):
     def encode(self, rgb: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B C h w"]:
         """Resize, encode, take the mean, shift and scale; float32 at least."""
         image = to_signed(rgb, self.size).to(self.vae.dtype)
-        mean = _mean(self.vae.encode(image))
+        mean = encoded_mean(self.vae.encode(image))
         mean = mean.to(torch.promote_types(mean.dtype, torch.float32))
         if self.fold > 1:
             mean = F.pixel_unshuffle(mean, self.fold)
@@ -143,7 +143,7 @@ class LatentSpace(ImageSpace):
         return to_rgb(self.vae.decode(latent.to(self.vae.dtype)).sample.float())
 
 
-def _mean(encoded: Any) -> Tensor:
+def encoded_mean(encoded: Any) -> Tensor:
     """What an encoder of diffusers says, whichever way its class says it."""
     if hasattr(encoded, "latent_dist"):
         return encoded.latent_dist.mean

@@ -10,18 +10,19 @@ from threedistill.priors.families.family import Facts, Family, Said
 from threedistill.priors.families.flux import FLUX
 from threedistill.priors.families.inpainting import StableDiffusionInpainting
 from threedistill.priors.families.pixart import PixArt
+from threedistill.priors.families.recorded import Recorded
 from threedistill.priors.families.sana import Sana
 from threedistill.priors.families.sd3 import SD3
 from threedistill.priors.families.sdxl import SDXL
 from threedistill.priors.families.stable_diffusion import StableDiffusion
 
 __all__ = [
-    "FAMILIES", "FLUX", "SD3", "SDXL", "DeepFloyd", "Facts", "Family", "PixArt", "SDXLControlNet", "Said", "Sana",
-    "StableDiffusion", "StableDiffusionControlNet", "StableDiffusionInpainting",
+    "FAMILIES", "FLUX", "SD3", "SDXL", "DeepFloyd", "Facts", "Family", "PixArt", "Recorded", "SDXLControlNet", "Said",
+    "Sana", "StableDiffusion", "StableDiffusionControlNet", "StableDiffusionInpainting",
 ]  # fmt: skip
 
 #: Those that ship.
 FAMILIES: tuple[type[Family], ...] = (
     StableDiffusion, SDXL, SD3, FLUX, PixArt, Sana, DeepFloyd, StableDiffusionControlNet, SDXLControlNet,
-    StableDiffusionInpainting,
+    StableDiffusionInpainting, Recorded,
 )  # fmt: skip

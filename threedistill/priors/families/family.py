@@ -7,7 +7,7 @@ works in. Finding, loading, moving and asking is :class:`threedistill.priors.dif
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -75,6 +75,7 @@ class Family(ABC):
         option: the ``--prior`` that ships with it.
         pipelines: the classes of ``model_index.json`` that it reads.
         network: the component that is asked.
+        vae: the component that makes latents of pictures, where there is one.
         encoders: (tokenizer, text encoder) components;
         optional: text encoders that a model may do without.
         wants: the conditions that its network can be told.
@@ -86,14 +87,24 @@ class Family(ABC):
 
     option: ClassVar[str]
     pipelines: ClassVar[tuple[str, ...]]
-    network: ClassVar[str] = "transformer"
-    encoders: ClassVar[tuple[tuple[str, str], ...]] = (("tokenizer", "text_encoder"),)
+    network: str = "transformer"
+    vae: str = "vae"
+    encoders: tuple[tuple[str, str], ...] = (("tokenizer", "text_encoder"),)
     optional: ClassVar[frozenset[str]] = frozenset()
     wants: frozenset[Condition] = frozenset({"text"})
     beside: ClassVar[int] = 0
     packed: ClassVar[int] = 1
     half: ClassVar[torch.dtype] = torch.bfloat16
     patch: ClassVar[int] = 1
+
+    @classmethod
+    def takes(cls, pipeline: str) -> bool:
+        """Whether it reads models of this class of ``model_index.json``."""
+        return pipeline in cls.pipelines
+
+    def adapted(self, index: Mapping[str, Any]) -> Family:
+        """The family as it is for the model of this ``model_index.json``."""
+        return self
 
     @property
     def reads(self) -> str:
@@ -136,6 +147,21 @@ class Family(ABC):
         """The noise path and the parametrisation, from the scheduler that the model ships."""
         tokens = (facts.size // (facts.factor * self.patch)) ** 2
         return scheduler_path(facts.configs["scheduler"], tokens)
+
+    def observe(self, load: Callable[[str], Any], parts: Mapping[str, Any], facts: Facts) -> None:
+        """What can be known only of the model at work; most families know all that they need.
+
+        Arguments:
+            load: loads another component by its name.
+            parts: those that are loaded, the VAE included.
+            facts: about the model.
+        """
+        return
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is worth knowing about this model, for ``run.json``."""
+        return ()
 
     def space(self, vae: Any, facts: Facts) -> ImageSpace:
         """The space the network works in."""
