@@ -18,6 +18,7 @@ from threedistill.priors.families.shell import shell
 from threedistill.priors.loading import Source, find, find_network, is_hub_id
 from threedistill.priors.long_prompts import fitted
 from threedistill.priors.prior_lora import fold_lora
+from threedistill.priors.space import LatentSpace
 from threedistill.protocols import NetworkPrior
 from threedistill.types import Condition, Conditioning, NoiseLevel, Prediction, PredictionKind
 from threedistill.values import Within
@@ -62,6 +63,7 @@ class DiffusersPrior(NetworkPrior):
         dtype: of weights and compute; ``auto`` = the family's 16 bit on a GPU, float32 on a CPU.
         variant: such as ``fp16``, to download the smaller files where they exist.
         licence: of the weights; travels into the asset.
+        one_by_one: whether views are encoded one by one, and again in the backward pass, which takes the memory of one.
         lora: a .safetensors file of adapters that are folded into the network; None = none.
         lora_scale: factor on what they add.
         cache: whether text embeddings are kept on disk.
@@ -86,6 +88,7 @@ class DiffusersPrior(NetworkPrior):
         dtype: DtypeName = "auto",
         variant: str | None = None,
         licence: str = "unknown",
+        one_by_one: bool = False,
         lora: str | None = None,
         lora_scale: Annotated[float, Within(-100, 100)] = 1.0,
         cache: bool = True,
@@ -123,6 +126,8 @@ class DiffusersPrior(NetworkPrior):
             self.path, self.kind = family.path(self.facts)
             self.space = family.space(vae, self.facts)
             self._remarks += [f"prior {name}: {said}" for said in family.remarks]
+            if one_by_one and isinstance(self.space, LatentSpace):
+                self.space.one_by_one = True
         except ThreedistillError as error:
             raise type(error)(f"prior {name}: {error}") from None
         self.licence = licence if own else self.source.licence() or "unknown"

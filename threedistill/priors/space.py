@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from threedistill.protocols import ImageSpace
 
@@ -95,14 +96,15 @@ class LatentSpace(ImageSpace):
     Arguments:
         vae: a diffusers autoencoder: ``AutoencoderKL`` or alike, ``AutoencoderDC``, ``VQModel``.
         size: height and width of the picture it encodes.
-        checkpointing: trade compute for memory in the encoder's backward pass.
+        one_by_one: encode view by view, and again in the backward pass: the memory of one view for a third more time.
+            May be set later.
         multiple: latents per side that the network cannot divide.
         dtype: the VAE's own precision; None = the prior's.
         fold: latents per side that become one, their ``fold x fold`` values channels, before they are normalised.
     """
 
     def __init__(
-        self, vae: nn.Module, size: int = 512, checkpointing: bool = False, *, multiple: int = 1,
+        self, vae: nn.Module, size: int = 512, one_by_one: bool = False, *, multiple: int = 1,
         dtype: torch.dtype | None = None, fold: int = 1,
     ) -> None:  # fmt: skip
         self.vae: Any = vae.requires_grad_(False).eval()
@@ -118,8 +120,7 @@ class LatentSpace(ImageSpace):
             size // self.factor,
             size // self.factor,
         )
-        if checkpointing:
-            self.vae.enable_gradient_checkpointing()
+        self.one_by_one = one_by_one
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Moves the VAE, in its own precision."""
@@ -127,6 +128,11 @@ class LatentSpace(ImageSpace):
 
     def encode(self, rgb: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B C h w"]:
         """Resize, encode, take the mean, shift and scale; float32 at least."""
+        if not self.one_by_one:
+            return self._encoded(rgb)
+        return torch.cat([checkpoint(self._encoded, view[None], use_reentrant=False) for view in rgb])
+
+    def _encoded(self, rgb: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B C h w"]:
         image = to_signed(rgb, self.size).to(self.vae.dtype)
         mean = encoded_mean(self.vae.encode(image))
         mean = mean.to(torch.promote_types(mean.dtype, torch.float32))

@@ -40,6 +40,7 @@ from threedistill.training.optim import Adam, apply_refinement
 from threedistill.training.scenes import Scenes
 from threedistill.training.start import render_unedited
 from threedistill.training.student_step import Learner, Shown
+from threedistill.training.thrift import thriftily
 from threedistill.training.watchdog import Vital, Watchdog
 from threedistill.types import Cameras, Condition, Mesh, Rendering, Shading, Splats
 from threedistill.values import Rising, Within, settings
@@ -158,7 +159,8 @@ class ScoreDistillation(pl.LightningModule):
         #: Where asked for: the last step's clean samples, and what the rule would rather see.
         self.keep_wishes = False
         self.wishes: tuple[Tensor, Tensor] | None = None
-        #: The watchdog's warnings: those of the last step, and all of this process.
+        self._untried = True  # no step of this process has gone through yet
+        #: Warnings of the watchdog, and of memory that ran out: those of the last step, and all of this process.
         self.warnings: list[str] = []
         self.warned: list[str] = []
 
@@ -182,46 +184,59 @@ class ScoreDistillation(pl.LightningModule):
 
     def training_step(self, index: int, _batch_index: int = 0) -> None:
         """One iteration: render, ask, step; then the learners learn from the same renders."""
-        started = time.perf_counter()
         progress = index / self.stage.iterations
         rng = self.streams.at(index)
-        facts, out, turn = self.look(progress, rng)
-        x0 = self.prior.space.encode(out.rgb)
-        rendered = time.perf_counter()
-
-        direction, level_mean, nonfinite = self._direction(x0, facts, self.stage.along(progress), rng)
-        asked = time.perf_counter()
-
-        loss_guidance = self.guidance.surrogate.loss(x0, direction)
-        loss_regular = self.regularizers(out, progress, direction)
         optimizer, *others = self._optimizers()
         self.optim.anneal(optimizer, progress)
-        optimizer.zero_grad(set_to_none=True)
-        self.manual_backward(loss_guidance + loss_regular)
+        warned = len(self.warned)
+        if self._untried:
+            pull = thriftily(self, lambda: self._pull(optimizer, progress, rng))
+        else:
+            pull = self._pull(optimizer, progress, rng)
+        self._untried = False
+        started = time.perf_counter()
         optimizer.step()
-        refinement = self.scenes.after_step(turn, progress, rng)
+        refinement = self.scenes.after_step(pull.turn, progress, rng)
         if refinement is not None:
-            apply_refinement(optimizer, self.scenes[turn], refinement)
-        updated = time.perf_counter()
-        shown = Shown(x0.detach(), facts)
-        learned = self._teach(shown, others, progress, rng)
+            apply_refinement(optimizer, self.scenes[pull.turn], refinement)
+        pull.seconds["seconds_update"] += time.perf_counter() - started
+        learned = self._teach(Shown(pull.x0, pull.facts), others, progress, rng)
         self.iteration.fill_(index + 1)
-        vital, color = _look(out, progress, nonfinite)
+        vital, color = _look(pull.out, progress, pull.nonfinite)
         if color is not None:  # the background law keeps away from it
             self.mean_color.lerp_(color.to(self.mean_color), 0.05)
         self.metrics = {
-            "direction_rms": float(direction.square().mean().sqrt()),
-            "regularizers": float(loss_regular.detach()),
+            "direction_rms": pull.direction_rms,
+            "regularizers": pull.regularizers,
             "opacity": vital.opacity,
-            "t": level_mean,
-            "nonfinite": nonfinite,
-            "seconds_render": rendered - started,
-            "seconds_teacher": asked - rendered,
-            "seconds_update": updated - asked,
+            "t": pull.level,
+            "nonfinite": pull.nonfinite,
+            **pull.seconds,
             **learned,
         }
-        self.warnings = self.watchdog.check(vital)
-        self.warned += self.warnings
+        self.warned += self.watchdog.check(vital)
+        self.warnings = self.warned[warned:]
+
+    def _pull(self, optimizer: torch.optim.Optimizer, progress: float, rng: Streams) -> _Pull:
+        """Render, ask, and leave the gradients with the scene's parameters; nothing else is changed."""
+        started = time.perf_counter()
+        facts, out, turn = self.look(progress, rng)
+        x0 = self.prior.space.encode(out.rgb)
+        rendered = time.perf_counter()
+        direction, level, nonfinite = self._direction(x0, facts, self.stage.along(progress), rng)
+        asked = time.perf_counter()
+        loss_guidance = self.guidance.surrogate.loss(x0, direction)
+        loss_regular = self.regularizers(out, progress, direction)
+        optimizer.zero_grad(set_to_none=True)
+        self.manual_backward(loss_guidance + loss_regular)
+        seconds = {
+            "seconds_render": rendered - started, "seconds_teacher": asked - rendered,
+            "seconds_update": time.perf_counter() - asked,
+        }  # fmt: skip
+        return _Pull(
+            facts, out, turn, x0.detach(), float(direction.square().mean().sqrt()), float(loss_regular.detach()),
+            level, nonfinite, seconds,
+        )  # fmt: skip
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers = self.optimizers(use_pl_optimizer=False)
@@ -285,6 +300,27 @@ class ScoreDistillation(pl.LightningModule):
             rgb = self.scenes[self.scenes.turn(rng)].unedited(cameras)
             assert rgb is not None  # the check saw to it
         return self.prior.space.encode(rgb)
+
+
+@dataclass(frozen=True)
+class _Pull:
+    """What a step saw and was told before anything was updated.
+
+    Attributes:
+        facts, out, turn: of :meth:`ScoreDistillation.look`.
+        x0: the clean samples, detached.
+        direction_rms, regularizers, level, nonfinite, seconds: for the log.
+    """
+
+    facts: Conditions
+    out: Rendering
+    turn: int
+    x0: Tensor
+    direction_rms: float
+    regularizers: float
+    level: float
+    nonfinite: int
+    seconds: dict[str, float]
 
 
 @torch.no_grad()
