@@ -2,6 +2,7 @@
 
     python benchmarks/step.py                     # field alone, and the teacher when one is there
     python benchmarks/step.py --views 8 --threads 2 --steps 50 --no-teacher
+    python benchmarks/step.py --prior sd15-random --resolution 512      # a teacher of real size (step_teacher.py)
 
 The field is fitted to a ball for ``--warmup`` steps first, so that occupancy and sample counts are those of an object
 and not of the initial blob. Each phase is timed on its own on the same samples; ``step`` is the real thing in one go.
@@ -77,7 +78,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30, help="repeats of each measurement")
     parser.add_argument("--warmup", type=int, default=200, help="steps of fitting before measuring")
     parser.add_argument("--no-teacher", action="store_true")
+    parser.add_argument("--prior", choices=["toybox", "sd15-random"], default="toybox")
+    large = parser.add_argument_group("with --prior sd15-random")
+    large.add_argument("--resolution", type=int, default=512)
+    large.add_argument("--representations", nargs="+", default=["gaussians", "dmtet", "hashgrid"])
+    large.add_argument("--repeats", type=int, default=1)
+    large.add_argument("overrides", nargs="*", help="settings of the run")
     arguments = parser.parse_args()
+    if arguments.prior == "sd15-random":
+        from step_teacher import compare
+
+        return compare(arguments)
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
 

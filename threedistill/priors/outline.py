@@ -1,0 +1,143 @@
+"""A prior in its true shape without its weights: on ``meta``, where nothing is stored, or of random numbers."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from threedistill.conditions import Conditions
+from threedistill.errors import ThreedistillError, UsageError
+from threedistill.priors.diffusers import DiffusersPrior, DtypeName
+from threedistill.priors.families import Facts, Family
+from threedistill.priors.known_models import KNOWN, Known
+from threedistill.priors.loading import Source, find
+from threedistill.priors.space import LatentSpace
+from threedistill.types import Conditioning
+
+__all__ = ["OutlinedPrior", "shape_of"]
+
+
+def shape_of(model: str, home: str | None, mirrors: tuple[str, ...], revision: str | None) -> Known | Source:
+    """A model's configurations: its own where it can be read, the published ones where it is known.
+
+    Arguments:
+        model, home, mirrors, revision: as for :class:`DiffusersPrior`.
+
+    Raises:
+        ThreedistillError: neither.
+    """
+    try:
+        return find(model, tuple(mirrors) if home in (None, model) else (), revision)
+    except ThreedistillError:
+        if model in KNOWN:
+            return KNOWN[model]
+        raise
+
+
+class OutlinedPrior(DiffusersPrior):
+    """A prior whose networks have the right shapes and nothing in them.
+
+    What it is told has the right shapes too; nobody can tell what it says.
+
+    Arguments:
+        family: the adapter of its family.
+        shape: :func:`shape_of` a model.
+        name, size, one_by_one, dtype: as for :class:`DiffusersPrior`; ``auto`` is float32.
+        device: ``meta``, or where random numbers are to be.
+
+    Attributes:
+        encoder_bytes: of its text encoders as they are stored.
+    """
+
+    def __init__(
+        self, *, name: str, family: Family, shape: Known | Source, size: int | None = None, one_by_one: bool = False,
+        dtype: DtypeName = "auto", device: str = "meta",
+    ) -> None:  # fmt: skip
+        self.name, self.family, self.wants = name, family, family.wants
+        self._dtype_name = "float32" if dtype == "auto" else dtype
+        index, configs = shape.index, {} if isinstance(shape, Source) else shape.configs
+        if isinstance(shape, Source):
+            parts = ("scheduler", *family.components(), "vae")
+            configs = {part: shape.config(part) for part in parts if shape.has(part)}
+        missing = [part for part in family.components() if part not in configs]
+        if missing:
+            raise UsageError(
+                f"prior {name}: the shape of its {missing[0]} is not known here; give a folder that has it"
+            )
+        facts = Facts(index, configs)
+        family.check(facts)
+        self.facts = Facts(index, configs, size or family.native_size(facts))
+        self.path, self.kind = family.path(self.facts)
+        with torch.device(device):
+            made = {part: _made(configs[part]) for part in (*family.components(), "vae") if part in configs}
+        self._parts = {part: made[part] for part in family.components()}
+        self.network = family.assemble(self._parts)
+        self.space = family.space(made.get("vae"), self.facts)
+        if isinstance(self.space, LatentSpace):
+            self.space.one_by_one = one_by_one
+        self.encoder_bytes = _encoder_bytes(shape, family)
+        self.licence, self.version = "none", None
+        self.to(device)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Nothing: no text is read."""
+        return ()
+
+    def prepare(self, wordings: Any) -> None:
+        """Nothing to encode."""
+
+    def conditioning(self, conditions: Conditions) -> Conditioning:
+        """Tensors of the right shapes, for any wording."""
+        rows, config = len(conditions), self.network.config
+        found = {
+            name: torch.zeros(rows, *shape, device=self.device)
+            for name, shape in _told(self.family, config).items()
+        }
+        shown = self.family.show(conditions, self.space, self.facts)
+        return {**found, **{name: value.to(self.device) for name, value in shown.items()}}
+
+
+def _made(config: Mapping[str, Any]) -> nn.Module:
+    """A network of diffusers by its configuration."""
+    cls = getattr(importlib.import_module("diffusers"), str(config["_class_name"]))
+    return cls.from_config(dict(config)).requires_grad_(False).eval()
+
+
+def _told(family: Family, config: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of everything that a network of this configuration may be told of one wording."""
+    names = ("joint_attention_dim", "caption_channels", "encoder_hid_dim", "cross_attention_dim")
+    width = next(int(config[name]) for name in names if config.get(name))
+    length = vars(family).get("text_length", 77) or 300
+    if family.option == "sd3":
+        length += 77
+    told: dict[str, tuple[int, ...]] = {
+        "encoder_hidden_states": (length, width),
+        "encoder_attention_mask": (length,),
+    }
+    if config.get("pooled_projection_dim"):
+        told["pooled_projections"] = (int(config["pooled_projection_dim"]),)
+    if config.get("addition_embed_type") == "text_time":
+        sizes = 6 * int(config["addition_time_embed_dim"])
+        told["text_embeds"] = (int(config["projection_class_embeddings_input_dim"]) - sizes,)
+    return told
+
+
+def _encoder_bytes(shape: Known | Source, family: Family) -> int:
+    """Of the text encoders: as they lie in a folder or in the cache, or in 16 bit."""
+    if isinstance(shape, Known):
+        return 2 * shape.encoders
+    folder = Path(shape.location)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(shape.location, revision=shape.revision, local_files_only=True))
+    files = [f for _, part in family.encoders for f in sorted((folder / part).glob("*.safetensors"))]
+    variants = [f for f in files if ".fp16." in f.name]
+    plain = [f for f in files if f not in variants]
+    return sum(f.stat().st_size for f in plain or variants)
