@@ -13,9 +13,10 @@ from torch import Tensor
 from threedistill.conditions import MAPS, Conditions, Wording
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.priors.embedding_cache import Embedding, EmbeddingCache, default_folder, stack
-from threedistill.priors.families import FAMILIES, Facts, Family, Said
+from threedistill.priors.families import FAMILIES, Facts, Family, Picture, Said
 from threedistill.priors.families.shell import shell
-from threedistill.priors.loading import Source, find, find_network, is_hub_id
+from threedistill.priors.fetching import is_hub_id
+from threedistill.priors.loading import Source, find
 from threedistill.priors.long_prompts import fitted
 from threedistill.priors.prior_lora import fold_lora
 from threedistill.priors.space import LatentSpace
@@ -132,9 +133,11 @@ class DiffusersPrior(NetworkPrior):
             raise type(error)(f"prior {name}: {error}") from None
         self.licence = licence if own else self.source.licence() or "unknown"
         self.revision = f"{self.source.location}@{self.source.commit}"
-        self.version = self.revision + adapted
+        beside = "".join(f" + {part.version}" for part in family.elsewhere().values())
+        self.version = self.revision + beside + adapted
         folder: Path | None = default_folder() if cache else None
         self.texts = EmbeddingCache(self._encode, f"{self.revision}/{family.reads}", folder)
+        self.pictures = EmbeddingCache(self._look, f"{self.revision}{beside}/pictures", folder)
         self.to("cpu")
 
     @classmethod
@@ -183,10 +186,10 @@ class DiffusersPrior(NetworkPrior):
         # Loaded in float32 or as stored; `to` sets the final dtype once the device is known.
         elsewhere = self.family.elsewhere().get(component)
         if elsewhere is not None:
-            module = find_network(*elsewhere, self._variant)
+            loaded = elsewhere.load(self._variant)
         else:
-            module = self.source.load(component, variant=self._variant)
-        return module.requires_grad_(False).eval() if isinstance(module, torch.nn.Module) else module
+            loaded = self.source.load(component, variant=self._variant)
+        return loaded.requires_grad_(False).eval() if isinstance(loaded, torch.nn.Module) else loaded
 
     def _encode(self, wordings: Sequence[Wording]) -> list[Embedding]:
         """One embedding each. Text encoders are large: loaded here, and gone when this is done."""
@@ -205,6 +208,11 @@ class DiffusersPrior(NetworkPrior):
             texts = {name: self._heard(wording.text, name, pipe) for name, _ in pairs}
             told.append(self.family.encode(pipe, Said(texts, wording.role), self.facts))
         return told
+
+    def _look(self, pictures: Sequence[Picture]) -> list[Embedding]:
+        """One embedding each. The image encoder is loaded here, and gone when this is done."""
+        encoder = self._load("image_encoder").to(self.device)
+        return [self.family.look(encoder, picture, self.facts) for picture in pictures]
 
     def _heard(self, text: str, tokenizer: str, pipe: Any) -> str:
         """The text as far as an encoder hears it, its view words included; what is cut is noted."""
@@ -243,8 +251,16 @@ class DiffusersPrior(NetworkPrior):
         shown = self.family.show(conditions, self.space, self.facts)
         return {
             **stack(self.texts(conditions.wordings), self.device),
+            **(self._seen(conditions) if "image" in self.wants else {}),
             **{name: value.to(self.device) for name, value in shown.items()},
         }
+
+    def _seen(self, conditions: Conditions) -> Conditioning:
+        """The pictures' embeddings, (B, M, ...); that of none is made along with them, for questions without."""
+        pictures, withheld = [Picture(image) for image in conditions.images], Picture()
+        embeddings = self.pictures([*pictures, withheld])
+        seen = stack(embeddings[: len(pictures)] or embeddings, self.device)
+        return {name: value.expand(len(conditions), *value.shape) for name, value in seen.items()}
 
     def ask(
         self, network: Any, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from threedistill.errors import UsageError
-from threedistill.priors.loading import file_digest
+from threedistill.priors.fetching import file_digest
 
 __all__ = ["fold_lora"]
 

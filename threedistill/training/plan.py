@@ -58,11 +58,13 @@ class PriorPlan:
         name: its option.
         model: how to load it.
         needs_camera: it has no answer to questions without one.
+        needs_image: it has little to say of an object that it is shown no picture of.
     """
 
     name: str
     model: Recipe[Prior]
     needs_camera: bool
+    needs_image: bool = False
 
     @property
     def wants(self) -> frozenset[Condition]:

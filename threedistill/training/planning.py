@@ -59,7 +59,7 @@ def build_plan(config: Config) -> RunPlan:
     export, trainer = build(config["export"], "export", plugins), build(config["trainer"], "trainer", plugins)
     prior = PriorPlan(
         config["prior"]["name"], recipe(config["prior"]["model"], "prior.model", plugins),
-        bool(config["prior"].get("needs_camera")),
+        bool(config["prior"].get("needs_camera")), bool(config["prior"].get("needs_image")),
     )  # fmt: skip
     stages = tuple(_stage(config, index) for index in range(len(config["stages"])))
     plan = RunPlan(

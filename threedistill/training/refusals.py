@@ -163,7 +163,7 @@ def _check_learners(prior: PriorPlan, stage: StagePlan) -> None:
 
 
 def refuse_images(plan: RunPlan, wants: frozenset[Condition]) -> None:
-    """Refuse pictures for a prior that cannot be shown any.
+    """Refuse pictures for a prior that cannot be shown any, and none for one that is made for them.
 
     Arguments:
         plan: the run.
@@ -172,6 +172,10 @@ def refuse_images(plan: RunPlan, wants: frozenset[Condition]) -> None:
     Raises:
         UsageError: with what it can be told.
     """
+    if plan.prior.needs_image and not plan.images:
+        raise UsageError(
+            f"prior={plan.prior.name} is shown a picture of the object, and there is none; give one with --image FILE"
+        )
     if plan.images and "image" not in wants:
         raise UsageError(
             f"--image: prior={plan.prior.name} cannot be shown pictures (it is told: "

@@ -6,9 +6,10 @@ To add one, derive from :class:`Family`, name it in a file of ``configs/prior/``
 
 from threedistill.priors.families.controlnet import SDXLControlNet, StableDiffusionControlNet
 from threedistill.priors.families.deepfloyd import DeepFloyd
-from threedistill.priors.families.family import Facts, Family, Said
+from threedistill.priors.families.family import Facts, Family, Picture, Said
 from threedistill.priors.families.flux import FLUX
 from threedistill.priors.families.inpainting import StableDiffusionInpainting
+from threedistill.priors.families.ip_adapter import SDXLIPAdapter, StableDiffusionIPAdapter
 from threedistill.priors.families.pixart import PixArt
 from threedistill.priors.families.recorded import Recorded
 from threedistill.priors.families.sana import Sana
@@ -17,12 +18,13 @@ from threedistill.priors.families.sdxl import SDXL
 from threedistill.priors.families.stable_diffusion import StableDiffusion
 
 __all__ = [
-    "FAMILIES", "FLUX", "SD3", "SDXL", "DeepFloyd", "Facts", "Family", "PixArt", "Recorded", "SDXLControlNet", "Said",
-    "Sana", "StableDiffusion", "StableDiffusionControlNet", "StableDiffusionInpainting",
+    "FAMILIES", "FLUX", "SD3", "SDXL", "DeepFloyd", "Facts", "Family", "Picture", "PixArt", "Recorded",
+    "SDXLControlNet", "SDXLIPAdapter", "Said", "Sana", "StableDiffusion", "StableDiffusionControlNet",
+    "StableDiffusionIPAdapter", "StableDiffusionInpainting",
 ]  # fmt: skip
 
 #: Those that ship.
 FAMILIES: tuple[type[Family], ...] = (
     StableDiffusion, SDXL, SD3, FLUX, PixArt, Sana, DeepFloyd, StableDiffusionControlNet, SDXLControlNet,
-    StableDiffusionInpainting, Recorded,
+    StableDiffusionInpainting, StableDiffusionIPAdapter, SDXLIPAdapter, Recorded,
 )  # fmt: skip

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from threedistill.conditions import Conditions
+from threedistill.priors.elsewhere import Elsewhere
 from threedistill.priors.families.family import Facts
 from threedistill.priors.families.sdxl import SDXL
 from threedistill.priors.families.stable_diffusion import StableDiffusion
@@ -71,7 +72,7 @@ class _Controls:
 
     Arguments:
         control: what is told: ``depth`` or ``normal``.
-        controlnet: its folder or hub id; None = it is part of the pipeline's own folder.
+        controlnet: its folder or hub id (``owner/name@revision`` too); None = it is part of the pipeline's own folder.
         strength: factor on what it adds.
         guidance: as for :class:`StableDiffusion`.
     """
@@ -90,9 +91,9 @@ class _Controls:
         """The UNet and the ControlNet."""
         return ("unet", "controlnet")
 
-    def elsewhere(self) -> Mapping[str, tuple[str, str]]:
+    def elsewhere(self) -> Mapping[str, Elsewhere]:
         """The ControlNet, where it has a place of its own."""
-        return {"controlnet": ("ControlNetModel", self.controlnet)} if self.controlnet else {}
+        return {"controlnet": Elsewhere(self.controlnet, "ControlNetModel")} if self.controlnet else {}
 
     def assemble(self, parts: Mapping[str, Any]) -> nn.Module:
         """Both as one network."""

@@ -14,16 +14,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from threedistill.conditions import Conditions, Role
+from threedistill.conditions import Conditions, ReferenceImage, Role
 from threedistill.errors import UsageError
 from threedistill.prediction import NoiseLevel, PredictionKind
+from threedistill.priors.elsewhere import Elsewhere
 from threedistill.priors.embedding_cache import Embedding
 from threedistill.priors.schedulers import scheduler_path
 from threedistill.priors.space import LatentSpace
 from threedistill.protocols import ImageSpace, NoisePath
 from threedistill.types import Condition, Conditioning
 
-__all__ = ["Facts", "Family", "Said"]
+__all__ = ["Facts", "Family", "Picture", "Said"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,18 @@ class Said:
 
     def __getitem__(self, tokenizer: str) -> str:
         return self.texts[tokenizer]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A reference picture as networks are shown it; None = it is withheld."""
+
+    image: ReferenceImage | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """What caches of embeddings are keyed by."""
+        return "withheld" if self.image is None else self.image.fingerprint
 
 
 class Family(ABC):
@@ -175,13 +188,23 @@ class Family(ABC):
         """What :meth:`assemble` takes."""
         return (self.network,)
 
-    def elsewhere(self) -> Mapping[str, tuple[str, str]]:
-        """Components that are not of the pipeline's folder: name -> (class in diffusers, folder or hub id)."""
+    def elsewhere(self) -> Mapping[str, Elsewhere]:
+        """Components that are not of the pipeline's folder."""
         return {}
 
     def show(self, conditions: Conditions, space: ImageSpace, facts: Facts) -> dict[str, Tensor]:
-        """What the network is told of the views and of reference pictures, batch first; withheld is what is None."""
+        """What the network is told of the views, batch first; withheld is what is None."""
         return {}
+
+    def look(self, encoder: Any, picture: Picture, facts: Facts) -> Embedding:
+        """What the network is told of one reference picture, without rows; it is told one of each per picture.
+
+        Arguments:
+            encoder: the component ``image_encoder``.
+            picture: it, or that it is withheld.
+            facts: about the model.
+        """
+        raise NotImplementedError(f"{type(self).__name__} wants no pictures")
 
     def length(self, tokenizer: str, pipe: Any) -> int:
         """How many tokens of a text the encoder behind a tokenizer hears, special ones included."""

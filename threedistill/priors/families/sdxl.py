@@ -60,12 +60,17 @@ class SDXL(Family):
     ) -> Tensor:
         """The UNet's output; it is told an uncropped picture of the size at hand."""
         size = x_t.new_tensor([facts.size, facts.size, 0, 0, facts.size, facts.size]).expand(len(x_t), -1)
+        pooled = told["text_embeds"].to(x_t.dtype)
         return network(
             x_t, level.index, encoder_hidden_states=told["encoder_hidden_states"].to(x_t.dtype),
             timestep_cond=told_scale(network, self.guidance, len(x_t)),
-            added_cond_kwargs={"text_embeds": told["text_embeds"].to(x_t.dtype), "time_ids": size},
+            added_cond_kwargs={"text_embeds": pooled, "time_ids": size, **self.added(told, x_t)},
             return_dict=False, **self.further(told, x_t),
         )[0]  # fmt: skip
+
+    def added(self, told: Conditioning, x_t: Tensor) -> dict[str, Any]:
+        """What the UNet is told beside time, text and size."""
+        return {}
 
     def further(self, told: Conditioning, x_t: Tensor) -> dict[str, Tensor]:
         """Further arguments of the network."""

@@ -78,8 +78,12 @@ class StableDiffusion(Family):
         scale = told_scale(network, self.guidance, len(x_t))
         return network(
             x_t, level.index, encoder_hidden_states=text, timestep_cond=scale, return_dict=False,
-            **self.further(told, x_t),
+            added_cond_kwargs=self.added(told, x_t), **self.further(told, x_t),
         )[0]  # fmt: skip
+
+    def added(self, told: Conditioning, x_t: Tensor) -> dict[str, Any]:
+        """What the UNet is told beside time and text."""
+        return {}
 
     def further(self, told: Conditioning, x_t: Tensor) -> dict[str, Tensor]:
         """Further arguments of the network."""

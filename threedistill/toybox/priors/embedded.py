@@ -15,7 +15,7 @@ from torch import Tensor
 from threedistill.conditions import Conditions, ReferenceImage, Role, Wording
 from threedistill.errors import UsageError
 from threedistill.priors.embedding_cache import Embedding, EmbeddingCache, stack
-from threedistill.priors.loading import quiet
+from threedistill.priors.fetching import quiet
 from threedistill.priors.schedulers import scheduler_path
 from threedistill.priors.space import FoldedPixelSpace, resize, to_signed
 from threedistill.protocols import NetworkPrior

@@ -1,0 +1,226 @@
+"""IP-Adapters against their own pipelines, with every kind of picture embedding, and what is refused of them."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tests.priors import tiny
+from tests.priors.conftest import build_pipeline
+from tests.priors.test_whole_run import TINY
+from threedistill.cli import main
+from threedistill.conditions import Conditions, ReferenceImage
+from threedistill.config import compose
+from threedistill.errors import UsageError
+from threedistill.guidance.cfg import combine
+from threedistill.prediction import Prediction
+from threedistill.priors.diffusers import DiffusersPrior
+from threedistill.priors.families import SDXLIPAdapter, StableDiffusionIPAdapter
+from threedistill.priors.families.ip_adapter import clip_pixels
+from threedistill.priors.sampling import ddim
+from threedistill.priors.schedulers import scheduler_levels
+from threedistill.training.planning import build_plan
+
+TEXTS, NEGATIVES = ["a red duck", "a mushroom, side view"], ["blurry", "red"]
+FAMILIES: dict[str, Any] = {"sd": StableDiffusionIPAdapter, "xl": SDXLIPAdapter}
+SEEN, WIDTH = 24, 12  # CLIP's hidden size and projection
+
+LAYER: dict[str, tuple[int, ...]] = {  # of a resampler; there are four
+    **{f"0.norm{n}.{part}": (8,) for n in (1, 2) for part in ("weight", "bias")},
+    "0.to_q.weight": (64, 8), "0.to_kv.weight": (128, 8), "0.to_out.weight": (8, 64), "1.0.weight": (8,),
+    "1.0.bias": (8,), "1.1.weight": (32, 8), "1.3.weight": (8, 32),
+}  # fmt: skip
+
+
+def adapter(unet: Any, kind: str) -> dict[str, Tensor]:
+    """Random weights by the names of published IP-Adapters: ``plain``, ``plus`` or ``full``."""
+    told = unet.config.cross_attention_dim
+    shapes: dict[str, tuple[int, ...]] = {}
+    crossing = [name for name in unet.attn_processors if name.endswith("attn2.processor")]
+    for i, name in enumerate(crossing):
+        layer = unet.get_submodule(name.removesuffix(".processor"))
+        for part in ("to_k_ip", "to_v_ip"):
+            shapes[f"ip_adapter.{2 * i + 1}.{part}.weight"] = (layer.inner_dim, told)
+    projections: dict[str, dict[str, tuple[int, ...]]] = {
+        "plain": {
+            "proj.weight": (4 * told, WIDTH), "proj.bias": (4 * told,), "norm.weight": (told,), "norm.bias": (told,),
+        },
+        "full": {
+            "proj.0.weight": (SEEN, SEEN), "proj.0.bias": (SEEN,), "proj.2.weight": (told, SEEN),
+            "proj.2.bias": (told,), "proj.3.weight": (told,), "proj.3.bias": (told,),
+        },
+        "plus": {
+            "latents": (1, 3, 8), "proj_in.weight": (8, SEEN), "proj_in.bias": (8,), "proj_out.weight": (told, 8),
+            "proj_out.bias": (told,), "norm_out.weight": (told,), "norm_out.bias": (told,),
+            **{f"layers.{k}.{rest}": shape for k in range(4) for rest, shape in LAYER.items()},
+        },
+    }  # fmt: skip
+    shapes |= {f"image_proj.{name}": shape for name, shape in projections[kind].items()}
+    return {name: torch.randn(shape) for name, shape in shapes.items()}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The pipelines' folders, each with the adapters for it and their encoder inside."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    root, found = tmp_path_factory.mktemp("prompted"), {}
+    for name, build in {"sd": lambda: build_pipeline("epsilon", 0), "xl": tiny.sdxl}.items():
+        torch.manual_seed(0)
+        pipeline = build()
+        pipeline.save_pretrained(root / name)
+        config = CLIPVisionConfig(
+            hidden_size=SEEN, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=16,
+            patch_size=8, projection_dim=WIDTH,
+        )  # fmt: skip
+        CLIPVisionModelWithProjection(config).save_pretrained(root / name / "models" / "image_encoder")
+        for kind in ("plain", "plus", "full"):
+            save_file(adapter(pipeline.unet, kind), root / name / "models" / f"{kind}.safetensors")
+        found[name] = root / name
+    return found
+
+
+def load(folder: Path, name: str, kind: str = "plain", size: int = 32, **options: Any) -> DiffusersPrior:
+    settings = {
+        "adapter": str(folder),
+        "weights": f"models/{kind}.safetensors",
+        "encoder": "models/image_encoder",
+    }
+    family = FAMILIES[name](**{**settings, "strength": 0.7, **options})
+    return DiffusersPrior(name="tiny", family=family, model=str(folder), size=size, cache=False)
+
+
+def pictures(count: int = 1, seed: int = 0) -> tuple[ReferenceImage, ...]:
+    """Opaque ones, of bytes."""
+    generator = torch.Generator().manual_seed(seed)
+    rgb = torch.randint(0, 256, (count, 20, 20, 3), generator=generator).float() / 255
+    return tuple(ReferenceImage(torch.cat([image, torch.ones(20, 20, 1)], -1)) for image in rgb)
+
+
+@pytest.fixture(scope="module")
+def pipelines_with(made: dict[str, Path]) -> Callable[[str, str], Any]:
+    """A pipeline of diffusers with an adapter, by their names."""
+    from diffusers import DiffusionPipeline
+
+    @functools.cache
+    def load(name: str, kind: str) -> Any:
+        pipeline: Any = DiffusionPipeline.from_pretrained(str(made[name]))
+        pipeline.load_ip_adapter(str(made[name]), subfolder="models", weight_name=f"{kind}.safetensors")
+        pipeline.set_ip_adapter_scale(0.7)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    return load
+
+
+RUNS = [
+    *((name, "plain", 1, scale, size) for name in FAMILIES for scale in (1.0, 4.0) for size in (32, 48)),
+    ("sd", "plain", 2, 4.0, 32), ("sd", "plus", 1, 4.0, 32), ("sd", "full", 1, 4.0, 32), ("xl", "plus", 2, 4.0, 32),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "kind", "count", "scale", "size"), RUNS)
+def test_sampler_parity(
+    made: dict[str, Path], pipelines_with: Callable[[str, str], Any], name: str, kind: str, count: int, scale: float,
+    size: int,
+) -> None:  # fmt: skip
+    prior, images = load(made[name], name, kind, size), pictures(count)
+    cond = prior.conditioning(Conditions(TEXTS, images=images))
+    null = prior.conditioning(Conditions(NEGATIVES, roles=("negative", "negative")))
+    noise = torch.randn(2, *prior.space.shape, generator=torch.Generator().manual_seed(0))
+    pipeline = pipelines_with(name, kind)
+    drawn = [Image.fromarray((image.over() * 255).round().byte().numpy()) for image in images]
+    expected = pipeline(
+        TEXTS, negative_prompt=NEGATIVES, guidance_scale=scale, num_inference_steps=4, height=size, width=size,
+        latents=noise.clone(), output_type="latent", ip_adapter_image=[drawn] if count > 1 else drawn[0],
+    ).images  # fmt: skip
+
+    def denoise(x_t, level):
+        seen = prior.predict(x_t, level, cond)
+        if scale == 1:
+            return seen
+        other = prior.predict(x_t, level, null)
+        return Prediction(combine(other.value, seen.value, scale), prior.kind, x_t, level)
+
+    mine = ddim(denoise, noise, scheduler_levels(pipeline.scheduler, prior.path, 2))
+    assert float((mine - expected).abs().max() / expected.abs().max()) < 1e-4
+    level = prior.path.at(torch.full((2,), 500.0))
+    other = prior.conditioning(Conditions(TEXTS, images=pictures(count, seed=1)))
+    moved = prior.predict(noise, level, other).value - prior.predict(noise, level, cond).value
+    assert float(moved.abs().max()) > 1e-3  # the picture is seen
+
+
+def test_encoders_are_loaded_once_and_gone(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    prior, images = load(made["sd"], "sd"), pictures(2)
+    loaded: list[str] = []
+    load_part = prior._load
+    monkeypatch.setattr(prior, "_load", lambda part: loaded.append(part) or load_part(part))
+    for shown in (images, images[:1], ()):
+        prior.conditioning(Conditions(TEXTS, images=shown))
+    assert loaded == ["text_encoder", "image_encoder"]
+    two = prior.conditioning(Conditions(TEXTS, images=images))["image_embeds"]
+    none = prior.conditioning(Conditions(TEXTS))["image_embeds"]
+    assert two.shape == (2, 2, WIDTH) and none.shape == (2, 1, WIDTH) and not none.any()
+
+
+def test_what_is_transparent_is_seen_over_white() -> None:
+    clear = ReferenceImage(torch.rand(20, 20, 4) * torch.tensor([1.0, 1, 1, 0]))
+    white = ReferenceImage(torch.ones(20, 20, 4))
+    assert torch.equal(clip_pixels(clear, 16), clip_pixels(white, 16))
+
+
+def test_the_version_names_the_adapter(made: dict[str, Path]) -> None:
+    plain, full = (load(made["sd"], "sd", kind) for kind in ("plain", "full"))
+    assert plain.version is not None and plain.version != full.version
+    assert plain.version.startswith(plain.revision + f" + {made['sd']}/models/plain.safetensors@")
+
+
+def test_adapters_that_do_not_fit_are_refused(made: dict[str, Path], tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    with pytest.raises(
+        UsageError, match=r"prior tiny: models/plain.safetensors is an IP-Adapter of another network"
+    ):
+        load(made["sd"], "sd", adapter=str(made["xl"]))
+    with pytest.raises(UsageError, match=r"prior tiny: .*/models/none.safetensors: no such file"):
+        load(made["sd"], "sd", "none")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "image_encoder").symlink_to(made["sd"] / "models" / "image_encoder")
+    tensors = load_file(made["sd"] / "models" / "plain.safetensors")
+    wider = {**tensors, "image_proj.proj.weight": torch.zeros(64, WIDTH + 1)}
+    face = {"image_proj.norm.weight" if "proj.weight" in k else k: v for k, v in tensors.items()}
+    for changed, words in (
+        (wider, "reads embeddings of 13 numbers, and .* gives 12"),
+        (face, "told faces are not read"),
+    ):
+        save_file(changed, tmp_path / "models" / "plain.safetensors")
+        with pytest.raises(UsageError, match=words):
+            load(made["sd"], "sd", adapter=str(tmp_path))
+
+
+def test_a_run_without_a_picture_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"prior=sd15_image is shown a picture .* --image FILE"):
+        build_plan(compose(prompt="a red duck", prior="sd15_image"))
+
+
+def test_the_command_line_shows_it_a_picture(
+    made: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (40, 40), (200, 30, 30)).save(tmp_path / "red.png")
+    parts = {"model": made["sd"], "family.adapter": made["sd"], "family.weights": "models/plain.safetensors"}
+    settings = [f"prior.model.{name}={value}" for name, value in parts.items()]
+    words = ["generate", "a red duck", "--prior", "sd15_image", "--image", str(tmp_path / "red.png")]
+    code = main([*words, "--preset", "draft", "--out", str(tmp_path / "run"), *settings, *TINY])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    version = json.loads((tmp_path / "run" / "run.json").read_text())["prior_version"]
+    assert "models/image_encoder@" in version and f"prior: {version}, licence unknown" in captured.err
