@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from threedistill.prediction import Prediction
 from threedistill.priors.diffusers import DiffusersPrior
 from threedistill.priors.families import (
     FLUX,
+    FLUX2,
     SD3,
     SDXL,
     DeepFloyd,
@@ -31,6 +33,7 @@ from threedistill.priors.families import (
     StableDiffusion,
 )
 from threedistill.priors.families.flux import pack, unpack
+from threedistill.priors.noise_path import RectifiedFlowPath
 from threedistill.priors.sampling import ddim
 from threedistill.priors.schedulers import scheduler_levels
 from threedistill.types import Evidence
@@ -50,6 +53,7 @@ class Case:
         scale: the argument of guidance.
         call: further arguments.
         packed: whether the pipeline takes and gives tokens.
+        folded: whether the pipeline folds latents and gives them unfolded.
         modes: what is compared: without guidance, with it, with a negative prompt, or one step of a distilled network.
         tolerance: of the latents, relative to the largest.
     """
@@ -60,6 +64,7 @@ class Case:
     scale: str = "guidance_scale"
     call: dict[str, Any] = field(default_factory=dict)
     packed: bool = False
+    folded: bool = False
     modes: tuple[str, ...] = ("off", "on", "negative")
     tolerance: float = 1e-4
 
@@ -74,6 +79,8 @@ CASES: dict[str, Case] = {
                      call={"guidance_scale": 3.5, "max_sequence_length": 20}),
     "flux-schnell": Case(lambda: tiny.flux(False), lambda: FLUX(text_length=20), scale="true_cfg_scale", packed=True,
                          call={"max_sequence_length": 20}),
+    "flux2": Case(tiny.flux2, lambda: FLUX2(text_length=40), folded=True,
+                  call={"max_sequence_length": 40}),
     "pixart-sigma": Case(tiny.pixart, PixArt, call=FREE),
     "pixart-alpha": Case(lambda: tiny.pixart(False), PixArt, call=FREE),
     "sana": Case(tiny.sana, Sana, sizes=(32, 64), call=FREE),
@@ -110,7 +117,11 @@ def theirs(
     call = {**case.call, "num_inference_steps": 4, "height": size, "width": size, "output_type": "latent"}
     if mode != "distilled":
         call[case.scale] = 1.0 if mode == "off" else SCALE
-    if mode == "negative":
+    if mode == "negative" and case.folded:
+        call["negative_prompt_embeds"] = pipeline.encode_prompt(
+            ["blurry duck", "red"], max_sequence_length=40
+        )[0]
+    elif mode == "negative":
         call["negative_prompt"] = ["blurry duck", "red"]
     elif mode == "on" and case.packed:
         call["negative_prompt"] = ["", ""]  # FLUX guides only where there is one
@@ -122,7 +133,13 @@ def theirs(
         mode == "distilled"
     ):  # its sampler draws noise after every step; of one step the clean sample is the answer
         call["num_inference_steps"] = 1
-    images = pipeline(texts, **call).images
+    images = pipeline(prompt=texts, **call).images
+    if case.folded:  # what its pipeline makes of pictures that it is shown
+        norm = pipeline.vae.bn
+        std = (norm.running_var + pipeline.vae.config.batch_norm_eps).sqrt()
+        images = (pipeline._patchify_latents(images) - norm.running_mean.view(1, -1, 1, 1)) / std.view(
+            1, -1, 1, 1
+        )
     return noise, unpack(images, *prior.space.shape[1:]) if case.packed else images
 
 
@@ -213,3 +230,38 @@ def test_a_network_of_packed_latents_takes_four_of_each_and_no_more(channels: in
         UsageError, match=f"its transformer takes {channels} channels and its VAE gives 64: it is told"
     ):
         FLUX().check(facts(channels))
+
+
+def test_latents_of_flux2_are_those_that_its_pipeline_encodes(made: Callable[[str], tuple[str, Any]]) -> None:
+    folder, pipeline = made("flux2")
+    prior = DiffusersPrior(name="flux2", family=FLUX2(text_length=40), model=folder, size=32, cache=False)
+    rgb = torch.rand(2, 32, 32, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        theirs = pipeline._encode_vae_image(2 * rgb.permute(0, 3, 1, 2) - 1, torch.Generator())
+    torch.testing.assert_close(prior.space.encode(rgb), theirs)
+    assert theirs.shape[1:] == prior.space.shape == (16, 8, 8)
+    assert bool(torch.isfinite(prior.space.decode(theirs)).all())
+
+
+@pytest.mark.parametrize(("size", "steps"), [(32, 4), (1024, 50), (1280, 50)])
+def test_levels_of_flux2_are_shifted_as_its_pipeline_shifts_them(size: int, steps: int) -> None:
+    from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
+
+    tokens = (size // 16) ** 2
+    vae = {"latent_channels": 32, "block_out_channels": [8] * 4}
+    scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True}
+    path, kind = FLUX2(steps=steps).path(Facts({}, {"vae": vae, "scheduler": scheduler}, size))
+    assert kind == "flow" and isinstance(path, RectifiedFlowPath)
+    assert path.shift == pytest.approx(math.exp(compute_empirical_mu(tokens, steps)))
+
+
+def test_of_a_framed_chat_the_prompt_is_cut_and_not_the_frame(made: Callable[[str], tuple[str, Any]]) -> None:
+    prior = DiffusersPrior(
+        name="flux2", family=FLUX2(text_length=24), model=made("flux2")[0], size=32, cache=False
+    )
+    words = "a red duck in a very long coat of arms"
+    told, short = (
+        prior.conditioning(Conditions([w]))["encoder_hidden_states"] for w in (words, "a red duck in a very")
+    )
+    assert torch.equal(told, short)  # 24 bytes less the frame's three
+    assert prior.notes and "long coat of arms" in prior.notes[0]

@@ -194,6 +194,54 @@ def flux(dev: bool = True) -> Any:
     )
 
 
+def qwen_tokenizer() -> Any:
+    """A token per byte, and a chat's frame."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import Qwen2Tokenizer
+
+    tokenizer = Qwen2Tokenizer(
+        vocab={byte: i for i, byte in enumerate(sorted(ByteLevel.alphabet()))}, merges=[]
+    )
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.content }}>{% endfor %}{% if add_generation_prompt %}:{% endif %}"
+    )
+    return tokenizer
+
+
+def qwen(tokenizer: Any) -> Any:
+    """As deep as its readers look."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=28, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, max_position_embeddings=128,
+    )  # fmt: skip
+    return Qwen3ForCausalLM(config)
+
+
+def flux2() -> Any:
+    from diffusers import (
+        AutoencoderKLFlux2,
+        FlowMatchEulerDiscreteScheduler,
+        Flux2KleinPipeline,
+        Flux2Transformer2DModel,
+    )
+
+    space = AutoencoderKLFlux2(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4, sample_size=32,
+    )  # fmt: skip
+    torch.nn.init.normal_(space.bn.running_mean)
+    torch.nn.init.uniform_(space.bn.running_var, 0.5, 2.0)
+    network = Flux2Transformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=48, timestep_guidance_channels=16, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
+    )  # fmt: skip
+    tokenizer = qwen_tokenizer()
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0)
+    return Flux2KleinPipeline(scheduler, space, qwen(tokenizer), tokenizer, network)
+
+
 def pixart(sigma: bool = True) -> Any:
     from diffusers import DDIMScheduler, PixArtAlphaPipeline, PixArtSigmaPipeline, PixArtTransformer2DModel
 

@@ -8,6 +8,7 @@ from threedistill.priors.families.controlnet import SDXLControlNet, StableDiffus
 from threedistill.priors.families.deepfloyd import DeepFloyd
 from threedistill.priors.families.family import Facts, Family, Picture, Said
 from threedistill.priors.families.flux import FLUX
+from threedistill.priors.families.flux2 import FLUX2
 from threedistill.priors.families.inpainting import StableDiffusionInpainting
 from threedistill.priors.families.ip_adapter import SDXLIPAdapter, StableDiffusionIPAdapter
 from threedistill.priors.families.pixart import PixArt
@@ -18,13 +19,13 @@ from threedistill.priors.families.sdxl import SDXL
 from threedistill.priors.families.stable_diffusion import StableDiffusion
 
 __all__ = [
-    "FAMILIES", "FLUX", "SD3", "SDXL", "DeepFloyd", "Facts", "Family", "Picture", "PixArt", "Recorded",
+    "FAMILIES", "FLUX", "FLUX2", "SD3", "SDXL", "DeepFloyd", "Facts", "Family", "Picture", "PixArt", "Recorded",
     "SDXLControlNet", "SDXLIPAdapter", "Said", "Sana", "StableDiffusion", "StableDiffusionControlNet",
     "StableDiffusionIPAdapter", "StableDiffusionInpainting",
 ]  # fmt: skip
 
 #: Those that ship.
 FAMILIES: tuple[type[Family], ...] = (
-    StableDiffusion, SDXL, SD3, FLUX, PixArt, Sana, DeepFloyd, StableDiffusionControlNet, SDXLControlNet,
+    StableDiffusion, SDXL, SD3, FLUX, FLUX2, PixArt, Sana, DeepFloyd, StableDiffusionControlNet, SDXLControlNet,
     StableDiffusionInpainting, StableDiffusionIPAdapter, SDXLIPAdapter, Recorded,
 )  # fmt: skip
