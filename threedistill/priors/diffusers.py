@@ -19,7 +19,9 @@ from threedistill.priors.fetching import is_hub_id
 from threedistill.priors.loading import Source, find
 from threedistill.priors.long_prompts import fitted
 from threedistill.priors.prior_lora import fold_lora
+from threedistill.priors.single_file import find_file, is_single_file
 from threedistill.priors.space import LatentSpace
+from threedistill.priors.textual_inversion import heard, read_words, teach
 from threedistill.protocols import NetworkPrior
 from threedistill.types import Condition, Conditioning, NoiseLevel, Prediction, PredictionKind
 from threedistill.values import Within
@@ -67,6 +69,8 @@ class DiffusersPrior(NetworkPrior):
         one_by_one: whether views are encoded one by one, and again in the backward pass, which takes the memory of one.
         lora: a .safetensors file of adapters that are folded into the network; None = none.
         lora_scale: factor on what they add.
+        layout: where ``model`` is one .safetensors file, a pipeline of its kind (folder or hub id); None = ``home``.
+        textual_inversion: a .safetensors file of a trained word, or a folder of such; None = none.
         cache: whether text embeddings are kept on disk.
 
     Raises:
@@ -92,6 +96,8 @@ class DiffusersPrior(NetworkPrior):
         one_by_one: bool = False,
         lora: str | None = None,
         lora_scale: Annotated[float, Within(-100, 100)] = 1.0,
+        layout: str | None = None,
+        textual_inversion: str | None = None,
         cache: bool = True,
     ) -> None:
         self.name, self.wants = name, family.wants
@@ -102,7 +108,13 @@ class DiffusersPrior(NetworkPrior):
         self.kind: PredictionKind
         own = home in (None, model)
         try:
-            self.source: Source = find(model, tuple(mirrors) if own else (), revision)
+            self._words = read_words(textual_inversion) if textual_inversion else ()
+            if is_single_file(model):
+                described = home if layout is None else layout
+                further = tuple(mirrors) if layout in (None, home) else ()
+                self.source: Source = find_file(model, described, further, revision)
+            else:
+                self.source = find(model, tuple(mirrors) if own else (), revision)
         except UsageError as error:
             raise UsageError(f"prior {name}: {error}") from None
         except ThreedistillError as error:
@@ -134,9 +146,13 @@ class DiffusersPrior(NetworkPrior):
         self.licence = licence if own else self.source.licence() or "unknown"
         self.revision = f"{self.source.location}@{self.source.commit}"
         beside = "".join(f" + {part.version}" for part in family.elsewhere().values())
-        self.version = self.revision + beside + adapted
+        taught = "".join(f" + {word.file}@{word.digest}" for word in self._words)
+        self.version = self.revision + beside + adapted + taught
+        self._remarks += [
+            f"prior {name}: {word.file} teaches it the word {word.word}" for word in self._words
+        ]
         folder: Path | None = default_folder() if cache else None
-        self.texts = EmbeddingCache(self._encode, f"{self.revision}/{family.reads}", folder)
+        self.texts = EmbeddingCache(self._encode, f"{self.revision}{taught}/{family.reads}", folder)
         self.pictures = EmbeddingCache(self._look, f"{self.revision}{beside}/pictures", folder)
         self.to("cpu")
 
@@ -203,6 +219,7 @@ class DiffusersPrior(NetworkPrior):
             parts[tokenizer] = self._load(tokenizer)
             parts[encoder] = self._load(encoder).to(self.device)
         pipe = shell(self.source.index, parts)
+        teach(pipe, self._words)
         told: list[Embedding] = []
         for wording in wordings:
             texts = {name: self._heard(wording.text, name, pipe) for name, _ in pairs}
@@ -218,10 +235,10 @@ class DiffusersPrior(NetworkPrior):
         """The text as far as an encoder hears it, its view words included; what is cut is noted."""
         limit = self.family.length(tokenizer, pipe)
         read = getattr(pipe, tokenizer)
-        heard, lost = fitted(text, lambda words: len(read(words).input_ids), limit)
+        said, lost = fitted(text, lambda words: len(read(heard(pipe, words, tokenizer)).input_ids), limit)
         if len(lost) > len(self._unheard.get(limit, "")):
             self._unheard[limit] = lost
-        return heard
+        return said
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -101,8 +101,8 @@ class _Shown:
                 f"{self.weights} is no IP-Adapter that is shown pictures (those that are told faces are not read)"
             )
         self._patches = READ[read]
-        config = self.elsewhere()["image_encoder"].config()
-        told = int(config["hidden_size"] if self._patches else config["projection_dim"])
+        clip = self.elsewhere()["image_encoder"].config()
+        told = int(clip["hidden_size"] if self._patches else clip["projection_dim"])
         if told != projection[read].shape[1]:
             raise UsageError(
                 f"{self.weights} reads embeddings of {projection[read].shape[1]} numbers, and the encoder in "

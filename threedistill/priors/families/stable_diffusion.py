@@ -11,6 +11,7 @@ from torch import Tensor
 from threedistill.prediction import NoiseLevel
 from threedistill.priors.embedding_cache import Embedding
 from threedistill.priors.families.family import Facts, Family, Said
+from threedistill.priors.textual_inversion import heard
 from threedistill.types import Conditioning
 from threedistill.values import Within
 
@@ -64,8 +65,8 @@ class StableDiffusion(Family):
         """``encoder_hidden_states`` (77, width): the last hidden state of every token."""
         encoder = pipe.text_encoder
         tokens = pipe.tokenizer(
-            [said["tokenizer"]], padding="max_length", max_length=self.length("tokenizer", pipe), truncation=True,
-            return_tensors="pt",
+            [heard(pipe, said["tokenizer"], "tokenizer")], padding="max_length",
+            max_length=self.length("tokenizer", pipe), truncation=True, return_tensors="pt",
         ).to(encoder.device)  # fmt: skip
         mask = tokens.attention_mask if getattr(encoder.config, "use_attention_mask", False) else None
         return {"encoder_hidden_states": encoder(tokens.input_ids, attention_mask=mask)[0][0]}
