@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from tests.priors.folders import OPTIONS, settings
+from tests.priors.folders import OPTIONS, is_shown, settings
 from threedistill.cli import main
 from threedistill.config import compose, groups
 
@@ -70,6 +71,9 @@ def test_a_run(
         *settings(prior, folder),
         *BUDGET,
     ]
+    if is_shown(prior):
+        Image.new("RGB", (20, 20), (200, 30, 30)).save(tmp_path / "red.png")
+        words += ["--image", str(tmp_path / "red.png")]
     code = main([*words, *SMALL[representation], *RULES[rule]])
     assert code == 0, capsys.readouterr().err
     record = json.loads((tmp_path / "run" / "run.json").read_text())

@@ -10,6 +10,7 @@ import torch
 
 from tests.priors import tiny
 from tests.priors.conftest import build_pipeline
+from tests.priors.tiny_adapters import add_adapters
 
 #: Option -> (builder, settings besides the folder: the tiny models' own sizes, and parts that are in the folder).
 OPTIONS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
@@ -21,6 +22,7 @@ OPTIONS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "sd3": (tiny.sd3, ("family.text_length=20",)),
     "flux": (tiny.flux, ("family.text_length=20", "size=32")),
     "flux_schnell": (lambda: tiny.flux(False), ("family.text_length=20", "size=32")),
+    "flux2": (tiny.flux2, ("family.text_length=40", "size=32")),
     "pixart": (tiny.pixart, ()),
     "pixart_alpha": (lambda: tiny.pixart(False), ("size=32",)),
     "sana": (tiny.sana, ("family.text_length=20",)),
@@ -28,6 +30,11 @@ OPTIONS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "sd15_control": (tiny.sd_controlnet, ("family.controlnet=null",)),
     "sdxl_control": (tiny.sdxl_controlnet, ("family.controlnet=null",)),
     "sd15_inpainting": (tiny.inpainting, ()),
+    "sd15_image": (lambda: build_pipeline("epsilon", 0), ("family.weights=models/plain.safetensors",)),
+    "sdxl_image": (
+        tiny.sdxl,
+        ("family.weights=models/plus.safetensors", "family.encoder=models/image_encoder"),
+    ),
 }
 
 
@@ -37,5 +44,15 @@ def settings(option: str, folder: Path) -> list[str]:
     place = folder / option
     if not place.is_dir():
         torch.manual_seed(0)
-        build().save_pretrained(place)
-    return [f"prior.model.model={place}", "prior.model.cache=false", *(f"prior.model.{word}" for word in own)]
+        pipeline = build()
+        pipeline.save_pretrained(place)
+        if is_shown(option):
+            add_adapters(pipeline.unet, place)
+    adapter = [f"prior.model.family.adapter={place}"] if is_shown(option) else []
+    words = ["prior.model.cache=false", *(f"prior.model.{word}" for word in own)]
+    return [f"prior.model.model={place}", *adapter, *words]
+
+
+def is_shown(option: str) -> bool:
+    """Whether a run with it wants an ``--image``."""
+    return option.endswith("_image")
