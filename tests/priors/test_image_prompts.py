@@ -124,7 +124,7 @@ def test_encoders_are_loaded_once_and_gone(made: dict[str, Path], monkeypatch: p
     monkeypatch.setattr(prior, "_load", lambda part: loaded.append(part) or load_part(part))
     for shown in (images, images[:1], ()):
         prior.conditioning(Conditions(TEXTS, images=shown))
-    assert loaded == ["text_encoder", "image_encoder"]
+    assert loaded == ["tokenizer", "text_encoder", "image_encoder"]
     two = prior.conditioning(Conditions(TEXTS, images=images))["image_embeds"]
     none = prior.conditioning(Conditions(TEXTS))["image_embeds"]
     assert two.shape == (2, 2, WIDTH) and none.shape == (2, 1, WIDTH) and not none.any()
