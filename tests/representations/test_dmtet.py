@@ -168,7 +168,7 @@ def test_regularisers_in_closed_form():
     ball = ball_mesh(0.5, rings=64)
     field = small(resolution=24)
     surface = field.surface(1.0)
-    vertices, (_, faces, tets) = surface.vertices, surface.topology
+    vertices, (_, faces, tets) = surface.vertices.detach(), surface.topology
     assert float(meshstats.normal_consistency(vertices, faces, surface.neighbours)) < 0.02
     crossed = field.tets[tets]
     exact = field.points.norm(dim=1) - 0.5

@@ -250,7 +250,7 @@ def test_the_loss_is_summed_for_the_optimizer_and_averaged_for_the_log():
     seen: list[float] = []
     numbers = step(
         step.optimizer(), shown, Streams(0, iteration=1), 0.0,
-        lambda loss: (seen.append(float(loss)), loss.backward())[1],
+        lambda loss: (seen.append(float(loss.detach())), loss.backward())[1],
     )  # fmt: skip
     assert numbers["student_loss"] == pytest.approx(seen[0] / shown.x0[0].numel())
     level = student.path.at_fraction(torch.full((VIEWS,), 0.5))

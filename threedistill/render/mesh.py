@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from threedistill.ops.rasterize import rasterize
@@ -129,8 +129,9 @@ def picture_at(mesh: Mesh, picture: Tensor, interpolate: Callable[[Tensor], Tens
 
 
 def sample_texture(
-    texture: Float[Tensor, "h w C"], uv: Float[Tensor, "P 2"], wrap: tuple[Wrap, Wrap] = ("clamp", "clamp")
-) -> Float[Tensor, "P C"]:
+    texture: Float[Tensor, "h w C"] | UInt8[Tensor, "h w C"], uv: Float[Tensor, "P 2"],
+    wrap: tuple[Wrap, Wrap] = ("clamp", "clamp"),
+) -> Float[Tensor, "P C"]:  # fmt: skip
     """Bilinear lookups; uv origin at the bottom left, texel centres at half integers.
 
     Arguments:

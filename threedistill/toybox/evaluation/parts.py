@@ -56,7 +56,7 @@ def ring_parts(scene: Scene, views: int, size: int = 64) -> Int[Tensor, "V S"]:
 
 
 def parts_shown(
-    seen: Float[Tensor, "B S"], truth: Int[Tensor, "B S"], names: tuple[str, ...]
+    seen: Float[Tensor, "B P"], truth: Int[Tensor, "B S"], names: tuple[str, ...]
 ) -> PartsShown | None:
     """Compare the judge's reading with the truth; None for a judge that was not taught parts.
 
