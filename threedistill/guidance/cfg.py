@@ -24,7 +24,7 @@ from threedistill.values import Fraction, Within, settings
 
 __all__ = [
     "CFG", "DYNAMIC_QUANTILE", "BeyondClassifierFree", "BlankText", "ClassifierFree", "TextOfCond", "TextOfUncond",
-    "at_point", "clip_x0", "combine", "need_plain", "rescale_std",
+    "at_point", "base_of", "clip_x0", "combine", "need_plain", "rescale_std",
 ]  # fmt: skip
 
 TextOfUncond = Literal["null", "negative"]
@@ -218,6 +218,12 @@ class ClassifierFree:
     def __call__(self, evidence: Evidence, progress: float, point: str = "t") -> Float[Tensor, "B C h w"]:
         """``eps^s`` at the step's ``x_t``, or at another point."""
         return self.guided(evidence, progress, point).eps
+
+
+def base_of(cfg: CFG | None) -> ClassifierFree | None:
+    """The classifier-free guidance that a variant is or builds on; None for others, and where there is none."""
+    found = cfg.base if isinstance(cfg, BeyondClassifierFree) else cfg
+    return found if isinstance(found, ClassifierFree) else None
 
 
 def need_plain(cfg: CFG, rule: str, scale: bool) -> None:

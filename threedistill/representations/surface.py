@@ -62,7 +62,7 @@ def silhouette_level(
     if not bool(solid.any()):
         raise ThreedistillError(
             f"the field is empty: no view is more than half opaque anywhere (the most is {float(opacity.max()):.2f}); "
-            "train longer, lower the sparsity weight, or raise representation.blob_strength"
+            "train longer, lower the sparsity weight, or raise representation.model.blob_strength"
         )
     order = peak.argsort(descending=True)
     ranked, hits = peak[order], solid[order].double().cumsum(0)
@@ -155,7 +155,7 @@ def extract(field: HashGrid, resolution: int) -> Mesh:
     if filled > 0.9:
         raise ThreedistillError(
             f"the field is full: {filled:.0%} of its box lies inside the surface; raise the sparsity weight, lower "
-            "representation.blob_strength, or draw random backgrounds (background.white below 1)"
+            "representation.model.blob_strength, or draw random backgrounds (background.white below 1)"
         )
     volume = seal(volume, threshold, axes, spacing, _PIT, probe.views)
     # Empty space lies at the clip; a neck is more than that.

@@ -15,6 +15,7 @@ from threedistill.errors import UsageError
 from threedistill.guidance.rules import questions
 from threedistill.memory import PER_PARAMETER, need
 from threedistill.protocols import Prior, Representation
+from threedistill.training.advice import remedies
 from threedistill.training.plan import RunPlan, ScenePlan, StagePlan
 from threedistill.training.refusals import refuse_images, refuse_untold
 from threedistill.training.stages import TrainerSettings
@@ -163,7 +164,7 @@ def build_stage(
         background=stage.background,
         regularizers=copy.deepcopy(stage.regularizers),  # a module, which moves with the system
         optim=stage.optim,
-        watchdog=copy.deepcopy(stage.watchdog),  # it remembers what it saw
+        watchdog=stage.watchdog.advising(remedies(plan, stage, prior, device)),
         streams=stage.scene.streams,
         max_rows=plan.trainer.max_rows,
         networks=build_networks(plan, stage, prior, device, loaded),

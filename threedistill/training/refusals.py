@@ -1,4 +1,4 @@
-"""What of a plan cannot work together, what of a prompt the prior has no words for, what would make a run cheaper.
+"""What of a plan cannot work together, and what of a prompt the prior has no words for.
 
 Each is said with the setting to change; no weights are needed to see it."""
 
@@ -8,18 +8,17 @@ from collections.abc import Mapping
 
 from threedistill.cameras import orbit
 from threedistill.errors import UnknownWords, UsageError, nearest
+from threedistill.guidance.cfg import base_of
 from threedistill.guidance.regularizers import TERMS
 from threedistill.guidance.rules import is_edit, questions
-from threedistill.messages import shown
+from threedistill.messages import either, shown
 from threedistill.prompts import PromptSet, role_of, without_view
 from threedistill.protocols import Prior
 from threedistill.training.plan import NetworkPlan, PriorPlan, RunPlan, StagePlan
 from threedistill.training.student_step import MAIN
 from threedistill.types import Condition, TextKind
 
-__all__ = [
-    "WrongPrompt", "check_plan", "check_words", "faster", "refusal", "refuse_images", "refuse_untold", "smaller",
-]  # fmt: skip
+__all__ = ["WrongPrompt", "check_plan", "check_words", "refusal", "refuse_images", "refuse_untold"]
 
 
 def check_plan(plan: RunPlan) -> None:
@@ -59,7 +58,7 @@ def _check_material(plan: RunPlan) -> None:
     if own and all(plan.stages[i].stage.shading != "lambertian" for i in own):
         raise UsageError(
             "representation.model.material=pbr: no stage shows lit pictures, from which alone it could learn; set "
-            f"stages.{own[-1]}.shading=lambertian and export.unlit=false"
+            f"stages.{own[-1]}.shading=lambertian{' and export.unlit=false' if plan.export.unlit else ''}"
         )
 
 
@@ -73,10 +72,15 @@ def _check_rule(plan: RunPlan, stage: StagePlan) -> None:
             "itself, told the category) or baseline=<prior>"
         )
     own = {"teacher", *(key for key, network in stage.networks.items() if network.name == "self")}
-    if prior.needs_camera and any(q.network in own and "camera" in q.withheld for q in asked):
-        way = "use another prior, baseline=gaussian or cfg.uncond_camera=keep"
+    blind = [q for q in asked if q.network in own and "camera" in q.withheld]
+    if prior.needs_camera and blind:
+        cfg, networks = base_of(rule.cfg), {q.network for q in blind}
+        ways = ["another prior"]
+        ways += ["baseline=gaussian"] if networks == {"baseline"} else []
+        if networks == {"teacher"} and cfg and cfg.uncond_camera == "null":
+            ways.append(f"{'cfg' if cfg is rule.cfg else 'cfg.base'}.uncond_camera=keep")
         raise UsageError(
-            f"guidance={name} asks without a camera, which prior={prior.name} cannot answer; {way}"
+            f"guidance={name} asks without a camera, which prior={prior.name} cannot answer; use {either(ways)}"
         )
     if not plan.images and any("image" in q.given for q in asked):
         raise UsageError(
@@ -244,31 +248,3 @@ def refusal(wrong: Mapping[str, WrongPrompt]) -> UsageError:
         merged = {word: close for error in strange for word, close in error.words.items()}
         lines.insert(0, str(strange[0].of(f"{len(strange)} prompts", merged)))
     return UsageError("; ".join(lines))
-
-
-def faster(plan: RunPlan, device: str) -> str:
-    """What would make this run faster, as a list in words; empty where everything is as fast as it gets."""
-    words = []
-    if plan.names.preset not in ("draft", "bench"):
-        words.append("--preset draft")
-    if plan.prior.name not in ("toybox", "oracle", "gaussian"):
-        words.append("--prior toybox")
-    if device == "cpu":
-        words.append("a machine with a GPU")
-    return _either(words)
-
-
-def smaller(plan: RunPlan, device: str) -> str:
-    """What would let this run do with less memory, as a list in words."""
-    words = []
-    if plan.names.preset not in ("draft", "bench"):
-        words.append("--preset draft")
-    views = max(stage.cameras.views for stage in plan.stages)
-    if views > 1:
-        words.append(f"fewer views than cameras.views={views}")
-    words.append("--device cpu" if device == "cuda" else "close other programs")
-    return _either(words)
-
-
-def _either(words: list[str]) -> str:
-    return ", ".join(words[:-1]) + (", or " if len(words) > 1 else "") + words[-1] if words else ""

@@ -6,15 +6,19 @@ status 1 (the checkpoint stays); the others are said once and kept in ``run.json
 
 from __future__ import annotations
 
+import copy
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Annotated
+from typing import Annotated, Literal
 
 from threedistill.errors import ThreedistillError
 from threedistill.values import Fraction, Within, checked
 
-__all__ = ["Vital", "Watchdog"]
+__all__ = ["Symptom", "Vital", "Watchdog"]
+
+Symptom = Literal["nonfinite", "empty", "full", "fog", "saturated"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,19 @@ class Watchdog:
         self.late, self.enabled = late, enabled
         self._recent: deque[Vital] = deque(maxlen=window)
         self._said: set[str] = set()
+        self._remedies: dict[Symptom, str] = {}
+
+    def advising(self, remedies: Mapping[Symptom, str]) -> Watchdog:
+        """A fresh one with the same settings, which has seen nothing and says what helps."""
+        fresh = copy.deepcopy(self)
+        fresh._remedies = dict(remedies)
+        return fresh
+
+    def _remedy(self, symptom: Symptom) -> str:
+        return f"; what helps: {self._remedies[symptom]}" if self._remedies.get(symptom) else ""
+
+    def _hopeless(self, symptom: Symptom, text: str) -> ThreedistillError:
+        return ThreedistillError(text + self._remedy(symptom))
 
     def check(self, vital: Vital) -> list[str]:
         """Take one step's signs; returns warnings that are new.
@@ -68,32 +85,18 @@ class Watchdog:
         if not self.enabled or len(recent) < (recent.maxlen or 0):
             return []
         if all(v.nonfinite for v in recent):
-            raise ThreedistillError(
-                f"the last {len(recent)} steps gave non-finite directions; lower optim.lr, narrow guidance.timesteps, "
-                "or compute the prior in float32"
-            )
+            raise self._hopeless("nonfinite", f"the last {len(recent)} steps gave non-finite directions")
         if all(v.opacity < self.empty for v in recent):
-            raise ThreedistillError(
-                "the volume has become empty and gets no signal any more; try another --seed, lower rates in "
-                "optim.lr, a smaller regularizers.weights.sparsity or, for a hash grid, a larger "
-                "representation.model.blob_strength"
-            )
+            raise self._hopeless("empty", "the volume has become empty and gets no signal any more")
         if all(v.opacity > self.full for v in recent):
-            raise ThreedistillError(
-                "the volume fills every view; raise regularizers.weights.sparsity, lower the rates in optim.lr, "
-                "or widen cameras.distance"
-            )
+            raise self._hopeless("full", "the volume fills every view")
         warnings = []
         if vital.progress >= self.late:
             if fmean(v.fog for v in recent) > self.fog:
-                warnings.append(
-                    "fog: much of the object is half-transparent; raise "
-                    "regularizers.weights.opacity_entropy or budget.iterations"
-                )
+                warnings.append("fog: much of the object is half-transparent" + self._remedy("fog"))
             if fmean(v.saturated for v in recent) > self.saturated:
-                warnings.append(
-                    "saturation: most colours sit at the end of their range; lower cfg.scale or set cfg.x0_clip"
-                )
+                text = "saturation: most colours sit at the end of their range"
+                warnings.append(text + self._remedy("saturated"))
         fresh = [w for w in warnings if w.split(":")[0] not in self._said]
         self._said.update(w.split(":")[0] for w in fresh)
         return fresh
