@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,7 +128,8 @@ def theirs(
     elif mode == "on" and case.packed:
         call["negative_prompt"] = ["", ""]  # FLUX guides only where there is one
     if "vae" in pipeline.components:
-        call["latents"] = pack(noise) if case.packed else noise.clone()
+        start = noise.to(pipeline.dtype)
+        call["latents"] = pack(start) if case.packed else start
     else:
         call |= {"generator": torch.Generator().manual_seed(0), "output_type": "pt"}
     if (
@@ -265,3 +268,46 @@ def test_of_a_framed_chat_the_prompt_is_cut_and_not_the_frame(made: Callable[[st
     )
     assert torch.equal(told, short)  # 24 bytes less the frame's three
     assert prior.notes and "long coat of arms" in prior.notes[0]
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if "off" in case.modes])
+def test_sampler_parity_in_bfloat16(made: Callable[[str], tuple[str, Any]], name: str) -> None:
+    case, (folder, pipeline) = CASES[name], made(name)
+    absent = {part: None for part, module in pipeline.components.items() if module is None}
+    half = type(pipeline).from_pretrained(folder, torch_dtype=torch.bfloat16, **absent)
+    half.set_progress_bar_config(disable=True)
+    size = case.sizes[0]
+    prior = DiffusersPrior(
+        name=name, family=case.family(), model=folder, size=size, dtype="bfloat16", cache=False
+    )
+    noise, latents = theirs(case, half, prior, TEXTS, "off", size)
+    mine = ours(prior, half.scheduler, noise, TEXTS, "off")
+    assert next(prior.network.parameters()).dtype == torch.bfloat16
+    assert float((mine - latents.float()).abs().max() / latents.float().abs().max()) < 2e-2
+
+
+def test_a_tokenizer_that_ships_a_sentencepiece_model_alone_is_read(
+    made: Callable[[str], tuple[str, Any]], tmp_path: Path
+) -> None:
+    import sentencepiece
+
+    shutil.copytree(made("pixart-sigma")[0], tmp_path / "pixart")
+    folder = tmp_path / "pixart" / "tokenizer"
+    shutil.rmtree(folder)
+    folder.mkdir()
+    lines = [" ".join(tiny.WORDS)] * 50 + list(tiny.LETTERS)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_prefix=str(folder / "spiece"), vocab_size=60, hard_vocab_limit=False,
+        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
+    )  # fmt: skip
+    (folder / "spiece.vocab").unlink()
+    config = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "model_max_length": 512}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    prior = DiffusersPrior(
+        name="pixart", family=PixArt(text_length=12), model=str(tmp_path / "pixart"), size=32, cache=False
+    )
+    reader = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+    ids = reader.encode("a red duck")
+    assert prior.source.load("tokenizer")("a red duck").input_ids == [*ids, reader.eos_id()]
+    told = prior.conditioning(Conditions(["a red duck"]))
+    assert int(told["encoder_attention_mask"].sum()) == len(ids) + 1

@@ -20,10 +20,11 @@ from tests.priors.tiny_adapters import WIDTH, add_adapters
 from threedistill.cli import main
 from threedistill.conditions import Conditions, ReferenceImage
 from threedistill.config import compose
-from threedistill.errors import UsageError
+from threedistill.errors import ThreedistillError, UsageError
 from threedistill.guidance.cfg import combine
 from threedistill.prediction import Prediction
 from threedistill.priors.diffusers import DiffusersPrior
+from threedistill.priors.elsewhere import Elsewhere
 from threedistill.priors.families import SDXLIPAdapter, StableDiffusionIPAdapter
 from threedistill.priors.families.ip_adapter import clip_pixels
 from threedistill.priors.sampling import ddim
@@ -182,3 +183,28 @@ def test_the_command_line_shows_it_a_picture(
     assert code == 0, captured.err
     version = json.loads((tmp_path / "run" / "run.json").read_text())["prior_version"]
     assert "models/image_encoder@" in version and f"prior: {version}, licence unknown" in captured.err
+
+
+def test_an_adapter_of_the_hub_is_read_at_its_revision(
+    made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    store = tmp_path / "models--some--adapter"
+    (store / "snapshots" / commit).mkdir(parents=True)
+    (store / "refs").mkdir()
+    (store / "refs" / "v2").write_text(commit)
+    (store / "snapshots" / commit / "models").symlink_to(made["sd"] / "models")
+    part = Elsewhere("some/adapter@v2", None, "models/plain.safetensors")
+    assert part.version == f"some/adapter/models/plain.safetensors@{commit}"
+    encoder = Elsewhere("some/adapter@v2", "CLIPVisionModelWithProjection", "models/image_encoder")
+    assert encoder.config()["projection_dim"] == WIDTH
+    assert encoder.version == f"some/adapter/models/image_encoder@{commit}"
+    assert set(part.load()) == set(Elsewhere(str(made["sd"]), None, "models/plain.safetensors").load())
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        ThreedistillError, match="some/adapter: not in the local cache, and the hub cannot be reached"
+    ):
+        Elsewhere("some/adapter@v3", None, "models/plain.safetensors").load()
