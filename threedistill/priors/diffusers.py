@@ -148,6 +148,7 @@ class DiffusersPrior(NetworkPrior):
         beside = "".join(f" + {part.version}" for part in family.elsewhere().values())
         taught = "".join(f" + {word.file}@{word.digest}" for word in self._words)
         self.version = self.revision + beside + adapted + taught
+        self.view_group = family.view_group
         self._remarks += [
             f"prior {name}: {word.file} teaches it the word {word.word}" for word in self._words
         ]

@@ -11,6 +11,7 @@ from threedistill.priors.families.flux import FLUX
 from threedistill.priors.families.flux2 import FLUX2
 from threedistill.priors.families.inpainting import StableDiffusionInpainting
 from threedistill.priors.families.ip_adapter import SDXLIPAdapter, StableDiffusionIPAdapter
+from threedistill.priors.families.mvdream import MVDream
 from threedistill.priors.families.pixart import PixArt
 from threedistill.priors.families.recorded import Recorded
 from threedistill.priors.families.sana import Sana
@@ -19,13 +20,13 @@ from threedistill.priors.families.sdxl import SDXL
 from threedistill.priors.families.stable_diffusion import StableDiffusion
 
 __all__ = [
-    "FAMILIES", "FLUX", "FLUX2", "SD3", "SDXL", "DeepFloyd", "Facts", "Family", "Picture", "PixArt", "Recorded",
-    "SDXLControlNet", "SDXLIPAdapter", "Said", "Sana", "StableDiffusion", "StableDiffusionControlNet",
+    "FAMILIES", "FLUX", "FLUX2", "SD3", "SDXL", "DeepFloyd", "Facts", "Family", "MVDream", "Picture", "PixArt",
+    "Recorded", "SDXLControlNet", "SDXLIPAdapter", "Said", "Sana", "StableDiffusion", "StableDiffusionControlNet",
     "StableDiffusionIPAdapter", "StableDiffusionInpainting",
 ]  # fmt: skip
 
 #: Those that ship.
 FAMILIES: tuple[type[Family], ...] = (
     StableDiffusion, SDXL, SD3, FLUX, FLUX2, PixArt, Sana, DeepFloyd, StableDiffusionControlNet, SDXLControlNet,
-    StableDiffusionInpainting, StableDiffusionIPAdapter, SDXLIPAdapter, Recorded,
+    StableDiffusionInpainting, StableDiffusionIPAdapter, SDXLIPAdapter, MVDream, Recorded,
 )  # fmt: skip

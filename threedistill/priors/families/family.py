@@ -96,6 +96,7 @@ class Family(ABC):
         packed: channels of ``x_t`` that its network takes for one.
         half: what ``dtype=auto`` means on a GPU.
         patch: latents per side that the network cannot divide.
+        view_group: how many views of one object the network sees at once.
     """
 
     option: ClassVar[str]
@@ -109,6 +110,7 @@ class Family(ABC):
     packed: ClassVar[int] = 1
     half: ClassVar[torch.dtype] = torch.bfloat16
     patch: ClassVar[int] = 1
+    view_group: ClassVar[int] = 1
 
     @classmethod
     def takes(cls, pipeline: str) -> bool:
