@@ -23,7 +23,7 @@ HEIGHTS = {
     "training": 50, "config": 45, "evaluation": 41, "exports": 40, "representations": 40, "priors": 40, "guidance": 40,
     "prompts": 35, "render": 20, "ops": 10,
     # The foundation: anyone may import it; inside it, imports are free but must not leave it.
-    "types": 0, "conditions": 0, "contracts": 0, "prediction": 0, "protocols": 0, "cameras": 0, "rng": 0,
+    "types": 0, "conditions": 0, "contracts": 0, "prediction": 0, "protocols": 0, "cameras": 0, "lights": 0, "rng": 0,
     "schedule": 0, "errors": 0, "resources": 0, "threads": 0, "atomic": 0, "plugins": 0, "console": 0, "values": 0,
     "memory": 0, "messages": 0, "texts": 0, "lazy": 0,
 }  # fmt: skip

@@ -62,5 +62,11 @@ class Streams:
 
     def generator_uniform(self, purpose: str, index: int, count: int | None = None) -> torch.Tensor:
         """U[0, 1) numbers of a globally indexed thing (a view group): a scalar, or ``count`` of them."""
-        key = replace(self, view_offset=0)
-        return torch.rand(() if count is None else (count,), generator=key.generator(purpose, index))
+        return torch.rand(() if count is None else (count,), generator=self._indexed(purpose, index))
+
+    def generator_normal(self, purpose: str, index: int, count: int) -> torch.Tensor:
+        """(count,) N(0, 1) numbers of a globally indexed thing (a view group)."""
+        return torch.randn(count, generator=self._indexed(purpose, index))
+
+    def _indexed(self, purpose: str, index: int) -> torch.Generator:
+        return replace(self, view_offset=0).generator(purpose, index)

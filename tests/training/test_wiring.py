@@ -112,3 +112,29 @@ def test_the_background_keeps_away_from_the_running_mean_colour_of_the_object(
     run(tmp_path / "run", "budget.iterations=8")
     left = 0.95 ** torch.arange(8.0)[:, None]
     torch.testing.assert_close(torch.stack(avoided), colour + (0.5 - colour) * left, rtol=0, atol=1e-4)
+
+
+def test_a_run_is_seen_under_the_law_of_light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def seen(
+        arguments: Mapping[str, Any], _answer: Any
+    ) -> tuple[str, torch.Tensor | None, torch.Tensor] | None:
+        context, cameras = arguments["context"], arguments["cameras"]
+        return None if context.rng is None else (context.shading, context.light, cameras.c2w[:, :3, 3])
+
+    steps = recorded(monkeypatch, HashGrid, "render", seen)
+    run(tmp_path / "run", "budget.iterations=12", "light=dreamfusion", "light.spread=0.5")
+    assert [shading for shading, *_ in steps[:3]] == ["none"] * 3
+    assert {shading for shading, *_ in steps[3:]} == {"lambertian", "textureless"}
+    lights = torch.stack([light for _, light, _ in steps if light is not None])
+    assert lights.shape == (12, 2, 3) and float((lights[0] - lights[1]).abs().max()) > 1e-3
+    places = torch.stack([place for *_, place in steps])
+    towards = (lights * torch.nn.functional.normalize(places, dim=-1)).sum(-1)
+    assert 0.8 < float(towards.mean()) < 0.9999
+
+
+def test_every_step_has_a_headlight_unless_a_light_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lights = recorded(monkeypatch, HashGrid, "render", lambda told, _: (told["context"].light,))
+    run(tmp_path / "run", "budget.iterations=3", "background=black")
+    assert set(lights) == {(None,)}

@@ -113,8 +113,11 @@ def _model() -> Any:
 
     network = part(name=name, model=maybe_node)
     student = part(name=name, model=maybe_node, base=NotRequired[maybe_node], training=maybe_node, keep=bool)
-    #: Further networks by name; earlier versions wrote none.
-    named = {"networks": NotRequired[dict[str, network]], "learners": NotRequired[dict[str, student]]}
+    #: Further networks by name, and the light; earlier versions wrote none.
+    newer = {
+        "networks": NotRequired[dict[str, network]], "learners": NotRequired[dict[str, student]],
+        "light": NotRequired[node],
+    }  # fmt: skip
     camera = Annotated[list[float] | None, Field(min_length=2, max_length=2)]
     own = {
         "representation": part(name=name, lr=dict[str, Any], model=node),
@@ -123,7 +126,7 @@ def _model() -> Any:
         "student": student,
         "optim": node, "cameras": node, "background": node, "regularizers": node, "watchdog": node, "convert": node,
     }  # fmt: skip
-    stage = part(name=name, _target_=str, **{key: NotRequired[kind] for key, kind in own.items()}, **named)
+    stage = part(name=name, _target_=str, **{key: NotRequired[kind] for key, kind in own.items()}, **newer)
     prompts = part(
         view_words=bool, view_wordings=Literal["one", "several"], front_bias=Annotated[float, Field(ge=0, le=1)],
         category=text, source=text, inverse=str,
@@ -140,6 +143,6 @@ def _model() -> Any:
         device=Literal["auto", "cpu", "cuda"], init=text, prior=part(name=name, model=node), cfg=node,
         stages=Annotated[list[stage], Field(min_length=1, max_length=_MOST_STAGES)],
         particles=Annotated[int, Field(ge=1, le=_MOST_PARTICLES)], prompts=prompts, plugins=list[str], budget=budget,
-        trainer=node, export=node, images=NotRequired[list[part(file=str, camera=camera)]], **own, **named,
+        trainer=node, export=node, images=NotRequired[list[part(file=str, camera=camera)]], **own, **newer,
     )  # fmt: skip
     return TypeAdapter(whole)

@@ -162,6 +162,7 @@ def build_stage(
         stage=stage.stage,
         sampler=stage.cameras,
         background=stage.background,
+        light=stage.light,
         regularizers=copy.deepcopy(stage.regularizers),  # a module, which moves with the system
         optim=stage.optim,
         watchdog=stage.watchdog.advising(remedies(plan, stage, prior, device)),

@@ -14,6 +14,7 @@ from threedistill.conditions import Role
 from threedistill.config import Recipe
 from threedistill.exports.settings import ExportSettings
 from threedistill.guidance.regularizers import Regularizers
+from threedistill.lights import Lighting
 from threedistill.prompts import PromptSet
 from threedistill.protocols import Prior, Representation, StudentMaker
 from threedistill.representations.background import BackgroundSampler
@@ -158,7 +159,7 @@ class StagePlan:
         guidance: rule, noise levels, weights.
         learners, networks: the rule's other networks, by the names under which it asks them; ``student`` and
             ``baseline`` are among them where they are chosen.
-        cameras, background, regularizers, optim, watchdog: the stage's own, or the run's.
+        cameras, background, light, regularizers, optim, watchdog: the stage's own, or the run's.
         convert: how it takes over what came before.
     """
 
@@ -170,6 +171,7 @@ class StagePlan:
     networks: Mapping[str, NetworkPlan]
     cameras: CameraSampler
     background: BackgroundSampler
+    light: Lighting
     regularizers: Regularizers
     optim: Adam
     watchdog: Watchdog

@@ -24,6 +24,7 @@ from threedistill.config import (
 )
 from threedistill.errors import UsageError, nearest
 from threedistill.guidance.regularizers import Regularizers
+from threedistill.lights import Lighting
 from threedistill.messages import shown
 from threedistill.prompts import PromptSet
 from threedistill.rng import Streams
@@ -127,6 +128,7 @@ def _stage(config: Config, index: int) -> StagePlan:
         networks=_networks(config, index),
         cameras=part("cameras"),
         background=part("background"),
+        light=part("light") if stage_part(config, index, "light") else Lighting(),
         regularizers=_regularizers(config, index),
         optim=part("optim"),
         watchdog=part("watchdog"),

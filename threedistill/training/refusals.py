@@ -55,7 +55,7 @@ def _check_particles(plan: RunPlan) -> None:
 def _check_material(plan: RunPlan) -> None:
     """Metalness and roughness that no stage shows would be written as they began."""
     own = [i for i, stage in enumerate(plan.stages) if stage.scene.model.given("material") == "pbr"]
-    if own and all(plan.stages[i].stage.shading != "lambertian" for i in own):
+    if own and not any(plan.stages[i].light.shows("lambertian", plan.stages[i].stage.shading) for i in own):
         raise UsageError(
             "representation.model.material=pbr: no stage shows lit pictures, from which alone it could learn; set "
             f"stages.{own[-1]}.shading=lambertian{' and export.unlit=false' if plan.export.unlit else ''}"

@@ -25,6 +25,7 @@ from threedistill.guidance.rules import is_edit, wished_x0
 from threedistill.guidance.surrogate import Surrogate
 from threedistill.guidance.trajectory import Situation, collect, draw_noise
 from threedistill.guidance.weighting import Weighting, apply
+from threedistill.lights import Lighting
 from threedistill.prompts import PromptSet
 from threedistill.protocols import (
     GuidanceRule,
@@ -56,7 +57,7 @@ class Stage:
         name: part of the checkpoint folder's name.
         iterations: scene steps.
         resolution: rendered pixels per side; a schedule is rounded to multiples of 8.
-        shading: how the render turns albedo into colour.
+        shading: how the render turns albedo into colour, where the law of light does not draw it.
         span: which part of the guidance's schedules this stage covers, in fractions; with several stages, noise
             windows that come down over a run come down once, not in every stage.
     """
@@ -125,6 +126,7 @@ class ScoreDistillation(pl.LightningModule):
         stage: Stage,
         sampler: CameraSampler,
         background: BackgroundSampler,
+        light: Lighting,
         regularizers: Regularizers,
         optim: Adam,
         watchdog: Watchdog,
@@ -148,7 +150,7 @@ class ScoreDistillation(pl.LightningModule):
         #: What an edit starts from, where the run was given one.
         self.unedited: Mesh | Splats | None = None
         self.guidance, self.prompts, self.stage = guidance, prompts, stage
-        self.sampler, self.background, self.optim = sampler, background, optim
+        self.sampler, self.background, self.light, self.optim = sampler, background, light, optim
         self.watchdog, self.streams, self.max_rows = watchdog, streams, max_rows
         self.iteration: Tensor
         self.mean_color: Tensor
@@ -257,7 +259,10 @@ class ScoreDistillation(pl.LightningModule):
         """What the views of an iteration show: the facts for the networks, the rendering, and whose scene it is."""
         cameras, background = self._views(progress, rng)
         turn = self.scenes.turn(rng)
-        context = RenderContext(progress, background, rng, self.stage.shading, normals="normal" in self.wants)
+        context = RenderContext(
+            progress, background, rng, self.light.shading(rng, progress, self.stage.shading),
+            self.light.direction(rng, cameras, self.prior.view_group), "normal" in self.wants,
+        )  # fmt: skip
         out = self.scenes[turn].render(cameras, context)
         facts = Conditions(cameras=cameras, background=background, images=self.images)
         return facts.showing(out, self.wants), out, turn
