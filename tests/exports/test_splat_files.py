@@ -172,6 +172,7 @@ def test_compressed_ply(tmp_path: Path) -> None:
         (b"element chunk 2", b"element chunk 1", "1 chunks of 256 are too few for 300 splats"),
         (b"packed_scale", b"packed_skale", "its vertex element lacks packed_scale"),
         (b"property float max_z", b"property float max_w", "its chunk element lacks max_z"),
+        (b"property float min_g", b"property float low_g", "its chunk element lacks min_g"),
         (b"uint packed_color", b"int packed_color", "are of type uint"),
         (b"element sh 300", b"element sh 200", "harmonics for 200 of 300 splats"),
         (b"f_rest_8", b"f_rest_9", "9 f_rest fields are no whole degree"),

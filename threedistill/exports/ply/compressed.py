@@ -44,9 +44,8 @@ def read_compressed_ply(path: Path, data: bytes, header: Header, flat: bool) -> 
     vertex, chunk, sh = (header.element(name) for name in ("vertex", "chunk", "sh"))
     if vertex is None or chunk is None:
         raise ThreedistillError(f"cannot read {path}: a compressed ply has a chunk and a vertex element")
-    bounds = [
-        f"{end}_{name}" for name in ("x", "y", "z", "scale_x", "scale_y", "scale_z") for end in ("min", "max")
-    ]
+    colored = any(name in chunk.names for name in _bounds("r", "g", "b"))
+    bounds = _bounds("x", "y", "z", "scale_x", "scale_y", "scale_z", *(("r", "g", "b") if colored else ()))
     for element, wanted in ((vertex, _WORDS), (chunk, bounds)):
         missing = [name for name in wanted if name not in element.names]
         if missing:
@@ -69,7 +68,6 @@ def read_compressed_ply(path: Path, data: bytes, header: Header, flat: bool) -> 
     check_count(path, count, degree, len(data))
     words, chunks = numbers(path, data, header, "vertex"), numbers(path, data, header, "chunk")
     higher = numbers(path, data, header, "sh") if degree else None
-    colored = "min_r" in chunk.names and "max_b" in chunk.names
 
     def decode(rows: slice) -> Block:
         part = words[rows]
@@ -98,6 +96,11 @@ def read_compressed_ply(path: Path, data: bytes, header: Header, flat: bool) -> 
     known = {"chunk", "vertex", "sh"}
     others = [element.name[:40] for element in header.elements if element.name not in known and element.count]
     return from_blocks(count, degree, decode), [f"the element {name}" for name in others]
+
+
+def _bounds(*names: str) -> list[str]:
+    """The fields of a chunk that hold the extremes of these."""
+    return [f"{end}_{name}" for name in names for end in ("min", "max")]
 
 
 def _11_10_11(words: np.ndarray) -> np.ndarray:
