@@ -74,10 +74,10 @@ class OutlinedPrior(DiffusersPrior):
         self.facts = Facts(index, configs, size or family.native_size(facts))
         self.path, self.kind = family.path(self.facts)
         with torch.device(device):
-            made = {part: _made(configs[part]) for part in (*family.components(), "vae") if part in configs}
-        self._parts = {part: made[part] for part in family.components()}
+            built = {part: _built(configs[part]) for part in (*family.components(), "vae") if part in configs}
+        self._parts = {part: built[part] for part in family.components()}
         self.network = family.assemble(self._parts)
-        self.space = family.space(made.get("vae"), self.facts)
+        self.space = family.space(built.get("vae"), self.facts)
         if isinstance(self.space, LatentSpace):
             self.space.one_by_one = one_by_one
         self.encoder_bytes = _encoder_bytes(shape, family)
@@ -94,25 +94,25 @@ class OutlinedPrior(DiffusersPrior):
 
     def conditioning(self, conditions: Conditions) -> Conditioning:
         """Tensors of the right shapes, for any wording."""
-        rows, config = len(conditions), self.network.config
+        rows, sizes = len(conditions), self.network.config
         found = {
             name: torch.zeros(rows, *shape, device=self.device)
-            for name, shape in _told(self.family, config).items()
+            for name, shape in _told(self.family, sizes).items()
         }
         shown = self.family.show(conditions, self.space, self.facts)
         return {**found, **{name: value.to(self.device) for name, value in shown.items()}}
 
 
-def _made(config: Mapping[str, Any]) -> nn.Module:
+def _built(sizes: Mapping[str, Any]) -> nn.Module:
     """A network of diffusers by its configuration."""
-    cls = getattr(importlib.import_module("diffusers"), str(config["_class_name"]))
-    return cls.from_config(dict(config)).requires_grad_(False).eval()
+    cls = getattr(importlib.import_module("diffusers"), str(sizes["_class_name"]))
+    return cls.from_config(dict(sizes)).requires_grad_(False).eval()
 
 
-def _told(family: Family, config: Any) -> dict[str, tuple[int, ...]]:
+def _told(family: Family, sizes: Any) -> dict[str, tuple[int, ...]]:
     """The shapes of everything that a network of this configuration may be told of one wording."""
     names = ("joint_attention_dim", "caption_channels", "encoder_hid_dim", "cross_attention_dim")
-    width = next(int(config[name]) for name in names if config.get(name))
+    width = next(int(sizes[name]) for name in names if sizes.get(name))
     length = vars(family).get("text_length", 77) or 300
     if family.option == "sd3":
         length += 77
@@ -120,11 +120,11 @@ def _told(family: Family, config: Any) -> dict[str, tuple[int, ...]]:
         "encoder_hidden_states": (length, width),
         "encoder_attention_mask": (length,),
     }
-    if config.get("pooled_projection_dim"):
-        told["pooled_projections"] = (int(config["pooled_projection_dim"]),)
-    if config.get("addition_embed_type") == "text_time":
-        sizes = 6 * int(config["addition_time_embed_dim"])
-        told["text_embeds"] = (int(config["projection_class_embeddings_input_dim"]) - sizes,)
+    if sizes.get("pooled_projection_dim"):
+        told["pooled_projections"] = (int(sizes["pooled_projection_dim"]),)
+    if sizes.get("addition_embed_type") == "text_time":
+        times = 6 * int(sizes["addition_time_embed_dim"])
+        told["text_embeds"] = (int(sizes["projection_class_embeddings_input_dim"]) - times,)
     return told
 
 
