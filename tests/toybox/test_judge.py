@@ -154,7 +154,7 @@ def test_the_priors_world_is_labelled_as_the_judge_needs_it(tmp_path):
         assert bool(pool.labels["view"][place] >= 0) == fronted
         azimuth = torch.atan2(pool.pose[place, 0], pool.pose[place, 1])
         assert math.isclose(azimuth, world.cameras[row, 0], abs_tol=1e-5) if fronted else azimuth.isnan()
-        assert torch.equal(pool.rgba[place], torch.from_numpy(world.rgba(row)))
+        assert torch.equal(pool.rgba[place], torch.from_numpy(world.rgba(row).copy()))
 
 
 def test_weights_survive_saving(tmp_path):

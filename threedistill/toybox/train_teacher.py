@@ -144,15 +144,14 @@ class _Log:
         if step and path.exists():
             with path.open(newline="") as file:
                 before = [row for row in list(csv.reader(file))[1:] if row and int(row[0]) <= step]
-        self._file = path.open("w", newline="")
-        self._writer = csv.writer(self._file)
-        self._writer.writerows([names, *before])
-        self._file.flush()
+        self._path = path
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([names, *before])
         print(*names, flush=True)
 
     def write(self, row: list[Any]) -> None:
-        self._writer.writerow(row)
-        self._file.flush()
+        with self._path.open("a", newline="") as file:
+            csv.writer(file).writerow(row)
         print(*row, flush=True)
 
 
