@@ -25,6 +25,9 @@ from hypothesis import HealthCheck, settings
 
 import tests.shapes  # noqa: F401 - the hook below looks it up
 
+# Every call of every test checks the shapes that the package's annotations promise.
+jaxtyping.install_import_hook("threedistill", "tests.shapes.shapes_only")
+
 # The same examples on every machine, and no deadlines: the machine may be busy.
 settings.register_profile(
     "steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
