@@ -182,4 +182,5 @@ def test_an_interrupted_run_says_how_to_go_on_and_ends_as_if_nothing_had_been(fi
         [*program, "resume", "run", "--quiet"], env=environment, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, "run/asset/model.glb\n"), done.stderr
+    assert "Warning" not in "".join([*said, done.stderr]), "what libraries warn of is not the user's business"
     assert Path("run/asset/model.glb").read_bytes() == (finished / "asset" / "model.glb").read_bytes()

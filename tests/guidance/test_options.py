@@ -160,7 +160,7 @@ def test_every_option_of_a_rule_has_an_effect_or_is_refused(rule: GuidanceRule) 
 
 @pytest.mark.parametrize(
     ("rule", "guidance"),
-    itertools.product(RULES, GUIDANCES[1:]),
+    list(itertools.product(RULES, GUIDANCES[1:])),
     ids=lambda one: label(one) if isinstance(one, GuidanceRule) else type(one).__name__,
 )
 def test_every_variant_of_guidance_has_an_effect_or_is_refused(rule: GuidanceRule, guidance: Any) -> None:
