@@ -26,7 +26,7 @@ from threedistill.protocols import NetworkPrior
 from threedistill.types import Condition, Conditioning, NoiseLevel, Prediction, PredictionKind
 from threedistill.values import Within
 
-__all__ = ["DiffusersPrior", "cast", "pick_dtype"]
+__all__ = ["DiffusersPrior", "DtypeName", "cast", "pick_dtype"]
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from threedistill.protocols import ImageSpace
 
-__all__ = ["FoldedPixelSpace", "LatentSpace", "PixelSpace", "resize", "to_rgb", "to_signed"]
+__all__ = ["FoldedPixelSpace", "LatentSpace", "PixelSpace", "encoded_mean", "resize", "to_rgb", "to_signed"]
 
 
 def resize(images: Float[Tensor, "B C H W"], size: int) -> Float[Tensor, "B C size size"]:

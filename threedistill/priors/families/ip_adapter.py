@@ -19,7 +19,7 @@ from threedistill.priors.families.stable_diffusion import StableDiffusion
 from threedistill.types import Condition, Conditioning
 from threedistill.values import Within
 
-__all__ = ["SDXLIPAdapter", "StableDiffusionIPAdapter"]
+__all__ = ["SDXLIPAdapter", "StableDiffusionIPAdapter", "clip_pixels"]
 
 #: What an adapter projects CLIP's answer with: whether that answer is of its patches, or its summary.
 READ = {"proj.weight": False, "proj.0.weight": True, "proj_in.weight": True}

@@ -22,7 +22,7 @@ from threedistill.errors import UsageError
 from threedistill.priors.recording.replay import Places, Seen, Template, compare, rows_of
 from threedistill.priors.recording.watch import Recording, watch
 
-__all__ = ["Guided", "Pipeline", "Reading", "read"]
+__all__ = ["SCALE", "Guided", "Pipeline", "Reading", "read"]
 
 #: Guidance that is asked for to see what becomes of it.
 SCALE = 4.0

@@ -13,7 +13,10 @@ from torch import Tensor
 from threedistill.errors import UsageError
 from threedistill.priors.embedding_cache import Embedding
 
-__all__ = ["Leaf", "Listed", "Places", "Template", "compare", "fill", "leaves", "rows_of", "words_at"]
+__all__ = [
+    "Leaf", "Listed", "Places", "Seen", "Template", "compare", "fill", "grouped", "leaves", "rows_of",
+    "words_at",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Call", "Recording", "Step", "watch"]
+__all__ = ["Call", "Recording", "Step", "named", "watch"]
 
 #: Gives the answer to the arguments of a call; the last argument asks the network itself.
 Answer = Callable[[dict[str, Any], Callable[[], Any]], Any]
