@@ -30,6 +30,7 @@ __all__ = ["VERBS", "main", "usage"]
 #: Verb -> (module with ``run(argv) -> int``, one line about it).
 VERBS = {
     "generate": ("threedistill.commands.generate", "make a textured 3D asset from a text prompt"),
+    "plan": ("threedistill.commands.plan", "say what a run will take, and on which cards it fits"),
     "resume": ("threedistill.commands.resume", "continue an interrupted run"),
     "export": ("threedistill.commands.export", "write a finished run's asset in other formats"),
     "convert": ("threedistill.commands.convert", "write a mesh or splat file in another format"),
@@ -46,7 +47,7 @@ VERBS = {
 }
 
 #: Verbs whose ``key=value`` words are settings of a run.
-_TAKE_SETTINGS = ("generate", "sweep")
+_TAKE_SETTINGS = ("generate", "plan", "sweep")
 
 
 def usage() -> str:

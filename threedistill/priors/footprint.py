@@ -121,10 +121,12 @@ class _FusedAttention(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is nn.functional.scaled_dot_product_attention and args and args[0].device.type == "meta":
-            query, key, value = (*args, *(kwargs[name] for name in ("key", "value") if name in kwargs))[:3]
-            _count_attention(query, key, value)
-            return _Attention.apply(query, key, value)
+        if func is nn.functional.scaled_dot_product_attention:
+            named = (kwargs[name] for name in ("query", "key", "value") if name in kwargs)
+            query, key, value = (*args, *named)[:3]
+            if query.device.type == "meta":
+                _count_attention(query, key, value)
+                return _Attention.apply(query, key, value)
         return func(*args, **kwargs)
 
 

@@ -13,13 +13,32 @@ from torch import nn
 from threedistill.conditions import Conditions
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.priors.diffusers import DiffusersPrior, DtypeName
-from threedistill.priors.families import Facts, Family
+from threedistill.priors.families import (
+    FLUX,
+    SD3,
+    SDXL,
+    DeepFloyd,
+    Facts,
+    Family,
+    PixArt,
+    Sana,
+    SDXLControlNet,
+    StableDiffusion,
+    StableDiffusionControlNet,
+    StableDiffusionInpainting,
+)
 from threedistill.priors.known_models import KNOWN, Known
 from threedistill.priors.loading import Source, find
 from threedistill.priors.space import LatentSpace
 from threedistill.types import Conditioning
 
-__all__ = ["OutlinedPrior", "shape_of"]
+__all__ = ["COUNTED", "OutlinedPrior", "shape_of"]
+
+#: Families of which :func:`_told` knows what their networks are told.
+COUNTED: tuple[type[Family], ...] = (
+    StableDiffusion, SDXL, SD3, FLUX, PixArt, Sana, DeepFloyd, StableDiffusionControlNet, SDXLControlNet,
+    StableDiffusionInpainting,
+)  # fmt: skip
 
 
 def shape_of(model: str, home: str | None, mirrors: tuple[str, ...], revision: str | None) -> Known | Source:
@@ -58,6 +77,11 @@ class OutlinedPrior(DiffusersPrior):
         self, *, name: str, family: Family, shape: Known | Source, size: int | None = None, one_by_one: bool = False,
         dtype: DtypeName = "auto", device: str = "meta",
     ) -> None:  # fmt: skip
+        if type(family) not in COUNTED:
+            raise UsageError(
+                f"prior {name}: what the networks of {type(family).__name__} are told is not known unloaded, so they "
+                "cannot be counted"
+            )
         self.name, self.family, self.wants = name, family, family.wants
         self._dtype_name = "float32" if dtype == "auto" else dtype
         index, configs = shape.index, {} if isinstance(shape, Source) else shape.configs
