@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tests.priors import tiny
+from tests.priors import tiny, tiny_others
 from tests.priors.conftest import build_pipeline
 from tests.priors.tiny_adapters import add_adapters
 
@@ -35,6 +35,15 @@ OPTIONS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
         tiny.sdxl,
         ("family.weights=models/plus.safetensors", "family.encoder=models/image_encoder"),
     ),
+    "recorded": (tiny_others.lumina2, ("size=32",)),
+    "lumina2": (tiny_others.lumina2, ("size=32",)),
+    "qwen_image": (tiny_others.qwen_image, ("size=32",)),
+    "z_image": (tiny_others.z_image, ("size=32",)),
+    "hunyuandit": (tiny_others.hunyuandit, ("size=32",)),
+    "auraflow": (tiny_others.auraflow, ("size=32",)),
+    "chroma": (tiny_others.chroma, ("size=32",)),
+    "cogview4": (tiny_others.cogview4, ("size=32",)),
+    "kandinsky3": (tiny_others.kandinsky3, ("size=32",)),
 }
 
 
@@ -55,4 +64,4 @@ def settings(option: str, folder: Path) -> list[str]:
 
 def is_shown(option: str) -> bool:
     """Whether a run with it wants an ``--image``."""
-    return option.endswith("_image")
+    return option in ("sd15_image", "sdxl_image")
