@@ -49,7 +49,7 @@ OF_RULES = {
         *(f"guidance.timesteps.{end}={FRACTION}" for end in ("start", "end")),
     ],
     "cds": ["guidance.surrogate.clip=null"],
-    "csd": ["guidance.rule.negative=0.0", "guidance.rule.empty=-1.0"],
+    "csd": ["guidance.rule.negative=0.0", "guidance.rule.empty=-1.0", "cfg.scale=1.0"],
 }  # fmt: skip
 
 

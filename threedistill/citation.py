@@ -56,6 +56,12 @@ CLASSES: dict[str, tuple[tuple[str, str], ...]] = {
     "priors.families.FLUX": (("labs2025flux", "the prior"),),
     "priors.families.PixArt": (("chen2024pixart", "the prior"),),
     "priors.families.Sana": (("xie2025sana", "the prior"),),
+    "priors.families.FLUX2": (("labs2025flux", "the prior"),),
+    "priors.families.MVDream": (("shi2024mvdream", "the prior"), ("rombach2022ldm", "its base")),
+    "priors.families.StableDiffusionIPAdapter": (
+        ("rombach2022ldm", "the prior"), ("ye2023ipadapter", "its image prompt"),
+    ),
+    "priors.families.SDXLIPAdapter": (("podell2024sdxl", "the prior"), ("ye2023ipadapter", "its image prompt")),
     "priors.families.DeepFloyd": (("saharia2022imagen", "the prior"),),
     "toybox.priors.embedded.ToyboxPrior": (
         ("ho2020ddpm", "the prior"), ("nichol2021improved", "its noise schedule"),
@@ -103,6 +109,14 @@ SETTINGS: tuple[tuple[str, str, Any, str, str], ...] = (
      "sizes of splats"),
     ("guidance.regularizers.Regularizers", "weights.anisotropy", lambda v: not _off(v), "xie2024physgaussian",
      "anisotropy of splats"),
+    ("lights.Lighting", "law", lambda v: v == "near_camera", "poole2023dreamfusion", "the light"),
+    ("lights.Lighting", "law", lambda v: v == "cone", "lin2023magic3d", "the light"),
+    ("priors.diffusers.DiffusersPrior", "name", lambda v: v == "lumina2", "qin2025lumina2", "the prior"),
+    ("priors.diffusers.DiffusersPrior", "name", lambda v: v == "qwen_image", "wu2025qwenimage", "the prior"),
+    ("priors.diffusers.DiffusersPrior", "name", lambda v: v == "z_image", "cai2025zimage", "the prior"),
+    ("priors.diffusers.DiffusersPrior", "name", lambda v: v == "hunyuandit", "li2024hunyuandit", "the prior"),
+    ("priors.diffusers.DiffusersPrior", "name", lambda v: v == "cogview4", "zheng2024cogview3", "its forerunner"),
+    ("priors.diffusers.DiffusersPrior", "name", lambda v: v == "kandinsky3", "arkhipkin2023kandinsky3", "the prior"),
     ("cameras.CameraSampler", "antithetic", lambda v: v is True, "lupascu2026mvsdi", "antithetic views"),
 )  # fmt: skip
 

@@ -31,9 +31,15 @@ def test_every_prior_with_every_rule(prior, guidance):
         assert policy.window.min == (
             build_as(Schedule, lowest, "window.min") if isinstance(lowest, dict) else lowest
         )
+    if guidance == "csd":  # its coefficients are the guidance
+        assert rule.cfg == ClassifierFree(scale=1.0)
+        return
     scale = recommended["scale"]
     scale = build_as(Schedule, scale, "scale") if isinstance(scale, dict) else scale
-    assert rule.cfg == ClassifierFree(scale=scale, x0_clip=recommended["x0_clip"])
+    clip = (
+        "none" if guidance in ("csm", "nfsd") else recommended["x0_clip"]
+    )  # they combine the answers themselves
+    assert rule.cfg == ClassifierFree(scale=scale, x0_clip=clip)
 
 
 @pytest.mark.parametrize("prior", ["oracle", "gaussian", "world"])

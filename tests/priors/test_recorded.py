@@ -148,7 +148,11 @@ def test_sampler_parity(made: Made, name: str, factor: int) -> None:
     assert ("s+1" in said) == (other.more == 1.0) and ("length of the conditional" in said) == other.keeps
 
 
-@pytest.mark.parametrize("name", list(CASES))
+#: Written by hand only: the recorder does not take its pipeline.
+HAND_ONLY = {"flux2"}
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in HAND_ONLY])
 def test_recorded_equals_hand_written(made: Made, name: str) -> None:
     case = CASES[name]
     settings = {key: value for key, value in case.call.items() if key != "use_resolution_binning"}

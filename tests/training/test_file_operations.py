@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -86,6 +87,9 @@ class Plan:
     device: str
     given: bool
     images: tuple[()] = ()
+    stages: tuple[SimpleNamespace, ...] = (
+        SimpleNamespace(cameras=SimpleNamespace(views=4), scene=SimpleNamespace(particles=1)),
+    )
 
 
 def stubbed_plan(config) -> Plan:

@@ -18,7 +18,7 @@ from threedistill.training.estimate import Need, need_of, rate
 from threedistill.training.plan import RunPlan, StagePlan
 from threedistill.training.planning import build_plan
 
-__all__ = ["CARDS", "costs", "table", "told"]
+__all__ = ["CARDS", "costs", "outlined", "table", "told"]
 
 #: GPUs by the GiB that they are sold with.
 CARDS = (8, 12, 16, 24, 48, 80)

@@ -22,6 +22,7 @@ from threedistill.memory import PER_PARAMETER
 from threedistill.prediction import Prediction
 from threedistill.priors.footprint import Footprint, footprint, size_of
 from threedistill.priors.lora import LoRAStudent
+from threedistill.priors.outline import OutlinedPrior
 from threedistill.priors.space import LatentSpace, PixelSpace
 from threedistill.priors.student import denoising_loss
 from threedistill.protocols import ImageSpace, NetworkPrior, Prior, RenderContext
@@ -201,7 +202,8 @@ def need_of(plan: RunPlan, stage: StagePlan, prior: Prior, others: tuple[Prior, 
     return Need(
         denoiser=_bytes_of(prior), encoder=0 if vae is None else size_of(vae),
         scene=PER_PARAMETER * numbers * stage.scene.particles, student=student,
-        others=sum(_bytes_of(one) for one in others), texts=getattr(prior, "encoder_bytes", 0),
+        others=sum(_bytes_of(one) for one in others),
+        texts=prior.encoder_bytes if isinstance(prior, OutlinedPrior) else 0,
         views=stage.cameras.views, rows=asked(plan, stage, prior), size=size,
         row=_part(_row(prior, group), group), view=_view(prior, False), back=_view(prior, True), learn=learn,
         render=render, seconds=seconds,
@@ -244,9 +246,9 @@ def _given(prior: Prior, *more: Tensor) -> list[Tensor | nn.Module]:
 def _view(prior: Prior, back: bool) -> Footprint:
     """One picture of the prior's own size encoded, and its gradient where asked for."""
     device, space = _device_of(prior), prior.space
-    size = int(getattr(space, "size", 8))
+    size = space.size if isinstance(space, LatentSpace | PixelSpace) else 8
     picture = torch.zeros(1, size, size, 3, device=device, requires_grad=True)
-    before = getattr(space, "one_by_one", False)
+    before = isinstance(space, LatentSpace) and space.one_by_one
     if isinstance(space, LatentSpace):
         space.one_by_one = False
 

@@ -88,8 +88,10 @@ class _Shown:
         except (KeyError, RuntimeError) as error:
             said = " ".join(str(error).split())[:120]
             raise UsageError(f"{self.weights} is an IP-Adapter of another network: {said}") from None
+        from diffusers.models.attention_processor import IPAdapterAttnProcessor, IPAdapterAttnProcessor2_0
+
         for processor in unet.attn_processors.values():
-            if hasattr(processor, "to_k_ip"):
+            if isinstance(processor, IPAdapterAttnProcessor | IPAdapterAttnProcessor2_0):
                 processor.scale = [self.strength]
         return unet.requires_grad_(False)
 
