@@ -49,7 +49,7 @@ OF_RULES = {
         *(f"guidance.timesteps.{end}={FRACTION}" for end in ("start", "end")),
     ],
     "cds": ["guidance.surrogate.clip=null"],
-    "csd": ["guidance.rule.negative=0.0", "guidance.rule.empty=-1.0", "cfg.scale=1.0"],
+    "csd": ["guidance.rule.negative=0.0", "guidance.rule.empty=-1.0"],
 }  # fmt: skip
 
 
@@ -64,6 +64,8 @@ def picture(tmp_path_factory):
 def make(rule, representation, picture, prior="gaussian", extra=()):
     """The composed run's first stage, with the pins of the closed forms where the prior is Gaussian."""
     overrides = [*PINS, *SMALL.get(representation, []), *extra]
+    if rule == "csd":  # its coefficients are the guidance
+        overrides.append("cfg.scale=1.0")
     if prior == "gaussian":
         overrides += [f"prior.model.size={SIZE}", *OF_RULES.get(rule, [])]
     if rule != "sdi" and prior == "gaussian":

@@ -90,9 +90,10 @@ class _Shown:
             raise UsageError(f"{self.weights} is an IP-Adapter of another network: {said}") from None
         from diffusers.models.attention_processor import IPAdapterAttnProcessor, IPAdapterAttnProcessor2_0
 
-        for processor in unet.attn_processors.values():
-            if isinstance(processor, IPAdapterAttnProcessor | IPAdapterAttnProcessor2_0):
-                processor.scale = [self.strength]
+        kinds = (IPAdapterAttnProcessor, IPAdapterAttnProcessor2_0)
+        shown: list[Any] = [one for one in unet.attn_processors.values() if isinstance(one, kinds)]
+        for processor in shown:
+            processor.scale = [self.strength]
         return unet.requires_grad_(False)
 
     def _check(self, projection: Mapping[str, Tensor]) -> None:
