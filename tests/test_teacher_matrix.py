@@ -1,6 +1,6 @@
 """Every family under three kinds of rule on every representation, prompt to file: tiny models, smoke budgets.
 
-``pytest -m matrix``: about an hour. MVDream reads a checkpoint beside its folder; its run is in
+``pytest -m long``: about an hour. MVDream reads a checkpoint beside its folder; its run is in
 ``priors/test_mvdream.py``.
 """
 
@@ -44,7 +44,7 @@ def test_no_family_is_left_out():
     assert teachers - {"mvdream"} <= set(OPTIONS)
 
 
-@pytest.mark.matrix
+@pytest.mark.long
 @pytest.mark.parametrize("representation", SMALL)
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("prior", OPTIONS)

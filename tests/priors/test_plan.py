@@ -134,7 +134,7 @@ CASES = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read where the system tells it")
 def test_within_a_quarter_of_measured_peaks(tmp_path, capsys):
     """Runs in processes of their own, whose peaks ``run.json`` holds, against what was said before."""
