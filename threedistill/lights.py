@@ -60,11 +60,7 @@ class Lighting:
         """
         if self.law == "headlight":
             return None
-        views = len(cameras)
-        if views % group:
-            raise ValueError(f"{views} views are not a multiple of the prior's view group of {group}")
-        first = rng.view_offset // group
-        groups = range(first, first + views // group)
+        groups = rng.groups(len(cameras), group)
         at = cameras.c2w[:, :3, 3]
         if self.law == "near_camera":
             drawn = [rng.generator_normal("light", g, 3) for g in groups]

@@ -68,5 +68,20 @@ class Streams:
         """(count,) N(0, 1) numbers of a globally indexed thing (a view group)."""
         return torch.randn(count, generator=self._indexed(purpose, index))
 
+    def groups(self, views: int, group: int) -> range:
+        """Global indices of this process's view groups; ranks draw for them what one process would.
+
+        Arguments:
+            views: this process's views.
+            group: contiguous views per group of a multi-view teacher.
+
+        Raises:
+            ValueError: ``views`` is no multiple of ``group``.
+        """
+        if views % group:
+            raise ValueError(f"{views} views are not a multiple of the prior's view group of {group}")
+        first = self.view_offset // group
+        return range(first, first + views // group)
+
     def _indexed(self, purpose: str, index: int) -> torch.Generator:
         return replace(self, view_offset=0).generator(purpose, index)

@@ -31,9 +31,10 @@ from threedistill.exports.formats import of_kind
 from threedistill.texts import check_prompt
 
 if TYPE_CHECKING:
+    from threedistill.config import Config
     from threedistill.exports.frames import Axis
 
-__all__ = ["DEVICES", "LARGEST_SEED", "PRESETS", "Request", "answer", "parse", "parser", "run"]
+__all__ = ["DEVICES", "LARGEST_SEED", "PRESETS", "Request", "answer", "composed", "parse", "parser", "run"]
 
 PRESETS = ("bench", "draft", "standard", "high")
 DEVICES = ("auto", "cpu", "cuda")
@@ -196,16 +197,20 @@ def _print_config(request: Request) -> int:
     """Show what would be run, every key that can be overridden included."""
     import yaml
 
+    print(yaml.safe_dump(composed(request), allow_unicode=True, sort_keys=False, width=110), end="")
+    return 0
+
+
+def composed(request: Request) -> Config:
+    """The configuration that a request is for."""
     from threedistill.config import compose, pictures
 
-    config = compose(
+    return compose(
         prompt=request.prompt, negative=request.negative or "", preset=request.preset or "standard",
         seed=request.seed or 0, representation=request.representation, prior=request.prior, guidance=request.guidance,
         formats=request.formats or ("glb",), device=request.device, init=str(request.init) if request.init else None,
         images=pictures(request.images, request.image_cameras), overrides=request.overrides,
     )  # fmt: skip
-    print(yaml.safe_dump(config, allow_unicode=True, sort_keys=False, width=110), end="")
-    return 0
 
 
 def answer(result: object, *, as_json: bool) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from threedistill.commands.arguments import Parser
-from threedistill.commands.generate import Request, parse
+from threedistill.commands.generate import composed, parse
 from threedistill.commands.generate import parser as generate_parser
 
 __all__ = ["parser", "run"]
@@ -46,23 +45,11 @@ def run(argv: Sequence[str]) -> int:
         return 0
     request = parse(argv)
     from threedistill.training.costs import costs, told
+    from threedistill.training.planning import build_plan
 
-    found = costs(_plan_of(request), request.device)
+    found = costs(build_plan(composed(request)), request.device)
     if request.json:
         print(json.dumps(found, ensure_ascii=False))
     else:
         print(told(found))
     return 0
-
-
-def _plan_of(request: Request) -> Any:
-    from threedistill.config import compose, pictures
-    from threedistill.training.planning import build_plan
-
-    config = compose(
-        prompt=request.prompt, negative=request.negative or "", preset=request.preset or "standard",
-        seed=request.seed or 0, representation=request.representation, prior=request.prior, guidance=request.guidance,
-        formats=request.formats or ("glb",), device=request.device, init=str(request.init) if request.init else None,
-        images=pictures(request.images, request.image_cameras), overrides=request.overrides,
-    )  # fmt: skip
-    return build_plan(config)

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from threedistill.errors import ThreedistillError
+from threedistill.errors import ThreedistillError, UsageError
 
 __all__ = [
     "UNREACHABLE", "UNREACHABLE_LINE", "either", "fetch", "file_digest", "folder_digest", "guarded", "hub_reachable",
-    "is_hub_id", "quiet", "reason",
+    "is_hub_id", "need_safetensors", "quiet", "reason", "weight_files",
 ]  # fmt: skip
 
 #: Names (over several libraries) of the errors that mean "no network and nothing cached".
@@ -86,6 +86,36 @@ def hub_reachable(timeout: float = 5.0) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def weight_files(setting: str, place: str, single: bool = False) -> list[Path]:
+    """The safetensors file that a setting names, or those of a folder.
+
+    Arguments:
+        setting: its name, for messages.
+        place: what it says.
+        single: whether a folder may hold one only.
+
+    Raises:
+        UsageError: nothing there, or weights of a format that can run code.
+    """
+    path = Path(place).expanduser()
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if not files or (single and len(files) > 1) or not all(file.is_file() for file in files):
+        lacks = "not one" if single else "no"
+        raise UsageError(f"{setting}={place}: there is no such file, or {lacks} .safetensors in that folder")
+    need_safetensors(f"{setting}={place}", files[0].name)
+    return files
+
+
+def need_safetensors(where: str, name: str) -> None:
+    """Refuse weights of a format that can run code, by the file's name.
+
+    Raises:
+        UsageError: beginning with ``where``.
+    """
+    if not name.endswith(".safetensors"):
+        raise UsageError(f"{where}: only .safetensors is read (other formats can run code)")
 
 
 def is_hub_id(place: str) -> bool:

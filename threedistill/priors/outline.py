@@ -121,7 +121,7 @@ class OutlinedPrior(DiffusersPrior):
         rows, sizes = len(conditions), self.network.config
         found = {
             name: torch.zeros(rows, *shape, device=self.device)
-            for name, shape in _told(self.family, sizes).items()
+            for name, shape in _told(sizes, self.family.text_rows(self.facts)).items()
         }
         shown = self.family.show(conditions, self.space, self.facts)
         return {**found, **{name: value.to(self.device) for name, value in shown.items()}}
@@ -133,13 +133,10 @@ def _built(sizes: Mapping[str, Any]) -> nn.Module:
     return cls.from_config(dict(sizes)).requires_grad_(False).eval()
 
 
-def _told(family: Family, sizes: Any) -> dict[str, tuple[int, ...]]:
-    """The shapes of everything that a network of this configuration may be told of one wording."""
+def _told(sizes: Any, length: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of everything that a network of this configuration may be told of a wording of so many rows."""
     names = ("joint_attention_dim", "caption_channels", "encoder_hid_dim", "cross_attention_dim")
     width = next(int(sizes[name]) for name in names if sizes.get(name))
-    length = vars(family).get("text_length", 77) or 300
-    if family.option == "sd3":
-        length += 77
     told: dict[str, tuple[int, ...]] = {
         "encoder_hidden_states": (length, width),
         "encoder_attention_mask": (length,),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from threedistill.errors import UsageError
-from threedistill.priors.fetching import file_digest
+from threedistill.priors.fetching import file_digest, weight_files
 
 __all__ = ["fold_lora"]
 
@@ -26,12 +25,7 @@ def fold_lora(pipe: Any, component: str, file: str, scale: float) -> tuple[str, 
     Raises:
         UsageError: no such file, no weights that run no code, or nothing in it for this network.
     """
-    place = Path(file).expanduser()
-    found = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
-    if len(found) != 1 or not found[0].is_file():
-        raise UsageError(f"lora={file}: there is no such file, or not one .safetensors in that folder")
-    if found[0].suffix != ".safetensors":
-        raise UsageError(f"lora={file}: only .safetensors is read (other formats can run code)")
+    (found,) = weight_files("lora", file, single=True)
     from diffusers.loaders.lora_base import LoraBaseMixin
 
     if not issubclass(type(pipe), LoraBaseMixin):
@@ -41,7 +35,7 @@ def fold_lora(pipe: Any, component: str, file: str, scale: float) -> tuple[str, 
     try:
         # Some families give (weights, metadata), others (weights, alphas, metadata).
         weights, *alphas, metadata = pipe.lora_state_dict(
-            str(found[0].parent), weight_name=found[0].name, return_lora_metadata=True, **options
+            str(found.parent), weight_name=found.name, return_lora_metadata=True, **options
         )
         own = {name: value for name, value in weights.items() if name.startswith(f"{component}.")}
         if not own:
@@ -55,4 +49,4 @@ def fold_lora(pipe: Any, component: str, file: str, scale: float) -> tuple[str, 
         raise UsageError(
             f"lora={file} does not fit this prior: {' '.join(str(error).split())[:200]}"
         ) from None
-    return file_digest(found[0]), any(name.startswith("text_encoder") for name in weights)
+    return file_digest(found), any(name.startswith("text_encoder") for name in weights)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from threedistill.errors import ThreedistillError, UsageError
-from threedistill.priors.fetching import fetch, file_digest, guarded
+from threedistill.priors.fetching import fetch, file_digest, guarded, need_safetensors
 from threedistill.priors.loading import Source, find
 
 __all__ = ["SingleFile", "find_file", "is_single_file"]
@@ -103,8 +103,7 @@ def find_file(
         UsageError: no such file, one of a format that can run code, or a layout that cannot be read.
     """
     path = Path(model).expanduser()
-    if path.suffix != ".safetensors":
-        raise UsageError(f"{model}: only .safetensors is read (other formats can run code)")
+    need_safetensors(model, path.name)
     if not path.is_file():
         raise UsageError(f"{model}: no such file")
     try:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from threedistill.errors import UsageError
-from threedistill.priors.fetching import file_digest
+from threedistill.priors.fetching import file_digest, weight_files
 
 __all__ = ["Taught", "heard", "read_words", "teach"]
 
@@ -43,18 +43,10 @@ def read_words(place: str) -> tuple[Taught, ...]:
     Raises:
         UsageError: nothing there, weights that can run code, or tensors of another kind.
     """
-    folder = Path(place).expanduser()
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else [folder]
-    if not files or not all(file.is_file() for file in files):
-        raise UsageError(
-            f"textual_inversion={place}: there is no such file, or no .safetensors in that folder"
-        )
-    return tuple(_read(file) for file in files)
+    return tuple(_read(file) for file in weight_files("textual_inversion", place))
 
 
 def _read(file: Path) -> Taught:
-    if file.suffix != ".safetensors":
-        raise UsageError(f"textual_inversion={file}: only .safetensors is read (other formats can run code)")
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -44,11 +44,8 @@ class BackgroundSampler:
             group: views per group of a multi-view teacher.
             avoid: (3,) sRGB colour to keep away from, detached; None = anything goes.
         """
-        if views % group:
-            raise ValueError(f"{views} views are not a multiple of the prior's view group of {group}")
-        first = rng.view_offset // group
         colors = []
-        for index in range(first, first + views // group):
+        for index in rng.groups(views, group):
             u = rng.generator_uniform("background", index, 4)
             color, plain = u[:3], torch.tensor(self.plain)
             if self._close(color, avoid):

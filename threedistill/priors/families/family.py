@@ -132,6 +132,10 @@ class Family(ABC):
         """Pixels per side that the network was trained on."""
         return int(facts.configs[self.network]["sample_size"]) * facts.factor
 
+    def text_rows(self, facts: Facts) -> int:
+        """How many rows of text the network is told of one wording: CLIP's 77, where a family says nothing else."""
+        return 77
+
     def channels(self, facts: Facts) -> int | None:
         """How many channels ``x_t`` has, by the VAE; None = no VAE."""
         vae = facts.configs.get("vae")

@@ -71,6 +71,10 @@ class FLUX(Family):
         """77 of CLIP, or T5's."""
         return self.text_length if tokenizer == "tokenizer_2" else super().length(tokenizer, pipe)
 
+    def text_rows(self, facts: Facts) -> int:
+        """T5's."""
+        return self.text_length
+
     @torch.no_grad()
     def encode(self, pipe: Any, said: Said, facts: Facts) -> Embedding:
         """``encoder_hidden_states`` (text_length, width) and ``pooled_projections``."""

@@ -83,6 +83,10 @@ class FLUX2(Family):
         )
         return self.text_length - len(pipe.tokenizer(chat).input_ids)
 
+    def text_rows(self, facts: Facts) -> int:
+        """Qwen3's, its frame included."""
+        return self.text_length
+
     @torch.no_grad()
     def encode(self, pipe: Any, said: Said, facts: Facts) -> Embedding:
         """``encoder_hidden_states`` (text_length, three widths)."""

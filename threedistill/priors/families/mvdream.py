@@ -17,6 +17,7 @@ from threedistill.prediction import NoiseLevel
 from threedistill.priors.elsewhere import Elsewhere
 from threedistill.priors.families.family import Facts
 from threedistill.priors.families.stable_diffusion import StableDiffusion
+from threedistill.priors.fetching import need_safetensors
 from threedistill.protocols import ImageSpace
 from threedistill.types import Cameras, Condition, Conditioning
 from threedistill.values import Within
@@ -51,8 +52,7 @@ class _Published(Elsewhere):
         """The network, its views joined."""
         from threedistill.priors.multiview_unet import from_published
 
-        if not self.inside.endswith(".safetensors"):
-            raise UsageError(f"{self.inside}: only .safetensors is read (other formats can run code)")
+        need_safetensors(self.inside, self.inside)
         try:
             return from_published(super().load(variant), self.group, self.head_width)
         except UsageError as error:

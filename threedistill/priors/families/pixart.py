@@ -43,7 +43,14 @@ class PixArt(Family):
 
     def length(self, tokenizer: str, pipe: Any) -> int:
         """T5's."""
-        return self.text_length or (120 if "Alpha" in type(pipe).__name__ else 300)
+        return self._heard(type(pipe).__name__)
+
+    def text_rows(self, facts: Facts) -> int:
+        """T5's."""
+        return self._heard(str(facts.index["_class_name"]))
+
+    def _heard(self, pipeline: str) -> int:
+        return self.text_length or (120 if "Alpha" in pipeline else 300)
 
     @torch.no_grad()
     def encode(self, pipe: Any, said: Said, facts: Facts) -> Embedding:

@@ -39,6 +39,10 @@ class Sana(Family):
         """The prompt's own, the instruction apart."""
         return self.text_length
 
+    def text_rows(self, facts: Facts) -> int:
+        """The prompt's own."""
+        return self.text_length
+
     @torch.no_grad()
     def encode(self, pipe: Any, said: Said, facts: Facts) -> Embedding:
         """``encoder_hidden_states`` (length, width) and ``encoder_attention_mask`` (length)."""

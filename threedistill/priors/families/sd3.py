@@ -41,6 +41,10 @@ class SD3(Family):
         """77 of the CLIPs, or T5's."""
         return self.text_length if tokenizer == "tokenizer_3" else super().length(tokenizer, pipe)
 
+    def text_rows(self, facts: Facts) -> int:
+        """CLIP's and T5's, one after the other."""
+        return super().text_rows(facts) + self.text_length
+
     @torch.no_grad()
     def encode(self, pipe: Any, said: Said, facts: Facts) -> Embedding:
         """``encoder_hidden_states`` (77 + text_length, joint width) and ``pooled_projections``."""
