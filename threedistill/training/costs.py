@@ -14,7 +14,7 @@ from threedistill.priors.loading import Source
 from threedistill.priors.outline import OutlinedPrior, shape_of
 from threedistill.protocols import Prior
 from threedistill.training.assemble import pick_device
-from threedistill.training.estimate import Need, need_of, rate
+from threedistill.training.estimate import Need, SceneCost, need_of, rate, scene_cost
 from threedistill.training.plan import RunPlan, StagePlan
 from threedistill.training.planning import build_plan
 
@@ -67,15 +67,16 @@ def costs(plan: RunPlan, device: str) -> dict[str, Any]:
     speed = rate(place)
     stages = []
     for stage in plan.stages:
-        here, found = _needs(plan, stage, place.type == "cuda")
-        there = here if place.type == "cuda" else _needs(plan, stage, True)[0]
+        scene = scene_cost(stage)
+        here, found = _needs(plan, stage, scene, place.type == "cuda")
+        there = here if place.type == "cuda" else _needs(plan, stage, scene, True)[0]
         seconds = here.seconds + here.flops / speed
         facts = {
             "name": stage.stage.name, "iterations": stage.stage.iterations, "views": here.views,
             "rows": here.rows.total, "rendered": here.size, "parts": _parts(here), "phases": here.phases,
             "peak": here.peak, "flops": here.flops, "seconds": seconds, "found": found,
         }  # fmt: skip
-        stages.append({**facts, "gpu": _on_card(there), "less": list(_less(plan, stage, there))})
+        stages.append({**facts, "gpu": _on_card(there), "less": list(_less(plan, stage, scene, there))})
     base = 0 if place.type == "cuda" else _resident()
     return {
         "prior": plan.prior.name, "device": place.type, "process": base, "free": available(), "rate": speed,
@@ -84,12 +85,14 @@ def costs(plan: RunPlan, device: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _needs(plan: RunPlan, stage: StagePlan, half: bool, size: int | None = None) -> tuple[Need, bool]:
+def _needs(
+    plan: RunPlan, stage: StagePlan, scene: SceneCost, half: bool, size: int | None = None
+) -> tuple[Need, bool]:
     prior, found = outlined(plan.prior.model, half, size)
     bases = [learner.base for learner in stage.learners.values() if learner.base is not None]
     further = [*bases, *(network.model for network in stage.networks.values() if network.model is not None)]
     others = tuple(outlined(model, half, size)[0] for model in further)
-    return need_of(plan, stage, prior, others), found
+    return need_of(plan, stage, scene, prior, others), found
 
 
 def _parts(need: Need) -> dict[str, int]:
@@ -101,7 +104,7 @@ def _parts(need: Need) -> dict[str, int]:
     return {name: size for name, size in parts.items() if size}
 
 
-def _less(plan: RunPlan, stage: StagePlan, need: Need) -> Iterator[dict[str, Any]]:
+def _less(plan: RunPlan, stage: StagePlan, scene: SceneCost, need: Need) -> Iterator[dict[str, Any]]:
     """What would need less on a GPU, each together with those before it, as long as it helps."""
     full, steps = need, list[tuple[str, Need]]()
     if need.encoder and not need.one_by_one:
@@ -117,7 +120,7 @@ def _less(plan: RunPlan, stage: StagePlan, need: Need) -> Iterator[dict[str, Any
     if need.encoder and (native is None or native > 512):
         prior, _ = outlined(plan.prior.model, True)
         if isinstance(prior, OutlinedPrior) and prior.facts.size > 512:
-            small, _ = _needs(plan, stage, True, 512)
+            small, _ = _needs(plan, stage, scene, True, 512)
             small = small.with_less(one_by_one=True, views=1, most=1)
             steps.append(("prior.model.size=512", replace(small, one_by_one=True)))
     before = full
@@ -210,8 +213,9 @@ def table() -> str:
         )
         stage, (prior, _) = plan.stages[0], outlined(plan.prior.model, True)
         assert isinstance(prior, OutlinedPrior)
-        need = need_of(plan, stage, prior)
-        small = need if prior.facts.size <= 512 else _needs(plan, stage, True, 512)[0]
+        scene = scene_cost(stage)
+        need = need_of(plan, stage, scene, prior)
+        small = need if prior.facts.size <= 512 else _needs(plan, stage, scene, True, 512)[0]
         reading, distilling, at_512 = need.phases["reading the texts"], _distilling(need), _distilling(small)
         numbers = sum(p.numel() for p in prior.network.parameters()) / 1e6
         fits = _on_card(need)["fits"]

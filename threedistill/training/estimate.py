@@ -31,7 +31,7 @@ from threedistill.training.assemble import build_scene
 from threedistill.training.plan import RunPlan, StagePlan
 from threedistill.types import Conditioning, NoiseLevel
 
-__all__ = ["Need", "Rows", "asked", "need_of", "rate"]
+__all__ = ["Need", "Rows", "SceneCost", "asked", "need_of", "rate", "scene_cost"]
 
 _PROBES = (32, 64)
 
@@ -47,6 +47,23 @@ class Rows:
 
     total: int
     most: int
+
+
+@dataclass(frozen=True)
+class SceneCost:
+    """What a stage's scene takes, whoever the teacher is.
+
+    Attributes:
+        size: rendered pixels per side, at most.
+        parameters: bytes of parameters with gradients and moments, of all particles.
+        render: footprint of all views rendered.
+        seconds: of that and of the way back, on this machine.
+    """
+
+    size: int
+    parameters: int
+    render: Footprint
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -177,19 +194,27 @@ def asked(plan: RunPlan, stage: StagePlan, prior: Prior) -> Rows:
     return Rows(sum(batches), max(batches, default=0))
 
 
-def need_of(plan: RunPlan, stage: StagePlan, prior: Prior, others: tuple[Prior, ...] = ()) -> Need:
-    """What a stage needs with this teacher.
-
-    Arguments:
-        plan, stage: the run, and which of its stages.
-        prior: the teacher in its true shape: on ``meta``, or itself.
-        others: further frozen networks, likewise.
-    """
-    group = prior.view_group
+def scene_cost(stage: StagePlan) -> SceneCost:
+    """What a stage's scene takes: it is built and rendered."""
     size = max(stage.stage.size(p / 16) for p in range(17))
     scene = build_scene(stage.scene, 0)
     numbers = sum(p.numel() for rows in scene.parameter_groups().values() for p in rows)
     render, seconds = _rendered(stage, scene, size)
+    return SceneCost(size, PER_PARAMETER * numbers * stage.scene.particles, render, seconds)
+
+
+def need_of(
+    plan: RunPlan, stage: StagePlan, scene: SceneCost, prior: Prior, others: tuple[Prior, ...] = ()
+) -> Need:
+    """What a stage needs with this teacher.
+
+    Arguments:
+        plan, stage: the run, and which of its stages.
+        scene: :func:`scene_cost` of the stage.
+        prior: the teacher in its true shape: on ``meta``, or itself.
+        others: further frozen networks, likewise.
+    """
+    group = prior.view_group
     vae = prior.space.vae if isinstance(prior.space, LatentSpace) else None
     student, learn, lessons = 0, Footprint(0.0, 0, 0), 0
     for learner in stage.learners.values():
@@ -201,12 +226,12 @@ def need_of(plan: RunPlan, stage: StagePlan, prior: Prior, others: tuple[Prior, 
         learn = _part(_lesson(model, base, group), group)
     return Need(
         denoiser=_bytes_of(prior), encoder=0 if vae is None else size_of(vae),
-        scene=PER_PARAMETER * numbers * stage.scene.particles, student=student,
+        scene=scene.parameters, student=student,
         others=sum(_bytes_of(one) for one in others),
         texts=prior.encoder_bytes if isinstance(prior, OutlinedPrior) else 0,
-        views=stage.cameras.views, rows=asked(plan, stage, prior), size=size,
+        views=stage.cameras.views, rows=asked(plan, stage, prior), size=scene.size,
         row=_part(_row(prior, group), group), view=_view(prior, False), back=_view(prior, True), learn=learn,
-        render=render, seconds=seconds,
+        render=scene.render, seconds=scene.seconds,
         one_by_one=isinstance(prior.space, LatentSpace) and prior.space.one_by_one, lessons=lessons,
     )  # fmt: skip
 
