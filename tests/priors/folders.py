@@ -43,7 +43,7 @@ OPTIONS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "auraflow": (tiny_others.auraflow, ("size=32",)),
     "chroma": (tiny_others.chroma, ("size=32",)),
     "cogview4": (tiny_others.cogview4, ("size=32",)),
-    "kandinsky3": (tiny_others.kandinsky3, ("size=32",)),
+    "kandinsky3": (tiny_others.kandinsky3, ("size=64",)),
 }
 
 
