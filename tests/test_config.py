@@ -130,7 +130,7 @@ def test_wrong_overrides_name_the_right_key(overrides: list[str], needle: str) -
     [
         ("budget.iterations=0", "must lie in"),
         ("budget.views=many", "budget|views|integer"),
-        ("cameras.distance=[0.5,2]", "must lie in"),
+        ("cameras.distance=[0.01,2]", "must lie in"),
         ("background.white=2", "must lie in"),
         ("optim.betas=[0.9]", "betas"),
         ("trainer.log_every=0", "at least 1"),

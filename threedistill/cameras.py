@@ -7,15 +7,18 @@ One distribution of fields of view, distances and elevations serves the Toybox w
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.rng import Streams
+from threedistill.schedule import Schedule, first_above, stations, value_at
 from threedistill.types import Cameras
-from threedistill.values import Rising, Within, settings
+from threedistill.values import NonNegative, Rising, Within, settings
 
 __all__ = [
     "BACK_LIMIT",
@@ -30,6 +33,7 @@ __all__ = [
     "ViewName",
     "camera_vector",
     "camera_vectors",
+    "look_at",
     "orbit",
     "place",
     "view_name",
@@ -104,6 +108,23 @@ def place(
     return Cameras(c2w, fov_y, azimuth, elevation, distance, height, width)
 
 
+def look_at(
+    cameras: Cameras, position: Float[Tensor, "B 3"], target: Float[Tensor, "B 3"], up: Float[Tensor, "B 3"]
+) -> Cameras:
+    """The cameras at other places, looking at ``target`` with ``up`` upwards in the picture; azimuth, elevation and
+    distance are those of the place, seen from the origin.
+    """
+    back = F.normalize(position - target, dim=1)
+    right = F.normalize(torch.linalg.cross(up, back), dim=1)
+    c2w = cameras.c2w.clone()
+    c2w[:, :3] = torch.stack([right, torch.linalg.cross(back, right), back, position], 2)
+    distance = position.norm(dim=1)
+    return replace(
+        cameras, c2w=c2w, azimuth=torch.atan2(position[:, 0], position[:, 2]),
+        elevation=torch.asin((position[:, 1] / distance).clamp(-1, 1)), distance=distance,
+    )  # fmt: skip
+
+
 def orbit(
     views: int, elevation: float = 15.0, distance: float = 2.9, fov_y: float = 44.0, size: int = 64,
     start: float = 0.0,
@@ -141,6 +162,10 @@ def camera_vectors(cameras: Cameras | None, count: int) -> Float[Tensor, "B 14"]
     return camera_vector(cameras.azimuth, cameras.elevation, cameras.distance, cameras.fov_y)
 
 
+#: The ends of a range, numbers or schedules of progress.
+_Ends = tuple[float | Schedule, float | Schedule]
+
+
 @settings
 class CameraSampler:
     """Random training cameras, stratified in azimuth over the batch.
@@ -150,27 +175,64 @@ class CameraSampler:
     views ``2 k`` and ``2 k + 1`` look from opposite azimuths at one elevation, and the pairs cover the circle.
 
     Arguments:
-        views: cameras per step, ``B``.
-        elevation: degrees, uniform over this range.
-        distance: metres, uniform; outside the unit ball, which holds the object.
-        fov_y: degrees, uniform.
+        views: cameras per step, ``B``; a schedule is rounded to whole numbers.
+        elevation: degrees, uniform over this range, whose ends may be schedules.
+        distance: metres, uniform; the object lies in the unit ball, which cameras may enter. Ends may be schedules.
+        fov_y: degrees, uniform; ends may be schedules.
         azimuth: degrees, the range that is covered.
         antithetic: pairs of opposite views (after MV-SDI, arXiv 2606.29964); needs an even number of views and a
             teacher that sees one view at a time.
+        framed: ``distance`` is half the height of what the picture shows around the origin, metres, and the camera
+            stands at ``distance / tan(fov_y / 2)``: the object is equally large at every field of view (MVDream).
+        position_jitter: places are moved by up to this along each axis, metres, uniform.
+        target_jitter: cameras look at a point this far from the origin, standard deviation per axis, metres.
+        up_jitter: standard deviation per axis of what is added to the unit vector that is up in the picture.
     """
 
-    views: Annotated[int, Within(1, 4096)] = 4
-    elevation: Annotated[tuple[float, float], Rising(-90, 90)] = ELEVATION_RANGE
-    distance: Annotated[tuple[float, float], Rising(1, 100, "(]")] = DISTANCE_RANGE
-    fov_y: Annotated[tuple[float, float], Rising(1, 170)] = FOV_RANGE
+    views: Annotated[int | Schedule, Within(1, 4096)] = 4
+    elevation: Annotated[_Ends, Rising(-90, 90)] = ELEVATION_RANGE
+    distance: Annotated[_Ends, Rising(0.05, 100)] = DISTANCE_RANGE
+    fov_y: Annotated[_Ends, Rising(1, 170)] = FOV_RANGE
     azimuth: Annotated[tuple[float, float], Rising(-360, 360)] = (-180.0, 180.0)
     antithetic: bool = False
+    framed: bool = False
+    position_jitter: NonNegative = 0.0
+    target_jitter: NonNegative = 0.0
+    up_jitter: NonNegative = 0.0
 
     def __post_init__(self) -> None:
-        if self.antithetic and self.views % 2:
-            raise ValueError(f"cameras.views={self.views} must be even: antithetic views come in pairs")
+        for name in ("elevation", "distance", "fov_y"):
+            if at := first_above(*getattr(self, name)):
+                raise ValueError(
+                    f"{name} [{at[1]:g}, {at[2]:g}] must not run backwards, as it does at progress {at[0]:g}"
+                )
+        if self.antithetic and any(count % 2 for count in self.counts):
+            raise ValueError(
+                f"cameras.views={', '.join(map(str, sorted(self.counts)))} must be even: antithetic views come in pairs"
+            )
 
-    def sample(self, rng: Streams, size: int, group: int = 1, total_views: int | None = None) -> Cameras:
+    def count(self, progress: float) -> int:
+        """Cameras of a step at this point of the stage."""
+        return round(value_at(self.views, progress))
+
+    @property
+    def counts(self) -> set[int]:
+        """All the numbers of cameras that a step of the stage may have."""
+        return {self.count(progress) for progress in stations(self.views)}
+
+    @property
+    def fullest(self) -> float:
+        """A point of the stage at which steps are largest."""
+        return max(stations(self.views), key=self.count)
+
+    @property
+    def most(self) -> int:
+        """Cameras of the largest step."""
+        return self.count(self.fullest)
+
+    def sample(
+        self, rng: Streams, size: int, group: int = 1, total_views: int | None = None, progress: float = 0.0
+    ) -> Cameras:
         """The cameras of one iteration, ``size`` pixels square.
 
         Arguments:
@@ -178,13 +240,15 @@ class CameraSampler:
             size: image height and width in pixels.
             group: views per group of a multi-view teacher; must divide ``views``.
             total_views: global number of views when this process draws only some of them.
+            progress: fraction of the stage that is done.
         """
-        total = total_views or self.views
+        views = self.count(progress)
+        total = total_views or views
         if total % group:
             raise ValueError(f"cameras.views={total} is not a multiple of the prior's view group of {group}")
-        index = torch.arange(self.views) + rng.view_offset
+        index = torch.arange(views) + rng.view_offset
         shared = rng.uniform("camera/azimuth", 1)
-        own = rng.uniform_per_view("camera", self.views, 4)
+        own = rng.uniform_per_view("camera", views, 4)
         if self.antithetic and group == 1:
             pair = index // 2
             own = torch.stack([rng.generator_uniform("camera/pair", int(p), 4) for p in pair])
@@ -198,13 +262,24 @@ class CameraSampler:
             turn = ((block + jitter) / strata / group + (index % group) / group + shared) % 1.0
             own = torch.stack([rng.generator_uniform("camera/group", int(b), 4) for b in block])
 
-        def between(bounds: tuple[float, float], u: Tensor) -> Tensor:
-            return bounds[0] + (bounds[1] - bounds[0]) * u
+        def between(ends: _Ends, u: Tensor) -> Tensor:
+            low, high = (value_at(end, progress) for end in ends)
+            return low + (high - low) * u
 
-        return place(
-            torch.deg2rad(between(self.azimuth, turn)),
-            torch.deg2rad(between(self.elevation, own[:, 1])),
-            between(self.distance, own[:, 2]),
-            torch.deg2rad(between(self.fov_y, own[:, 3])),
-            size, size,
+        distance, fov_y = between(self.distance, own[:, 2]), torch.deg2rad(between(self.fov_y, own[:, 3]))
+        cameras = place(
+            torch.deg2rad(between(self.azimuth, turn)), torch.deg2rad(between(self.elevation, own[:, 1])),
+            distance / torch.tan(fov_y / 2) if self.framed else distance, fov_y, size, size,
         )  # fmt: skip
+        return self._shaken(cameras, rng)
+
+    def _shaken(self, cameras: Cameras, rng: Streams) -> Cameras:
+        """The cameras with this step's jitter."""
+        if not (self.position_jitter or self.target_jitter or self.up_jitter):
+            return cameras
+        moved = 2 * rng.uniform_per_view("camera/position", len(cameras), 3) - 1
+        target, up = rng.normal_per_view("camera/target", len(cameras), 2, 3).unbind(1)
+        position = cameras.c2w[:, :3, 3] + self.position_jitter * moved
+        return look_at(
+            cameras, position, self.target_jitter * target, cameras.c2w[:, :3, 1] + self.up_jitter * up
+        )

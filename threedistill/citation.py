@@ -78,6 +78,8 @@ CLASSES: dict[str, tuple[tuple[str, str], ...]] = {
         ("shen2021dmtet", "the representation"), ("munkberg2022nvdiffrec", "its rendering"),
     ),
     "training.optim.Adam": (("kingma2015adam", "the optimizer"),),
+    "training.optim.AdamW": (("loshchilov2019adamw", "the optimizer"),),
+    "training.optim.Adan": (("xie2024adan", "the optimizer"),),
 }  # fmt: skip
 
 

@@ -76,15 +76,17 @@ class Within:
 
         if value is None:
             return value
-        if isinstance(value, Bounded):
-            low, high = value.bounds()
+        values = value if isinstance(value, tuple | list) else (value,)
+        for schedule in values:
+            if not isinstance(schedule, Bounded):
+                continue
+            low, high = schedule.bounds()
             if not (self.holds(low) and self.holds(high)):
                 raise PydanticCustomError(
                     "schedule", "must {words}; it takes values from {low} to {high}",
                     {"words": self.words(), "low": f"{low:g}", "high": f"{high:g}"},
                 )  # fmt: skip
-            return value
-        numbers = value if isinstance(value, tuple | list) else (value,)
+        numbers = [number for number in values if not isinstance(number, Bounded)]
         if any(isinstance(number, int) and abs(number) >= 2**63 for number in numbers):
             raise PydanticCustomError("range", "must be a number of ordinary size")
         if not all(self.holds(number) for number in numbers):
@@ -109,13 +111,13 @@ class Within:
 
 @dataclass(frozen=True)
 class Rising(Within):
-    """A pair of numbers in an interval that does not run backwards."""
+    """A pair of numbers in an interval that does not run backwards; of schedules, their owner sees to that."""
 
     def check(self, value: Any) -> Any:
         from pydantic_core import PydanticCustomError
 
         low, high = super().check(value)
-        if low > high:
+        if not isinstance(low, Bounded) and not isinstance(high, Bounded) and low > high:
             raise PydanticCustomError("range", "must not run backwards")
         return low, high
 

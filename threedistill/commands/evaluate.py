@@ -77,7 +77,7 @@ def ceiling_fit() -> Callable[[Path, str], Path]:
         try:
             return fit_ceiling(
                 last.scene.model.make(), truth, prompt, run_dir / "ceiling", plan.export, steps=plan.iterations,
-                views=plan.stages[0].cameras.views, seed=plan.names.seed, rates=last.scene.rates, on_step=bar.step,
+                views=plan.stages[0].cameras.most, seed=plan.names.seed, rates=last.scene.rates, on_step=bar.step,
             )  # fmt: skip
         finally:
             bar.close()

@@ -35,7 +35,7 @@ PLACES = {
     "background": "threedistill.representations.background.BackgroundSampler",
     "light": "threedistill.lights.Lighting",
     "regularizers": "threedistill.guidance.regularizers.Regularizers",
-    "optim": "threedistill.training.optim.Adam",
+    "optim": "threedistill.training.optim.SceneOptimizer",
     "watchdog": "threedistill.training.watchdog.Watchdog",
     "convert": "threedistill.representations.convert.ConvertSettings",
     "trainer": "threedistill.training.stages.TrainerSettings",

@@ -37,7 +37,7 @@ def smaller(plan: RunPlan, device: str) -> str:
     words = []
     if plan.names.preset not in ("draft", "bench"):
         words.append("--preset draft")
-    views = max(stage.cameras.views for stage in plan.stages)
+    views = max(stage.cameras.most for stage in plan.stages)
     if views > 1:
         words.append(f"fewer views than cameras.views={views}")
     particles = plan.stages[0].scene.particles

@@ -150,10 +150,11 @@ def build_stage(
         images, device: as for :func:`build_stages`.
         loaded: as for :func:`build_networks`.
     """
-    if stage.cameras.views % prior.view_group:
-        raise UsageError(
-            f"cameras.views={stage.cameras.views} is not a multiple of the prior's view group of {prior.view_group}"
-        )
+    for views in sorted(stage.cameras.counts):
+        if views % prior.view_group:
+            raise UsageError(
+                f"cameras.views={views} is not a multiple of the prior's view group of {prior.view_group}"
+            )
     system = ScoreDistillation(
         scenes=build_scenes(stage.scene),
         prior=prior,

@@ -180,7 +180,7 @@ def asked(plan: RunPlan, stage: StagePlan, prior: Prior) -> Rows:
     names = ["teacher", *stage.networks, *stage.learners]
     networks: dict[str, Prior] = {name: _Counter(prior, batches) for name in names}
     rng, rule = stage.scene.streams, stage.guidance.rule
-    cameras = stage.cameras.sample(rng, 8, prior.view_group)
+    cameras = stage.cameras.sample(rng, 8, prior.view_group, progress=stage.cameras.fullest)
     views = len(cameras)
     level = stage.guidance.timesteps.sample(prior.path, 0.5, rng, views, prior.view_group)
     x0 = torch.zeros(views, 3, 1, 1)
@@ -229,7 +229,7 @@ def need_of(
         scene=scene.parameters, student=student,
         others=sum(_bytes_of(one) for one in others),
         texts=prior.encoder_bytes if isinstance(prior, OutlinedPrior) else 0,
-        views=stage.cameras.views, rows=asked(plan, stage, prior), size=scene.size,
+        views=stage.cameras.most, rows=asked(plan, stage, prior), size=scene.size,
         row=_part(_row(prior, group), group), view=_view(prior, False), back=_view(prior, True), learn=learn,
         render=scene.render, seconds=scene.seconds,
         one_by_one=isinstance(prior.space, LatentSpace) and prior.space.one_by_one, lessons=lessons,
@@ -312,7 +312,7 @@ def _rendered(stage: StagePlan, scene: Any, size: int) -> tuple[Footprint, float
     sizes = [min(probe, size) for probe in _PROBES]
     rng: Streams = stage.scene.streams
     for side in sizes:
-        cameras = stage.cameras.sample(rng, side)
+        cameras = stage.cameras.sample(rng, side, progress=stage.cameras.fullest)
         behind = torch.ones(len(cameras), 3)
 
         def work(cameras: Any = cameras, behind: Tensor = behind) -> object:

@@ -20,7 +20,7 @@ from threedistill.protocols import Prior, Representation, StudentMaker
 from threedistill.representations.background import BackgroundSampler
 from threedistill.representations.convert import ConvertSettings
 from threedistill.rng import Streams
-from threedistill.training.optim import Adam
+from threedistill.training.optim import SceneOptimizer
 from threedistill.training.stages import TrainerSettings
 from threedistill.training.student_step import StudentTraining
 from threedistill.training.system import Guidance, Stage
@@ -173,7 +173,7 @@ class StagePlan:
     background: BackgroundSampler
     light: Lighting
     regularizers: Regularizers
-    optim: Adam
+    optim: SceneOptimizer
     watchdog: Watchdog
     convert: ConvertSettings
 

@@ -87,11 +87,11 @@ def _check_rule(plan: RunPlan, stage: StagePlan) -> None:
             f"guidance={name} asks about pictures of the object, and there are none; give one with --image FILE, or "
             "use cfg=standard"
         )
-    group, views = rule.group, stage.cameras.views
-    if views % group:
-        raise UsageError(
-            f"guidance={name} rescales groups of {group} views, and cameras.views={views} is no multiple"
-        )
+    for views in sorted(stage.cameras.counts):
+        if views % rule.group:
+            raise UsageError(
+                f"guidance={name} rescales groups of {rule.group} views, and cameras.views={views} is no multiple"
+            )
     if is_edit(rule):
         if not plan.given and not stage.scene.model.given("picture"):
             raise UsageError(

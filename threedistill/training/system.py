@@ -37,7 +37,7 @@ from threedistill.protocols import (
 from threedistill.representations.background import BackgroundSampler
 from threedistill.rng import Streams
 from threedistill.schedule import Schedule, value_at
-from threedistill.training.optim import Adam, apply_refinement
+from threedistill.training.optim import SceneOptimizer, apply_refinement
 from threedistill.training.scenes import Scenes
 from threedistill.training.start import render_unedited
 from threedistill.training.student_step import Learner, Shown
@@ -128,7 +128,7 @@ class ScoreDistillation(pl.LightningModule):
         background: BackgroundSampler,
         light: Lighting,
         regularizers: Regularizers,
-        optim: Adam,
+        optim: SceneOptimizer,
         watchdog: Watchdog,
         streams: Streams,
         max_rows: int | None = None,
@@ -269,7 +269,7 @@ class ScoreDistillation(pl.LightningModule):
 
     def _views(self, progress: float, rng: Streams) -> tuple[Cameras, Tensor]:
         group = self.prior.view_group
-        cameras = self.sampler.sample(rng, self.stage.size(progress), group)
+        cameras = self.sampler.sample(rng, self.stage.size(progress), group, progress=progress)
         background = self.background.sample(rng, len(cameras), group, avoid=self.mean_color)
         return cameras.to(self.device), background.to(self.device)
 

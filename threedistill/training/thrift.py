@@ -36,7 +36,7 @@ def measures(system: ScoreDistillation) -> Iterator[str]:
     if isinstance(space, LatentSpace) and not space.one_by_one:
         space.one_by_one = True
         yield "views are encoded one by one (prior.model.one_by_one=true)"
-    for rows in dict.fromkeys((system.sampler.views, system.prior.view_group)):
+    for rows in dict.fromkeys((system.sampler.most, system.prior.view_group)):
         if system.max_rows is None or system.max_rows > rows:
             system.max_rows = rows
             yield f"networks are asked {rows} at a time (trainer.max_rows={rows})"
