@@ -257,6 +257,7 @@ class Splats:
         sh: (N, K, 3) spherical-harmonic coefficients of the colour, ``K = (degree + 1)^2``; the colour seen along the
             unit direction d is ``0.5 + sum_k Y_k(d) sh_k``, sRGB (INRIA's basis, order and signs).
         extras: facts that travel with the asset (prompt, seed, prior, licences).
+        antialiased: whether they are to be drawn with their light kept under the screen's low-pass filter.
     """
 
     means: Float[Tensor, "N 3"]
@@ -265,6 +266,7 @@ class Splats:
     opacity_logits: Float[Tensor, "N"]
     sh: Float[Tensor, "N K 3"]
     extras: dict[str, object] = field(default_factory=dict[str, object])
+    antialiased: bool = False
 
     def __len__(self) -> int:
         return self.means.shape[0]

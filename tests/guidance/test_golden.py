@@ -30,7 +30,15 @@ STUDENT = {"c": (0.5, 0.9)}
 GAP = 2 * math.log((4 / 3) / (3 / 4))
 
 plain, strong = ClassifierFree(1.0), ClassifierFree(7.5)
-kappa = {"solver": "fixed_point", "scale": 1.0, "max_steps": 400, "gap": GAP, "unit": "logsnr", "eta": 0.0}
+kappa = {
+    "solver": "fixed_point",
+    "scale": 1.0,
+    "max_steps": 400,
+    "gap": GAP,
+    "gap_draw": "none",
+    "unit": "logsnr",
+    "eta": 0.0,
+}
 
 GOLDEN = {
     "sds": (SDS(plain), -0.9995100441, 0.2160705537),

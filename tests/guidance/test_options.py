@@ -54,7 +54,7 @@ OTHERS: dict[str, Any] = {
     "variance_reduction": False, "group": 2, "MVSDS.rescale": 0.2, "cond": 1.1, "empty": -1.1, "negative": 0.3,
     "CSD.noise": 0.2, "threshold": 100.0, "form": "sum", "eta": 0.5, "normalize": "dmd", "divergence": "forward_kl",
     "lam": 0.8, "delta": 0.1, "stride": 0.07, "max_steps": 1, "start": 0.2, "solver": "fixed_point", "gap": 0.1,
-    "unit": "logsnr", "Inverted.scale": 1.0, "Reparametrized.scale": 1.0, "CDS.noise": "fresh",
+    "unit": "logsnr", "gap_draw": "none", "Inverted.scale": 1.0, "Reparametrized.scale": 1.0, "CDS.noise": "fresh",
 }  # fmt: skip
 
 
@@ -183,9 +183,10 @@ def test_every_variant_of_guidance_has_an_effect_or_is_refused(rule: GuidanceRul
             assert float((direction(replace(rule, cfg=new)) - before).abs().max()) > 1e-6, field.name
 
 
-def test_a_unit_without_a_gap_is_refused() -> None:
-    with pytest.raises(ValueError, match="unit=logsnr says what gap is in, and gap=0"):
-        Reparametrized(unit="logsnr")
+def test_what_is_said_about_no_gap_is_refused() -> None:
+    for option in ({"unit": "logsnr"}, {"gap_draw": "none"}):
+        with pytest.raises(ValueError, match=rf"{next(iter(option))}=\w+ is about gap, and gap=0"):
+            Reparametrized(gap=0.0, **option)
 
 
 def test_an_edit_to_the_same_words_moves_nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from threedistill.guidance.trajectory import (
     OdeStep,
     Reparametrized,
     collect,
+    ddim_std,
     draw_noise,
     fraction,
     invert,
@@ -29,6 +31,7 @@ from threedistill.guidance.trajectory import (
 from threedistill.prediction import Prediction
 from threedistill.priors.analytic import GaussianPrior, Normal
 from threedistill.priors.noise_path import DiscretePath, RectifiedFlowPath
+from threedistill.protocols import Prior
 from threedistill.rng import Streams
 
 MEAN, STD = 0.2, 1.4
@@ -218,6 +221,41 @@ def test_sdi_with_random_noise_is_sds():
     ours = direction(rule, networks, [-0.4, 0.2], [0.7, -1.0])
     torch.testing.assert_close(ours, direction(SDS(GUIDANCE), networks, [-0.4, 0.2], [0.7, -1.0]))
     assert not torch.allclose(ours, direction(random, networks, [-0.4, 0.2], [0.7, -1.0]))
+
+
+class Handing(Prior):
+    """Whose answer is that all of the sample is a picture: an inversion then hands on what noise it is given."""
+
+    name, licence, path, space = "handing", "none", PATHS["discrete"], scalar_prior(TEACHER).space
+
+    def conditioning(self, conditions):
+        return {"none": torch.zeros(len(conditions), 1)}
+
+    def predict(self, x_t, level, conditioning):
+        return Prediction(torch.zeros_like(x_t), "eps", x_t, level)
+
+
+def test_an_inversion_adds_ddims_own_noise_in_every_step():
+    """What reaches kappa: s_k / alpha_k of every step, at the last level's alpha / sigma."""
+    path, found, picture = PATHS["discrete"], [], torch.zeros(1, 1, 64, 64, dtype=torch.float64)
+    step = replace(situation(Handing(), [0.0], [0.0]), x0=picture, noise=picture)
+    for t in (0.1, 0.25, 0.5, 0.9):
+        target = at_fraction(path, t)
+        steps = math.ceil(t / 0.1 - 1e-6)
+        x = invert(step, GUIDANCE, target, 0.1, 10, eta=0.3)
+        levels = [at_fraction(path, t * k / steps) for k in range(steps + 1)]
+        parts = [0.3 * ddim_std(a, b, picture) / b.alpha for a, b in itertools.pairwise(levels)]
+        exact = float(torch.stack(parts).square().sum().sqrt() * target.alpha / target.sigma)
+        assert float(x.std() / target.sigma) == pytest.approx(exact, rel=0.05)
+        found.append(exact)
+    assert found == pytest.approx([0.03, 0.20, 0.25, 0.29], abs=0.005)
+
+
+def test_where_kappa_is_found_is_drawn_anew_in_every_step():
+    step = situation(scalar_prior(TEACHER), [-0.4], [0.7])
+    rule = SDI(GUIDANCE, Reparametrized(eta=0.0))
+    found = [collect(rule, replace(step, rng=Streams(0).at(i)), 0.0).noise for i in (0, 0, 1)]
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
 
 def test_noise_of_the_evidence_is_what_is_in_the_sample():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,3 +70,17 @@ def test_gsplat_is_given_what_it_needs(monkeypatch):
     # Opacities at the edge of 1/255 may fall on either side in single precision.
     assert float((theirs.opacity - ours.opacity).abs().max()) < 1 / 200
     assert float((theirs.image - ours.image).abs().mean()) < 1e-5
+
+
+def test_the_numbers_are_those_of_the_gsplat_that_cuda_asks_for():
+    """Its kernels' sources, which the wheel carries; another version may cap otherwise (1.6.0: at 0.99)."""
+    gsplat = pytest.importorskip("gsplat")
+    sources = Path(gsplat.__file__).parent / "cuda"
+    kernel = (sources / "csrc" / "RasterizeToPixels3DGSFwd.cu").read_text(encoding="utf-8")
+    common = (sources / "include" / "Common.h").read_text(encoding="utf-8")
+    cap = re.search(r"min\(([\d.]+)f, opac", kernel)
+    dark = re.search(r"next_T <= (1e-\d)f", kernel)
+    least = re.search(r"#define ALPHA_THRESHOLD \(1\.f / (\d+)\.f\)", common)
+    assert cap and dark and least
+    found = (1 / int(least[1]), float(cap[1]), float(dark[1]))
+    assert found == (splat_op.LEAST, splat_op.MOST, splat_op.DARK)

@@ -109,7 +109,8 @@ def test_the_signs_are_those_of_splat_files():
         color_of(torch.zeros(2, 5, 3), None)
 
 
-def test_gradients_of_everything_by_differences():
+@pytest.mark.parametrize("antialiased", [False, True])
+def test_gradients_of_everything_by_differences(antialiased):
     splats, cameras = cloud(3, seed=2, degree=1, size=-2.0), ring(1, elevation=30, size=6)
     leaves = (
         splats.means, splats.log_scales, splats.quaternions, splats.opacity_logits, splats.sh,
@@ -117,7 +118,8 @@ def test_gradients_of_everything_by_differences():
     )  # fmt: skip
 
     def run(means, scales, quaternions, logits, sh, background):
-        out = render_splats(Splats(means, scales, quaternions, logits, sh), cameras, background)
+        splats = Splats(means, scales, quaternions, logits, sh, antialiased=antialiased)
+        out = render_splats(splats, cameras, background)
         return out.rgb, out.opacity, out.depth
 
     for leaf in leaves:
@@ -148,6 +150,28 @@ def _quaternions(matrices: torch.Tensor) -> torch.Tensor:
 
     x, y, z, w = torch.from_numpy(Rotation.from_matrix(matrices.numpy()).as_quat()).T
     return torch.stack([w, x, y, z], 1)
+
+
+def test_a_splat_thinner_than_a_pixel_keeps_its_light():
+    """Opaque, 0.25 pixels wide: ``2 pi sigma^2`` pixels of light, wherever it lies between pixel centres."""
+    cameras = ring(1, elevation=0, distance=3.0, size=32)
+    pixel = 2 * 3.0 * math.tan(math.radians(22)) / 32
+    true = 2 * math.pi * 0.25**2
+    for shift in torch.rand(6, 2, generator=torch.Generator().manual_seed(0)).double() * pixel:
+        splat = Splats(
+            torch.cat([shift, torch.zeros(1).double()])[None],
+            torch.full((1, 3), math.log(0.25 * pixel)).double(),
+            torch.tensor([[1.0, 0, 0, 0]]).double(), torch.full((1,), 12.0).double(), torch.zeros(1, 1, 3).double(),
+        )  # fmt: skip
+        kept = float(render_splats(replace(splat, antialiased=True), cameras).opacity.sum())
+        blurred = float(render_splats(splat, cameras).opacity.sum())
+        assert kept == pytest.approx(true, rel=0.05) and blurred == pytest.approx(5.8 * true, rel=0.05)
+    # A splat of many pixels hardly needs it.
+    wide = replace(splat, log_scales=splat.log_scales + math.log(40))
+    ratio = (
+        render_splats(replace(wide, antialiased=True), cameras).opacity / render_splats(wide, cameras).opacity
+    )
+    assert float(ratio.nan_to_num(1).min()) > 0.99
 
 
 @pytest.mark.parametrize("normals", ["axis", "depth"])

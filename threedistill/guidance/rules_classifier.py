@@ -80,10 +80,10 @@ class CSD(GuidanceRule):
 class CSM(GuidanceRule):
     """Classifier score matching: ``g = s (eps_c - eps_null)`` at an ``x_t`` found by deterministic inversion. DERIVED.
 
-    Without random noise the gradient has no variance given the render and the level. TV-3DG's text was not available:
-    its abstract says that the difference term of SDS and the random noise are dropped, which is this formula. (Should
-    its difference term be ``eps_c - eps`` instead of ``eps_null - eps``, only ``s`` becomes ``s - 1``.) Like CSD it
-    has no restoring force where all distributions are equally wide.
+    Without random noise the gradient has no variance given the render and the level. TV-3DG's equations were not at
+    hand: its abstract says that the difference term of SDS and the random noise are dropped, which is this formula.
+    (Should its difference term be ``eps_c - eps`` instead of ``eps_null - eps``, only ``s`` becomes ``s - 1``.) Like
+    CSD it has no restoring force where all distributions are equally wide.
     Source: Yang et al. 2024 (TV-3DG), arXiv 2410.21299; inversion as in ISM (arXiv 2311.11284).
 
     Arguments:

@@ -23,7 +23,7 @@ class CSDS(GuidanceRule):
 
     The shape of VSD with a frozen model of the category ("a mushroom", no camera) in the student's place: the noise
     cancels as t goes to 0, and the point at rest lies beyond the conditioned mean, away from the category's. Stable
-    where the conditioned prior is narrower than the category's. The paper's method section was not available; the
+    where the conditioned prior is narrower than the category's. The paper's equations were not at hand; the
     abstract names the ingredients. ``sum`` is the other reading, ``(eps^s - eps) + eta (eps_category - eps_null)``.
     Source: Zou et al. 2024 (Sparse3D), arXiv 2308.14078.
 

@@ -1,4 +1,4 @@
-"""Where else than at a freshly noised render the teacher is asked: deterministic strategies that find noisy samples.
+"""Where else than at a freshly noised render the teacher is asked: strategies that find noisy samples.
 
 One step of deterministic DDIM, up or down, is the same on every path:
 ``x_s = alpha_s x0_hat(x_t) + sigma_s eps_hat(x_t)`` (Song et al. 2021, arXiv 2010.02502, eq. 12 with eta = 0). Going up
@@ -33,7 +33,7 @@ from threedistill.values import Below, Count, NonNegative, Within, settings
 
 __all__ = [
     "Interval", "Inverted", "OdeStep", "Reference", "Reparametrized", "Situation", "Traced", "Trajectory",
-    "collect", "draw_noise", "fraction", "invert", "parts_of", "shifted",
+    "collect", "ddim_std", "draw_noise", "fraction", "invert", "parts_of", "shifted",
 ]  # fmt: skip
 
 Unit = Literal["t", "logsnr"]
@@ -48,6 +48,7 @@ class Situation:
         networks, prompts, conditions, x0, level, noise, max_rows: as for
             :func:`~threedistill.guidance.evidence.gather`.
         reference: (B, C, h, w) the encoded renders of the unedited scene, for edits.
+        rng: the iteration's streams, for what a trajectory draws.
         told: what the networks were told in this step; a trajectory asks the same words again and again.
     """
 
@@ -59,6 +60,7 @@ class Situation:
     noise: Float[Tensor, "B C h w"]
     max_rows: int | None = None
     reference: Float[Tensor, "B C h w"] | None = None
+    rng: Streams = field(default_factory=lambda: Streams(0))
     told: Told = field(default_factory=Told, init=False)
 
     @property
@@ -154,7 +156,7 @@ def shifted(path: NoisePath, level: NoiseLevel, gap: float, unit: Unit) -> Noise
 
 def invert(
     situation: Situation, cfg: CFG, target: NoiseLevel, stride: float, max_steps: int, scale: float = 0.0,
-    start: float = 0.0,
+    start: float = 0.0, eta: float = 0.0,
 ) -> Float[Tensor, "B C h w"]:  # fmt: skip
     """DDIM inversion of the clean render up to ``target``: ``x_{k+1} = alpha_{k+1} x0_hat_k + sigma_{k+1} eps_hat_k``.
 
@@ -174,6 +176,7 @@ def invert(
         max_steps: bound on n.
         scale: guidance during inversion; 0 = without the prompt.
         start: where the walk begins, a fraction of the path.
+        eta: of the random noise that every step adds, ``eta`` times :func:`ddim_std`.
 
     Returns:
         (B, C, h, w) the samples at ``target``.
@@ -186,9 +189,35 @@ def invert(
     x = level.scales(situation.x0)[0] * situation.x0
     for k in range(steps):
         eps, x0 = _asked(situation, cfg, x, level, scale)
-        level = target if k + 1 == steps else path.at_fraction(begin + (end - begin) * ((k + 1) / steps))
+        before, level = (
+            level,
+            target if k + 1 == steps else path.at_fraction(begin + (end - begin) * ((k + 1) / steps)),
+        )
         x = level.add_noise(x0, eps)
+        if eta:
+            x = x + eta * ddim_std(before, level, x) * _drawn(situation, f"inversion/{k}")
     return target.add_noise(situation.x0, situation.noise * 0) if steps == 0 else x
+
+
+def ddim_std(
+    lower: NoiseLevel, upper: NoiseLevel, like: Float[Tensor, "B C h w"]
+) -> Float[Tensor, "B 1 1 1"]:
+    """``sqrt((1 - a_s) / (1 - a_t) (1 - a_t / a_s))``, DDIM's standard deviation between ``s < t`` at eta = 1.
+
+    ``a = alpha^2 / (alpha^2 + sigma^2)``, and on paths that do not preserve the variance the whole is multiplied by
+    ``sqrt(alpha_t^2 + sigma_t^2)``.
+    Source: Song et al. 2021, arXiv 2010.02502, eq. 16.
+    """
+    clean = [level.alpha**2 / (level.alpha**2 + level.sigma**2) for level in (lower, upper)]
+    share = (1 - clean[0]) / (1 - clean[1]) * (1 - clean[1] / clean[0])
+    std = (share.clamp(min=0) * (upper.alpha**2 + upper.sigma**2)).sqrt()
+    return std.to(like).view(-1, *(1,) * (like.ndim - 1))
+
+
+def _drawn(situation: Situation, purpose: str) -> Float[Tensor, "B C h w"]:
+    """Standard normal numbers of a trajectory's own."""
+    x0 = situation.x0
+    return situation.rng.normal_per_view(purpose, len(x0), *x0.shape[1:]).to(x0)
 
 
 def _asked(
@@ -265,16 +294,20 @@ class Interval(Trajectory):
 class Reparametrized(Trajectory):
     """``x_t = alpha x0 + sigma kappa`` with the teacher's own noise ``kappa`` for this render (SDI).
 
-    ``ddim``: kappa is read off the inversion at ``scale`` up to ``t + gap``. ``fixed_point``: the solution of
-    ``kappa = eps^s(alpha x0 + sigma kappa)`` there, by iteration from the step's random noise (the paper's definition;
-    it converges where the network is a contraction).
+    ``ddim``: kappa is read off the inversion at ``scale`` up to a level ``t'`` between ``t`` and ``t + gap``.
+    ``fixed_point``: the solution of ``kappa = eps^s(alpha x0 + sigma kappa)`` there, by iteration from the step's
+    random noise (the paper's definition; it converges where the network is a contraction).
+
+    As in the released code, ``t'`` is drawn anew for every step and each step of the inversion adds a little random
+    noise, so that kappa differs from view to view and from step to step: ``eta`` times DDIM's own standard deviation.
 
     Arguments:
         solver: as above.
         scale: guidance during inversion; the paper's -7.5 goes with a forward scale of 7.5.
         stride, max_steps, start: of the inversion, or ``max_steps`` iterations.
-        gap: how far above ``t`` kappa is found, in ``unit``.
-        eta: standard deviation of random noise added to kappa once.
+        gap: how far above ``t`` kappa is found at most, in ``unit``.
+        gap_draw: ``uniform`` draws the distance from ``U[0, gap]``, ``none`` takes ``gap`` itself.
+        eta: of the noise added in every step of the inversion; ``fixed_point`` adds it once, as its last step.
         unit: ``t`` or ``logsnr``.
     """
 
@@ -283,20 +316,25 @@ class Reparametrized(Trajectory):
     stride: Stride = 0.1
     max_steps: Count = 10
     start: Start = 0.0
-    gap: NonNegative = 0.0
+    gap: NonNegative = 0.1
+    gap_draw: Literal["uniform", "none"] = "uniform"
     eta: NonNegative = 0.3
     unit: Unit = "t"
 
     def __post_init__(self) -> None:
-        if self.unit != "t" and self.gap == 0:
-            raise ValueError(f"unit={self.unit} says what gap is in, and gap=0; set gap, or leave unit out")
+        if self.gap == 0 and (self.unit != "t" or self.gap_draw != "uniform"):
+            what = f"unit={self.unit}" if self.unit != "t" else f"gap_draw={self.gap_draw}"
+            raise ValueError(f"{what} is about gap, and gap=0; set gap, or leave it out")
 
     def trace(self, situation: Situation, cfg: CFG, progress: float) -> Traced:
         """Point ``t``."""
-        level = situation.level
-        upper = shifted(situation.path, level, self.gap, self.unit) if self.gap else level
+        level, path = situation.level, situation.path
+        upper = level
+        if self.gap:
+            share = situation.rng.uniform("inversion gap", 1).item() if self.gap_draw == "uniform" else 1.0
+            upper = shifted(path, level, share * self.gap, self.unit)
         if self.solver == "ddim":
-            x = invert(situation, cfg, upper, self.stride, self.max_steps, self.scale, self.start)
+            x = invert(situation, cfg, upper, self.stride, self.max_steps, self.scale, self.start, self.eta)
             alpha, sigma = upper.scales(x)
             kappa = (x - alpha * situation.x0) / sigma
         else:
@@ -304,7 +342,11 @@ class Reparametrized(Trajectory):
             for _ in range(self.max_steps):
                 x = upper.add_noise(situation.x0, kappa)
                 kappa, _ = _asked(situation, cfg, x, upper, self.scale)
-        kappa = kappa + self.eta * situation.noise
+            if self.eta:
+                added = ddim_std(shifted(path, upper, -self.stride, "t"), upper, kappa)
+                kappa = kappa + self.eta * added / upper.scales(kappa)[1] * _drawn(
+                    situation, "inversion/last"
+                )
         return Traced({"t": (level.add_noise(situation.x0, kappa), level)})
 
 

@@ -36,7 +36,7 @@ class Weighting:
     alpha_sigma2        alpha sigma^2            Fantasia3D geometry
     sigma_over_alpha    sigma / alpha            ISM; makes SDS the L2 distance to ``x0_hat``
     alpha_over_sigma    alpha / sigma            noise matching
-    inverse_sigma2      1 / sigma^2              X-Dreamer
+    inverse_sigma2      1 / sigma^2              Fantasia3D (strategy 1)
     ==================  =======================  ============================================
 
     Arguments:

@@ -14,7 +14,8 @@ from threedistill.ops._native import Kernel, registered, shape_error
 __all__ = ["LEAST", "MAX_CHANNELS", "Layers", "splat", "splat_reference"]
 
 #: A Gaussian's opacity at a pixel below this is skipped, above ``MOST`` capped; a pixel is finished before less than
-#: ``DARK`` of its light is left. The three numbers are gsplat's.
+#: ``DARK`` of its light is left. The three numbers are those of gsplat 1.5.3, which composites on CUDA (1.6.0 caps at
+#: 0.99; the numbers move with the version that is asked for, or a GPU would show another picture than a CPU).
 LEAST, MOST, DARK = 1 / 255, 0.999, 1e-4
 
 #: Features per Gaussian at most.

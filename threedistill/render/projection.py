@@ -10,10 +10,13 @@ from torch import Tensor
 
 from threedistill.types import Cameras
 
-__all__ = ["LOW_PASS", "NEAR", "Projected", "project", "rotations"]
+__all__ = ["LEAST_COMPENSATION", "LOW_PASS", "NEAR", "Projected", "project", "rotations"]
 
 #: Variance that is added to every ellipse, pixels^2, so that none slips between pixel centres (3DGS, gsplat's eps2d).
 LOW_PASS = 0.3
+
+#: The factor on the opacity of a splat that is nothing but blur (gsplat's; its slope grows without bound towards 0).
+LEAST_COMPENSATION = 0.005
 
 #: Gaussians nearer to the camera's plane than this are hidden, metres.
 NEAR = 0.05
@@ -29,11 +32,14 @@ class Projected(NamedTuple):
         means: (B, N, 2) pixels, x to the right, y down; the centre of the first pixel is (0.5, 0.5).
         conics: (B, N, 3) xx, xy, yy of the inverse covariances, 1 / pixels^2.
         depths: (B, N) metres along the viewing axis; -1 where the Gaussian is hidden.
+        compensation: (B, N) what opacities are multiplied by where the blur shall add no light,
+            ``sqrt(det Sigma / det Sigma')`` in [0.005, 1].
     """
 
     means: Float[Tensor, "B N 2"]
     conics: Float[Tensor, "B N 3"]
     depths: Float[Tensor, "B N"]
+    compensation: Float[Tensor, "B N"]
 
 
 def rotations(quaternions: Float[Tensor, "N 4"]) -> Float[Tensor, "N 3 3"]:
@@ -68,9 +74,10 @@ def project(
         cameras: ``B`` cameras.
 
     Returns:
-        means, conics and depths, differentiable.
+        All of :class:`Projected`, differentiable.
 
-    Sources: Zwicker et al., "EWA volume splatting", 2001, equations 22 to 31; Kerbl et al. 2023, equation 5.
+    Sources: Zwicker et al., "EWA volume splatting", 2001, equations 22 to 31; Kerbl et al. 2023, equation 5;
+    compensation: Yu et al. 2024 (Mip-Splatting), arXiv 2311.16493.
     """
     c2w = cameras.c2w.to(means)
     # OpenGL's camera axes to those of the screen: y down, z ahead.
@@ -93,8 +100,10 @@ def project(
     slope = (focal * inverse)[..., None]
     across = slope * (axes[:, 0] - torch.clamp(u, -limit_x, limit_x)[..., None] * axes[:, 2])
     down = slope * (axes[:, 1] - torch.clamp(v, -limit_y, limit_y)[..., None] * axes[:, 2])
-    xx, yy = (across * across).sum(-1) + LOW_PASS, (down * down).sum(-1) + LOW_PASS
-    xy = (across * down).sum(-1)
+    xx, yy, xy = (across * across).sum(-1), (down * down).sum(-1), (across * down).sum(-1)
+    sharp = xx * yy - xy * xy
+    xx, yy = xx + LOW_PASS, yy + LOW_PASS
     determinant = xx * yy - xy * xy
     conics = torch.stack([yy, -xy, xx], -1) / determinant[..., None]
-    return Projected(screen, conics, torch.where(hidden, -1.0, z))
+    compensation = (sharp / determinant).clamp_min(LEAST_COMPENSATION**2).sqrt()
+    return Projected(screen, conics, torch.where(hidden, -1.0, z), compensation)

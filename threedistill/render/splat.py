@@ -42,6 +42,7 @@ class Drawn(NamedTuple):
 def draw(
     means: Float[Tensor, "N 3"], scales: Float[Tensor, "N 3"], quaternions: Float[Tensor, "N 4"],
     opacities: Float[Tensor, "N"], sh: Float[Tensor, "N K 3"], cameras: Cameras, *, normals: Normals = "none",
+    antialiased: bool = False,
 ) -> Drawn:  # fmt: skip
     """Draw activated Gaussians, differentiable in all of them.
 
@@ -53,6 +54,8 @@ def draw(
         cameras: ``B`` cameras.
         normals: none; ``axis``: each Gaussian's shortest axis; ``depth``: of the surface that the expected depth makes
             (better where the Gaussians are round or fuzzy).
+        antialiased: whether the low-pass filter of the screen keeps each Gaussian's light instead of adding to it
+            (``Projected.compensation``).
     """
     rotation = rotations(quaternions)
     projected = project(means, scales, rotation, cameras)
@@ -67,9 +70,10 @@ def draw(
         shortest = scales.detach().argmin(-1)
         axis = rotation.gather(2, shortest[:, None, None].expand(-1, 3, 1))[..., 0].expand(views, count, 3)
         features.append(torch.where((axis * towards).sum(-1, keepdim=True) > 0, -axis, axis))
+    shown = opacities * projected.compensation if antialiased else opacities.expand(views, count)
     image, opacity = splat(
-        projected.means, projected.conics, opacities.expand(views, count), torch.cat(features, -1),
-        projected.depths.detach(), cameras.height, cameras.width,
+        projected.means, projected.conics, shown, torch.cat(features, -1), projected.depths.detach(),
+        cameras.height, cameras.width,
     )  # fmt: skip
     opacity = opacity[..., None]
     origins, directions = (r.to(means) for r in cameras.rays())
@@ -126,7 +130,7 @@ def render_splats(
     behind = behind.expand(views, 3)
     drawn = draw(
         splats.means, splats.log_scales.exp(), splats.quaternions, splats.opacity_logits.sigmoid(), splats.sh,
-        cameras, normals=normals,
+        cameras, normals=normals, antialiased=splats.antialiased,
     )  # fmt: skip
     rgb = drawn.rgb + (1 - drawn.opacity) * behind[:, None, None]
     return Rendering(rgb, drawn.opacity, drawn.depth, behind, drawn.normal)

@@ -50,6 +50,7 @@ class Gaussians(Representation):
         densification: :class:`~threedistill.representations.densify.Growth`,
             :class:`~threedistill.representations.densify.Relocation`, or None for a fixed number.
         normals: where shading needs them: the splats' shortest axes, or the normals of the rendered depth.
+        antialiased: whether the screen's low-pass filter keeps a splat's light (``render/projection.py``).
 
     Raises:
         ValueError: a value outside its range.
@@ -68,7 +69,7 @@ class Gaussians(Representation):
         min_scale: Annotated[float, Within(0, 10, "(]")] = 0.008,
         max_scale: Annotated[float, Within(0, 10, "(]")] = 0.2,
         densification: Growth | Relocation | None = None,
-        normals: Normals = "depth",
+        normals: Normals = "depth", antialiased: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         if min_scale >= max_scale:
@@ -80,6 +81,7 @@ class Gaussians(Representation):
         self.count, self.sh_degree, self.densification = count, sh_degree, densification
         self.min_scale, self.max_scale = float(min_scale), float(max_scale)
         self.normals: Normals = normals
+        self.antialiased = antialiased
         self.gradient_sum: Tensor
         self.gradient_count: Tensor
         start = seeding.ball(count, radius, opacity)
@@ -139,7 +141,7 @@ class Gaussians(Representation):
             part.detach().cpu().clone()
             for part in (self.means, self.log_scales, self.quaternions, self.opacity_logits, self._sh())
         )
-        return Splats(means, scales, quaternions, opacities, sh)
+        return Splats(means, scales, quaternions, opacities, sh, antialiased=self.antialiased)
 
     # ---- the representation ------------------------------------------------------------------------------------------
 
@@ -149,14 +151,15 @@ class Gaussians(Representation):
     def render(self, cameras: Cameras, context: RenderContext) -> Rendering:
         """Render ``B`` cameras over ``context.background``; see :class:`threedistill.protocols.Representation`.
 
-        ``stats``: ``splats`` (count), ``mean_opacity``, and the regularisers ``splat_scale``, ``anisotropy`` and
-        ``splat_entropy`` (``representations/splatstats.py``).
+        ``stats``: ``splats`` (count), ``mean_opacity``, and the regularisers ``splat_scale``, ``splat_opacity``,
+        ``anisotropy`` and ``splat_entropy`` (``representations/splatstats.py``).
         """
         cameras = cameras.to(self.means.device)
         scales, opacities = self.log_scales.exp(), self.opacity_logits.sigmoid()
         drawn = draw(
             self.means, scales, self.quaternions, opacities, self._sh(), cameras,
             normals=self.normals if context.normals or context.shading != "none" else "none",
+            antialiased=self.antialiased,
         )  # fmt: skip
         if drawn.projected.means.requires_grad:
             drawn.projected.means.retain_grad()
@@ -172,6 +175,7 @@ class Gaussians(Representation):
             "splats": torch.tensor(float(len(self))),
             "mean_opacity": opacity.mean(),
             "splat_scale": splatstats.splat_scale(scales),
+            "splat_opacity": splatstats.splat_opacity(opacities),
             "anisotropy": splatstats.anisotropy(scales),
             "splat_entropy": splatstats.splat_entropy(opacities),
         }

@@ -7,10 +7,10 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["NAMES", "anisotropy", "splat_entropy", "splat_scale"]
+__all__ = ["NAMES", "anisotropy", "splat_entropy", "splat_opacity", "splat_scale"]
 
 #: The names of the regularisers in ``Rendering.stats``.
-NAMES = frozenset({"splat_scale", "anisotropy", "splat_entropy"})
+NAMES = frozenset({"splat_scale", "splat_opacity", "anisotropy", "splat_entropy"})
 
 
 def splat_scale(scales: Float[Tensor, "N 3"]) -> Float[Tensor, ""]:
@@ -19,6 +19,14 @@ def splat_scale(scales: Float[Tensor, "N 3"]) -> Float[Tensor, ""]:
     Source: Kheradmand et al. 2024, arXiv 2404.09591, section 4.4.
     """
     return scales.mean()
+
+
+def splat_opacity(opacities: Float[Tensor, "N"]) -> Float[Tensor, ""]:
+    """Mean opacity: what nothing needs fades, and relocation finds work for it.
+
+    Source: Kheradmand et al. 2024, arXiv 2404.09591, section 4.4.
+    """
+    return opacities.mean()
 
 
 def anisotropy(scales: Float[Tensor, "N 3"]) -> Float[Tensor, ""]:

@@ -283,7 +283,7 @@ class ScoreDistillation(pl.LightningModule):
         noise = draw_noise(guidance.rule, rng, views, prior.space.shape).to(x0)
         situation = Situation(
             self.networks, self.prompts.drawn(rng, views), facts, x0.detach(), level, noise, self.max_rows,
-            self._unedited(facts, rng),
+            self._unedited(facts, rng), rng,
         )  # fmt: skip
         evidence = collect(guidance.rule, situation, progress)
         g = guidance.rule(evidence, progress).to(x0)
