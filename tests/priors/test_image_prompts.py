@@ -23,7 +23,7 @@ from threedistill.config import compose
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.guidance.cfg import combine
 from threedistill.prediction import Prediction
-from threedistill.priors.diffusers import DiffusersPrior
+from threedistill.priors.diffusers import DiffusersPrior, DtypeName
 from threedistill.priors.elsewhere import Elsewhere
 from threedistill.priors.families import SDXLIPAdapter, StableDiffusionIPAdapter
 from threedistill.priors.families.ip_adapter import clip_pixels
@@ -48,14 +48,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-def load(folder: Path, name: str, kind: str = "plain", size: int = 32, **options: Any) -> DiffusersPrior:
+def load(
+    folder: Path, name: str, kind: str = "plain", size: int = 32, dtype: DtypeName = "auto", **options: Any
+) -> DiffusersPrior:
     settings = {
         "adapter": str(folder),
         "weights": f"models/{kind}.safetensors",
         "encoder": "models/image_encoder",
     }
     family = FAMILIES[name](**{**settings, "strength": 0.7, **options})
-    return DiffusersPrior(name="tiny", family=family, model=str(folder), size=size, cache=False)
+    return DiffusersPrior(name="tiny", family=family, model=str(folder), size=size, dtype=dtype, cache=False)
 
 
 def pictures(count: int = 1, seed: int = 0) -> tuple[ReferenceImage, ...]:
@@ -66,13 +68,13 @@ def pictures(count: int = 1, seed: int = 0) -> tuple[ReferenceImage, ...]:
 
 
 @pytest.fixture(scope="module")
-def pipelines_with(made: dict[str, Path]) -> Callable[[str, str], Any]:
+def pipelines_with(made: dict[str, Path]) -> Callable[..., Any]:
     """A pipeline of diffusers with an adapter, by their names."""
     from diffusers import DiffusionPipeline
 
     @functools.cache
-    def load(name: str, kind: str) -> Any:
-        pipeline: Any = DiffusionPipeline.from_pretrained(str(made[name]))
+    def load(name: str, kind: str, dtype: torch.dtype = torch.float32) -> Any:
+        pipeline: Any = DiffusionPipeline.from_pretrained(str(made[name]), dtype=dtype)
         pipeline.load_ip_adapter(str(made[name]), subfolder="models", weight_name=f"{kind}.safetensors")
         pipeline.set_ip_adapter_scale(0.7)
         pipeline.set_progress_bar_config(disable=True)
@@ -87,21 +89,18 @@ RUNS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "kind", "count", "scale", "size"), RUNS)
-def test_sampler_parity(
-    made: dict[str, Path], pipelines_with: Callable[[str, str], Any], name: str, kind: str, count: int, scale: float,
-    size: int,
-) -> None:  # fmt: skip
-    prior, images = load(made[name], name, kind, size), pictures(count)
+def differs(prior: DiffusersPrior, pipeline: Any, count: int, scale: float) -> float:
+    """The largest difference between what our contract draws and the pipeline, relative to the largest latent."""
+    images, size = pictures(count), prior.facts.size
     cond = prior.conditioning(Conditions(TEXTS, images=images))
     null = prior.conditioning(Conditions(NEGATIVES, roles=("negative", "negative")))
     noise = torch.randn(2, *prior.space.shape, generator=torch.Generator().manual_seed(0))
-    pipeline = pipelines_with(name, kind)
     drawn = [Image.fromarray((image.over() * 255).round().byte().numpy()) for image in images]
     expected = pipeline(
         TEXTS, negative_prompt=NEGATIVES, guidance_scale=scale, num_inference_steps=4, height=size, width=size,
-        latents=noise.clone(), output_type="latent", ip_adapter_image=[drawn] if count > 1 else drawn[0],
-    ).images  # fmt: skip
+        latents=noise.to(pipeline.unet.dtype), output_type="latent",
+        ip_adapter_image=[drawn] if count > 1 else drawn[0],
+    ).images.float()  # fmt: skip
 
     def denoise(x_t, level):
         seen = prior.predict(x_t, level, cond)
@@ -111,11 +110,32 @@ def test_sampler_parity(
         return Prediction(combine(other.value, seen.value, scale), prior.kind, x_t, level)
 
     mine = ddim(denoise, noise, scheduler_levels(pipeline.scheduler, prior.path, 2))
-    assert float((mine - expected).abs().max() / expected.abs().max()) < 1e-4
+    return float((mine - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize(("name", "kind", "count", "scale", "size"), RUNS)
+def test_sampler_parity(
+    made: dict[str, Path], pipelines_with: Callable[..., Any], name: str, kind: str, count: int, scale: float,
+    size: int,
+) -> None:  # fmt: skip
+    prior = load(made[name], name, kind, size)
+    assert differs(prior, pipelines_with(name, kind), count, scale) < 1e-4
+    noise = torch.randn(2, *prior.space.shape, generator=torch.Generator().manual_seed(0))
+    cond, other = (
+        prior.conditioning(Conditions(TEXTS, images=pictures(count, seed=seed))) for seed in (0, 1)
+    )
     level = prior.path.at(torch.full((2,), 500.0))
-    other = prior.conditioning(Conditions(TEXTS, images=pictures(count, seed=1)))
     moved = prior.predict(noise, level, other).value - prior.predict(noise, level, cond).value
     assert float(moved.abs().max()) > 1e-3  # the picture is seen
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sd", "plain"), ("sd", "full"), ("xl", "plus")])
+def test_sampler_parity_in_bfloat16(
+    made: dict[str, Path], pipelines_with: Callable[..., Any], name: str, kind: str
+) -> None:
+    prior = load(made[name], name, kind, dtype="bfloat16")
+    assert next(prior.network.parameters()).dtype == torch.bfloat16
+    assert differs(prior, pipelines_with(name, kind, torch.bfloat16), 1, 1.0) < 2e-2
 
 
 def test_encoders_are_loaded_once_and_gone(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from threedistill.conditions import Conditions
 from threedistill.errors import UsageError
 from threedistill.guidance.cfg import combine
 from threedistill.prediction import Prediction
-from threedistill.priors.diffusers import DiffusersPrior
+from threedistill.priors.diffusers import DiffusersPrior, DtypeName
 from threedistill.priors.families import (
     SDXLControlNet,
     StableDiffusion,
@@ -48,9 +48,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, Any]]
     return found
 
 
-def load(made: dict[str, tuple[str, Any]], name: str, size: int = 32, **options: Any) -> DiffusersPrior:
+def load(
+    made: dict[str, tuple[str, Any]], name: str, size: int = 32, dtype: DtypeName = "auto", **options: Any
+) -> DiffusersPrior:
     family = BUILD[name][1](**options)
-    return DiffusersPrior(name=name, family=family, model=made[name][0], size=size, cache=False)
+    return DiffusersPrior(name=name, family=family, model=made[name][0], size=size, dtype=dtype, cache=False)
 
 
 def shown(texts: list[str] = TEXTS, seed: int = 0, **withheld: None) -> Conditions:
@@ -66,30 +68,23 @@ def shown(texts: list[str] = TEXTS, seed: int = 0, **withheld: None) -> Conditio
     return Conditions(texts, orbit(2), **{**facts, **withheld})
 
 
-@pytest.mark.parametrize("size", [32, 48])
-@pytest.mark.parametrize("scale", [1.0, 4.0])
-@pytest.mark.parametrize("name", list(BUILD))
-def test_sampler_parity(made: dict[str, tuple[str, Any]], name: str, scale: float, size: int) -> None:
-    prior, pipeline = load(made, name, size), made[name][1]
-    cond = prior.conditioning(shown())
-    null = prior.conditioning(shown(["blurry", "red"]))
+def differs(prior: DiffusersPrior, pipeline: Any, name: str, scale: float) -> float:
+    """The largest difference between what our contract draws and the pipeline, relative to the largest latent."""
+    cond, null = (prior.conditioning(shown(texts)) for texts in (TEXTS, ["blurry", "red"]))
     noise = torch.randn(2, *prior.space.shape, generator=torch.Generator().manual_seed(0))
+    size, dtype = prior.facts.size, pipeline.unet.dtype
     call: dict[str, Any] = {
-        "negative_prompt": ["blurry", "red"],
-        "guidance_scale": scale,
-        "num_inference_steps": 4,
-    }
-    call |= {"height": size, "width": size, "latents": noise.clone(), "output_type": "latent"}
+        "negative_prompt": ["blurry", "red"], "guidance_scale": scale, "num_inference_steps": 4, "height": size,
+        "width": size, "latents": noise.to(dtype), "output_type": "latent",
+    }  # fmt: skip
     if name == "inpainting":
-        mask = torch.nn.functional.interpolate(cond["mask"], (size, size))
         call |= {
-            "image": torch.zeros(2, 3, size, size),
-            "mask_image": mask,
-            "masked_image_latents": cond["masked"],
-        }
+            "image": torch.zeros(2, 3, size, size, dtype=dtype), "masked_image_latents": cond["masked"].to(dtype),
+            "mask_image": torch.nn.functional.interpolate(cond["mask"], (size, size)),
+        }  # fmt: skip
     else:
         call["image"] = cond["control"]
-    theirs = pipeline(TEXTS, **call).images
+    theirs = pipeline(TEXTS, **call).images.float()
 
     def denoise(x_t, level):
         seen = prior.predict(x_t, level, cond)
@@ -100,11 +95,30 @@ def test_sampler_parity(made: dict[str, tuple[str, Any]], name: str, scale: floa
         )
 
     mine = ddim(denoise, noise, scheduler_levels(pipeline.scheduler, prior.path, 2))
-    assert float((mine - theirs).abs().max() / theirs.abs().max()) < 1e-4
-    other = prior.conditioning(shown(seed=1))
+    return float((mine - theirs).abs().max() / theirs.abs().max())
+
+
+@pytest.mark.parametrize("size", [32, 48])
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+@pytest.mark.parametrize("name", list(BUILD))
+def test_sampler_parity(made: dict[str, tuple[str, Any]], name: str, scale: float, size: int) -> None:
+    prior, pipeline = load(made, name, size), made[name][1]
+    assert differs(prior, pipeline, name, scale) < 1e-4
+    noise = torch.randn(2, *prior.space.shape, generator=torch.Generator().manual_seed(0))
+    cond, other = (prior.conditioning(shown(seed=seed)) for seed in (0, 1))
     level = prior.path.at(torch.full((2,), 500.0))
     moved = prior.predict(noise, level, other).value - prior.predict(noise, level, cond).value
     assert float(moved.abs().max()) > 1e-3  # what is shown is seen
+
+
+@pytest.mark.parametrize("name", list(BUILD))
+def test_sampler_parity_in_bfloat16(made: dict[str, tuple[str, Any]], name: str) -> None:
+    folder, pipeline = made[name]
+    half = type(pipeline).from_pretrained(folder, dtype=torch.bfloat16)
+    half.set_progress_bar_config(disable=True)
+    prior = load(made, name, dtype="bfloat16")
+    assert next(prior.network.parameters()).dtype == torch.bfloat16
+    assert differs(prior, half, name, 1.0) < 2e-2
 
 
 def test_a_control_picture_that_is_withheld_leaves_the_plain_network(

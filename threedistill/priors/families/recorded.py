@@ -113,7 +113,9 @@ class Recorded(Family):
             return False
         told = inspect.signature(kind.__call__).parameters
         needed = {n for n, p in told.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
-        return "prompt" in told and needed <= {"self", "prompt"} and not {"num_frames", "image"} & set(told)
+        shown = {"num_frames", "mask_image", "strength"} & set(told) or "image" in needed
+        beside = any(name.endswith("_conditioning_scale") for name in told)
+        return "prompt" in told and needed <= {"self", "prompt"} and not shown and not beside
 
     def adapted(self, index: Mapping[str, Any]) -> Family:
         """With the names of this pipeline's components."""

@@ -3,7 +3,7 @@
 1. One sample, some steps: what follows the time, and how the answer looks (the only true call of the network).
 2. Three samples of the same words whose noise and answers are 0, 1, and 1, 2, 3, ...: where each value goes, from the
    noise to the network, from its answer to the scheduler, and from there to the decoder.
-3. Other words: what follows them.
+3. Other words, and the pipeline's own number of steps: what follows them, and the shift of the noise levels.
 4. Guidance: which answer is which, and what is made of both.
 """
 
@@ -80,6 +80,11 @@ class Pipeline:
             return None
         return next((n for n in ("true_cfg_scale", "guidance_scale") if n in self.takes), None)
 
+    @property
+    def steps(self) -> int:
+        """How many steps it takes where nobody says so."""
+        return int(inspect.signature(type(self.pipe).__call__).parameters["num_inference_steps"].default)
+
     def watch(self, words: Mapping[str, Any], *, rows: int = 1, steps: int = 2, **how: Any) -> Recording:
         """A run: ``words`` are arguments of the call, repeated for each of the rows."""
         given: dict[str, Any] = {
@@ -106,7 +111,7 @@ class Reading:
         form: gives an answer of these rows, as the network would.
         answered: the shape of a row of the answer.
         name: the argument that is the noisy picture.
-        mu: the shift that the scheduler is told; None = none.
+        mu: the shift that the scheduler is told, of as many steps as the pipeline makes by itself; None = none.
     """
 
     template: Template
@@ -201,7 +206,7 @@ def read(pipeline: Pipeline) -> Reading:
         {"prompt": SHORT, **plain}, rows=3, answer=known(_counted(shapes["row"])),
         noise=lambda shape: _counted(shape[1:]),
     )  # fmt: skip
-    other = pipeline.watch({"prompt": LONG, **plain}, answer=first, calls=1)
+    other = pipeline.watch({"prompt": LONG, **plain}, steps=pipeline.steps, answer=first, calls=1)
     times = [step.time for step in one.steps]
     if times != sorted(times, reverse=True):
         raise UsageError(f"its scheduler's times do not fall: {', '.join(f'{t:g}' for t in times)}")
@@ -237,7 +242,7 @@ def read(pipeline: Pipeline) -> Reading:
         Places(shape, torch.zeros(count), heard.factor[at], heard.index[at]),
         Places(tuple(shape), latent.offset, latent.factor / gain, torch.arange(count)),
         off, _guided(pipeline, picture, heard, shapes), shapes["form"], shapes["row"], picture,
-        one.timing.get("mu"),
+        other.timing.get("mu"),
     )  # fmt: skip
 
 
