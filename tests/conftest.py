@@ -59,6 +59,12 @@ def _package_under_test() -> Path:
 PACKAGE = _package_under_test()
 
 
+def pytest_collection_finish() -> None:
+    """torch says some things once per process: in tests every time, so that their order means nothing."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_warn_always(True)
+
+
 def pytest_report_header() -> str:
     return f"threedistill from {PACKAGE}"
 
