@@ -59,8 +59,9 @@ def steady(quiet: bool) -> Iterator[None]:
     """
     _fill_missing_descriptors()
     streams, showing = (sys.stdout, sys.stderr), warnings.showwarning
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    stderr: Any = Unbroken(sys.stderr or open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    nothing = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stdout = sys.stdout or nothing
+    stderr: Any = Unbroken(sys.stderr or nothing)
     sys.stderr = stderr
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -77,6 +78,7 @@ def steady(quiet: bool) -> Iterator[None]:
         warnings.showwarning = showing
         stderr.flush()
         sys.stdout, sys.stderr = streams
+        nothing.close()
 
 
 def _one_line(message: Warning | str, category: type[Warning], quiet: bool) -> None:

@@ -94,7 +94,7 @@ class Source:
         if not name.startswith("PreTrainedTokenizer") and "Tokenizer" not in name:
             options["use_safetensors"] = True
             if dtype is not None:
-                options["torch_dtype" if library == "diffusers" else "dtype"] = dtype
+                options["dtype"] = dtype
         kind = getattr(importlib.import_module(library), name)
         if "use_safetensors" not in options:
             return fetch(self.location, self.revision, kind.from_pretrained, options)

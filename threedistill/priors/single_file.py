@@ -63,7 +63,7 @@ class SingleFile(Source):
             return self.layout.load(component)
         pipeline: Any = getattr(diffusers, self.index["_class_name"])
         others = {name: None for name in parts if name != component}
-        options = {"config": self._folder(), "local_files_only": True, "torch_dtype": dtype, **others}
+        options = {"config": self._folder(), "local_files_only": True, "dtype": dtype, **others}
         where = f"{self.location}: it has no {component} as {self.layout.location} describes it"
         try:
             loaded = guarded(where, lambda: pipeline.from_single_file(self.location, **options))

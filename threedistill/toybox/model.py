@@ -180,16 +180,16 @@ class ToyboxPipeline(DiffusionPipeline):
             from threedistill.toybox.teacher import TransformerToyboxPipeline
 
             return TransformerToyboxPipeline.load_components(root, dtype)
-        unet = ToyboxUNet.from_pretrained(root / "unet", torch_dtype=dtype, local_files_only=True)
+        unet = ToyboxUNet.from_pretrained(root / "unet", dtype=dtype, local_files_only=True)
         text_encoder = CLIPTextModel.from_pretrained(
             root / "text_encoder", dtype=dtype, local_files_only=True
         )
         tokenizer = PreTrainedTokenizerFast.from_pretrained(root / "tokenizer", local_files_only=True)
         scheduler = DDIMScheduler.from_pretrained(root / "scheduler", local_files_only=True)
         camera = CameraTokens.from_pretrained(
-            root / "camera_tokens", torch_dtype=dtype, local_files_only=True
+            root / "camera_tokens", dtype=dtype, local_files_only=True
         )
-        sketch = Sketch.from_pretrained(root / "sketch", torch_dtype=dtype, local_files_only=True)
+        sketch = Sketch.from_pretrained(root / "sketch", dtype=dtype, local_files_only=True)
         unet = unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         pipeline = cls(unet, text_encoder, tokenizer, scheduler, camera, sketch)  # type: ignore[arg-type]
         for module in (unet, text_encoder, camera, sketch):

@@ -156,7 +156,7 @@ class TransformerToyboxPipeline(DiffusionPipeline):
         """Load by component from a complete folder, offline, without remote code."""
 
         def part(kind: Any, name: str) -> Any:
-            found = kind.from_pretrained(root / name, torch_dtype=dtype, local_files_only=True)
+            found = kind.from_pretrained(root / name, dtype=dtype, local_files_only=True)
             return found.to(memory_format=torch.channels_last)
 
         scheduler: Any = DDIMScheduler.from_pretrained(root / "scheduler", local_files_only=True)
