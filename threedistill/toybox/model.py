@@ -186,9 +186,7 @@ class ToyboxPipeline(DiffusionPipeline):
         )
         tokenizer = PreTrainedTokenizerFast.from_pretrained(root / "tokenizer", local_files_only=True)
         scheduler = DDIMScheduler.from_pretrained(root / "scheduler", local_files_only=True)
-        camera = CameraTokens.from_pretrained(
-            root / "camera_tokens", dtype=dtype, local_files_only=True
-        )
+        camera = CameraTokens.from_pretrained(root / "camera_tokens", dtype=dtype, local_files_only=True)
         sketch = Sketch.from_pretrained(root / "sketch", dtype=dtype, local_files_only=True)
         unet = unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         pipeline = cls(unet, text_encoder, tokenizer, scheduler, camera, sketch)  # type: ignore[arg-type]
