@@ -19,6 +19,7 @@ from tests.training.test_student import TINY
 from threedistill.config import asked_otherwise, compose
 from threedistill.errors import UsageError
 from threedistill.plugins import naming
+from threedistill.training import refusals
 from threedistill.training.assemble import build_prior, build_stages
 from threedistill.training.checkpoint import StageState
 from threedistill.training.planning import build_plan
@@ -186,7 +187,8 @@ def test_further_learners_and_networks_are_chosen_by_name(tmp_path: Path) -> Non
 
     def names(*overrides: str) -> dict[str, str]:
         config = compose(prompt="a red ball", prior="toybox", guidance="pair", overrides=overrides)
-        build_plan(config)
+        with pytest.raises(UsageError, match=r"learners\.\w+: guidance=pair asks no network of this name"):
+            build_plan(config)
         both = {**config["learners"], **config["networks"], "student": config["student"]}
         return {name: node["name"] for name, node in both.items()}
 
@@ -218,7 +220,8 @@ def test_further_learners_and_networks_are_chosen_by_name(tmp_path: Path) -> Non
                 names(word)
 
 
-def test_learners_draw_their_own_numbers_and_leave_each_other_alone() -> None:
+def test_learners_draw_their_own_numbers_and_leave_each_other_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusals, "_check_idle", lambda plan: None)  # nobody asks the second one
     config = compose(prompt="a red ball", prior="gaussian", guidance="vsd", overrides=TINY)
     systems = []
     for learners in ({}, {"slow": config["student"]}):

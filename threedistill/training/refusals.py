@@ -39,6 +39,7 @@ def check_plan(plan: RunPlan) -> None:
         _check_learners(plan.prior, stage)
         frozen = {name: one for name, one in stage.networks.items() if one.model is not None}
         refuse_untold(stage, {"teacher": plan.prior, **frozen})
+    _check_idle(plan)
     refuse_images(plan, plan.prior.wants)
     _check_material(plan)
 
@@ -148,6 +149,17 @@ def _check_networks(stage: StagePlan) -> None:
         )
     for name in sorted(set(stage.networks) & set(stage.learners)):
         raise UsageError(f"{name} is among networks and among learners; rename one of them")
+
+
+def _check_idle(plan: RunPlan) -> None:
+    """Refuse learners that no stage's rule asks: they would cost their training and change nothing."""
+    asked = {query.network for stage in plan.stages for query in questions(stage.guidance.rule)}
+    for stage in plan.stages:
+        for name in sorted(set(stage.learners) - asked):
+            raise UsageError(
+                f"{stage.learners[name].where}: guidance={stage.guidance_name} asks no network of this name; leave the "
+                "learner out, or choose a rule that asks it"
+            )
 
 
 def _check_learners(prior: PriorPlan, stage: StagePlan) -> None:
