@@ -187,8 +187,13 @@ def test_further_learners_and_networks_are_chosen_by_name(tmp_path: Path) -> Non
 
     def names(*overrides: str) -> dict[str, str]:
         config = compose(prompt="a red ball", prior="toybox", guidance="pair", overrides=overrides)
-        with pytest.raises(UsageError, match=r"learners\.\w+: guidance=pair asks no network of this name"):
+        try:
             build_plan(config)
+        except UsageError as error:
+            if "guidance=pair asks no network of this name" not in str(error):
+                raise
+        else:
+            pytest.fail("a learner that no rule asks is refused")
         both = {**config["learners"], **config["networks"], "student": config["student"]}
         return {name: node["name"] for name, node in both.items()}
 
