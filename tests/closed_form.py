@@ -37,6 +37,8 @@ class World:
     #: fraction of the path -> (alpha, sigma), (B, 1, 1, 1) each
     level: object
     fraction: float
+    #: where between the ends of its segment a rule's second point lies
+    share: float = 0.5
 
     def guided(self, x: Tensor, alpha: Tensor, sigma: Tensor, cond: Gaussian | None = None) -> Tensor:
         with_prompt = (cond or self.cond).eps(x, alpha, sigma)
@@ -56,7 +58,7 @@ class World:
         """``g`` of a rule in its default configuration (but for the pins of ``test_matrix.py``) at progress 0."""
         alpha, sigma = self.level(self.fraction)
         x = alpha * x0 + sigma * noise
-        if rule in ("sds", "sjc", "mvsds"):
+        if rule in ("sds", "sjc", "mvsds", "cfd", "bridge"):  # the bridge's first stage
             return self.guided(x, alpha, sigma) - noise
         if rule in ("vsd", "esd"):  # a fresh student says the same with and without its camera
             return self.guided(x, alpha, sigma) - self.student.eps(x, alpha, sigma)
@@ -80,14 +82,47 @@ class World:
             x = alpha * (x_s - sigma_s * at_s) / alpha_s + sigma * at_s
             return self.guided(x, alpha, sigma) - at_s
         if rule == "sdi":
-            kappa = (self.inverted(x0, self.fraction, self.cond, 0.1, 10) - alpha * x0) / sigma + 0.3 * noise
+            kappa = (self.inverted(x0, self.fraction, self.cond, 0.1, 10) - alpha * x0) / sigma
             return self.guided(alpha * x0 + sigma * kappa, alpha, sigma) - kappa
         if rule == "cds":
             upper = self.guided(x, alpha, sigma)
             alpha_s, sigma_s = self.level(self.fraction - 0.2)
             lower = alpha_s * (x - sigma * upper) / alpha + sigma_s * upper
             return upper - self.guided(lower, alpha_s, sigma_s)
+        if rule == "sctd":
+            return self._segment(x0, noise)
+        if rule == "sim":
+            return self._implicit(x, noise, alpha, sigma)
         raise AssertionError(f"no closed form for {rule}: write it here")
+
+    def _segment(self, x0: Tensor, noise: Tensor) -> Tensor:
+        """Up from the edge without the prompt, over a point between, and back with it: fifths of [0.02, 0.98]."""
+        width = 0.96 / 5
+        edge = 0.02 + width * int((self.fraction - 0.02) / width)
+        between = edge + 0.01 + self.share * (self.fraction - edge - 0.02)
+        e, s, t = (self.level(f) for f in (edge, between, self.fraction))
+
+        def step(x: Tensor, eps: Tensor, here: tuple[Tensor, Tensor], there: tuple[Tensor, Tensor]) -> Tensor:
+            return there[0] * (x - here[1] * eps) / here[0] + there[1] * eps
+
+        x_e = e[0] * x0 + e[1] * noise
+        x_s = step(x_e, self.null.eps(x_e, *e), e, s)
+        x_t = step(x_s, self.null.eps(x_s, *s), s, t)
+        guided = self.guided(x_t, *t)
+        back = step(x_t, guided, t, s)
+        over = step(back, self.null.eps(back, *s), s, e)
+        return (over - x_e) + (self.scale + 1) * (x_e - step(x_t, guided, t, e))
+
+    def _implicit(self, x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The gradient of ``<d / |d|, eps_student - eps>``: every Gaussian's Jacobian is a number."""
+        student, dims = self.student.eps(x, alpha, sigma), (1, 2, 3)
+        d, error = self.guided(x, alpha, sigma) - student, student - noise
+        norm = d.square().sum(dims, keepdim=True).sqrt()
+        unit = d / norm
+        across = (error - unit * (unit * error).sum(dims, keepdim=True)) / norm
+        slopes = [sigma / (alpha**2 * who.std**2 + sigma**2) for who in (self.cond, self.null, self.student)]
+        teacher = (self.scale * slopes[0] + (1 - self.scale) * slopes[1]) * across
+        return alpha * (teacher + slopes[2] * (unit - across))
 
     def rest(self, rule: str, x0: Tensor, noise: Tensor) -> Tensor:
         """Where a contracting rule comes to rest without noise: directions are affine in ``x0``, pixel by pixel."""

@@ -122,7 +122,7 @@ def test_nobody_looks_whether_an_interface_has_a_part():
     """No ``hasattr`` at all, and no ``getattr`` for a part of an interface or of an object that answers one."""
     parts = {name for one in INTERFACES for name in (*vars(one), *vars(one).get("__annotations__", ()))}
     parts = {name for name in parts if not name.startswith("_")}
-    assert {"trajectory", "cfg", "fixed_noise", "bound", "splats", "pictures", "settle", "wants"} <= parts
+    assert {"trajectory", "cfg", "noise_law", "bound", "splats", "pictures", "settle", "wants"} <= parts
     answering = {
         "rule", "prior", "teacher", "student", "baseline", "representation", "scene", "source", "target", "system",
         "trajectory", "space", "path", "cfg",

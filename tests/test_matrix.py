@@ -20,8 +20,8 @@ from threedistill.training.start import render_unedited
 
 RULES = groups()["guidance"]
 REPRESENTATIONS = groups()["representation"]
-#: SDI imitates a sampler: at a fixed level it does not contract.
-CONTRACTING = [rule for rule in RULES if rule != "sdi"]
+#: SDI imitates a sampler: at a fixed level it does not contract. SIM's direction is not affine in the render.
+CONTRACTING = [rule for rule in RULES if rule not in ("sdi", "sim")]
 SIZE, SCALE, FRACTION, STEPS = 24, 2.0, 0.5, 12
 
 #: Small scenes, one noise level, plain guidance, a student that stands still, nothing random in the picture.
@@ -42,10 +42,12 @@ SMALL = {
 OF_RULES = {
     "vsd": ["student=gaussian", "student.training.lr=1e-9"],
     "esd": ["student=gaussian", "student.training.lr=1e-9"],
+    "sim": ["student=gaussian", "student.training.lr=1e-9"],
+    "cfd": ["guidance.rule.normalize=none"],
     "csds": ["baseline=gaussian", f"baseline.model.size={SIZE}"],
     "mvsds": ["guidance.rule.rescale=0.0"],
     "sdi": [
-        "guidance.rule.trajectory.scale=1.0",
+        "guidance.rule.trajectory.scale=1.0", "guidance.rule.trajectory.gap=0.0", "guidance.rule.trajectory.eta=0.0",
         *(f"guidance.timesteps.{end}={FRACTION}" for end in ("start", "end")),
     ],
     "cds": ["guidance.surrogate.clip=null"],
@@ -117,7 +119,7 @@ def world_of(system, cameras, background):
     return World(
         cond=disc("a red ball"), null=disc(""), category=category, source=disc("a blue ball"),
         student=Gaussian(0.0, 0.5), unedited=prior.space.encode(rgb).double(), scale=SCALE, level=level,
-        fraction=FRACTION,
+        fraction=FRACTION, share=float(system.streams.at(0).uniform("segment", 1)),
     )  # fmt: skip
 
 
@@ -187,7 +189,7 @@ def fingerprint(prior) -> str:
 def test_every_rule_with_every_kind_of_prior(rule, prior, tiny, picture):
     """The direction does not depend on how questions are batched, reaches the canvas, and leaves the prior alone."""
     extra = []
-    if rule in ("vsd", "esd"):
+    if rule in ("vsd", "esd", "sim"):
         extra += ["student.model.rank=2", "student.training.steps=1"]
     if prior != "toybox":
         extra += [

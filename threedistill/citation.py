@@ -37,6 +37,12 @@ CLASSES: dict[str, tuple[tuple[str, str], ...]] = {
     "guidance.rules_inversion.ISM": (("liang2024luciddreamer", "ISM"),),
     "guidance.rules_inversion.SDI": (("lukoianov2024sdi", "SDI"),),
     "guidance.rules_inversion.CDS": (("wu2024consistent3d", "CDS"),),
+    "guidance.rules_inversion.SCTD": (("zhu2025segmentdreamer", "segmented consistency"),),
+    "guidance.rules_bridge.Bridge": (
+        ("mcallister2024bridge", "SDS-Bridge"), ("poole2023dreamfusion", "its first stage"),
+    ),
+    "guidance.rules.CFD": (("yan2025cfd", "consistent flow distillation"),),
+    "guidance.rules_student.SIM": (("bai2025dive3d", "SIM in 3D"), ("luo2024sim", "SIM")),
     "guidance.trajectory.Inverted": (("song2021ddim", "DDIM inversion"),),
     "guidance.trajectory.Interval": (("song2021ddim", "DDIM inversion"),),
     "guidance.trajectory.Reparametrized": (("song2021ddim", "DDIM inversion"),),

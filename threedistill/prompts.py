@@ -78,6 +78,7 @@ class PromptSet:
         category: the noun alone, for category-score baselines; None = found in the prompt.
         source: the text of the unedited object, for edits; None = none.
         inverse: what the prior is told while noise is found by inversion.
+        flaws: what a distilled picture suffers from, put behind the prompt where a rule asks for a ``flawed`` one.
         prior_negative: what the prior's makers recommend as negative; for rules that need one where the user gave
             none. It never enters the unconditional branch of guidance by itself.
         view_wordings: ``one`` names every view in one way, ``several`` draws among :data:`VIEW_WORDINGS`.
@@ -96,6 +97,7 @@ class PromptSet:
     category: str | None = None
     source: str | None = None
     inverse: str = ""
+    flaws: str = ""
     prior_negative: str = ""
     view_wordings: Literal["one", "several"] = "one"
     front_bias: float = 0.0
@@ -145,6 +147,12 @@ class PromptSet:
             if self.source is None:
                 raise UsageError("this guidance rule compares with a source prompt, and none was given")
             return self._seen(self.source, cameras)
+        if kind == "flawed":
+            if not self.flaws:
+                raise UsageError(
+                    "this guidance rule asks about a bad picture of the prompt; say what is bad with prompts.flaws"
+                )
+            return self._seen(f"{self.prompt}, {self.flaws}", cameras)
         raise ValueError(f"text kind {kind!r} is unknown")
 
     def _seen(self, prompt: str, cameras: Cameras) -> list[str]:
@@ -163,7 +171,7 @@ class PromptSet:
         said: list[Wording] = []
         for kind in kinds:
             texts = self.texts(kind, orbit(1))
-            if kind in ("view", "source") and self.view_words:
+            if kind in ("view", "source", "flawed") and self.view_words:
                 count = None if self.view_wordings == "several" else 1
                 texts = [
                     f"{without_view(texts[0])}, {word}"

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import random
 from abc import abstractmethod
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -38,8 +38,8 @@ from threedistill.types import (
 )
 
 __all__ = [
-    "STUDENT_CAMERA", "Critic", "GuidanceRule", "ImageSpace", "NetworkPrior", "NoisePath", "Prior",
-    "RenderContext", "Representation", "Student", "StudentMaker", "Surface", "TimestepPolicy",
+    "STUDENT_CAMERA", "Critic", "GuidanceRule", "ImageSpace", "NetworkPrior", "NoiseLaw", "NoisePath", "Prior",
+    "RenderContext", "Representation", "Student", "StudentMaker", "Surface", "TimestepPolicy", "vector_jacobian",
 ]  # fmt: skip
 
 
@@ -227,6 +227,7 @@ class Prior(Contract, interface=True):
         view_group: how many views of one object it sees at once.
         wants: the conditions that it can be told; nothing is computed for it beside these. An object may want fewer
             than its class names, never others (:meth:`wants_of`).
+        differentiable: whether its answers can be differentiated by the sample (:meth:`pull_back`).
     """
 
     name: str
@@ -236,6 +237,7 @@ class Prior(Contract, interface=True):
     version: str | None = None
     view_group: int = 1
     wants: frozenset[Condition] = frozenset({"text"})
+    differentiable: bool = False
 
     def __init_subclass__(cls, **rest: Any) -> None:
         super().__init_subclass__(**rest)
@@ -256,6 +258,13 @@ class Prior(Contract, interface=True):
         self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
     ) -> Prediction:
         """The network's answer for noisy samples (no gradients are kept)."""
+
+    def pull_back(
+        self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning,
+        cotangent: Float[Tensor, "B C h w"],
+    ) -> Float[Tensor, "B C h w"]:  # fmt: skip
+        """``(d eps / d x_t)^T cotangent``: a vector-Jacobian product of its answer read as noise."""
+        raise ValueError(f"{type(self).__name__} gives no derivatives of its answers")
 
     @classmethod
     def wants_of(cls, arguments: Mapping[str, Any]) -> frozenset[Condition]:
@@ -295,6 +304,21 @@ class Prior(Contract, interface=True):
         return ()
 
 
+def vector_jacobian(
+    answer: Callable[[Tensor], Prediction], x_t: Float[Tensor, "B C h w"], cotangent: Float[Tensor, "B C h w"]
+) -> Float[Tensor, "B C h w"]:
+    """``(d eps / d x)^T cotangent`` at ``x_t`` by one backward pass.
+
+    Arguments:
+        answer: the prediction as a differentiable function of the sample.
+        x_t, cotangent: (B, C, h, w).
+    """
+    with torch.enable_grad():
+        x = x_t.detach().requires_grad_()
+        eps = answer(x).eps
+        return torch.autograd.grad(eps, x, cotangent.detach().to(eps))[0].detach()
+
+
 class NetworkPrior(Prior, interface=True):
     """A prior that is one torch network, so that a student can grow on it.
 
@@ -303,6 +327,14 @@ class NetworkPrior(Prior, interface=True):
     """
 
     network: Any
+    differentiable: bool = True
+
+    def pull_back(
+        self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning,
+        cotangent: Float[Tensor, "B C h w"],
+    ) -> Float[Tensor, "B C h w"]:  # fmt: skip
+        """By one backward pass through the network."""
+        return vector_jacobian(lambda x: self.ask(self.network, x, level, conditioning), x_t, cotangent)
 
     @abstractmethod
     def ask(
@@ -324,6 +356,15 @@ class Student(nn.Module, Prior, interface=True):
     Its ``state_dict`` is what it has learned and nothing else. ``conditioning`` carries the student's own camera
     under :data:`STUDENT_CAMERA`; without one it is its null camera.
     """
+
+    differentiable: bool = True
+
+    def pull_back(
+        self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning,
+        cotangent: Float[Tensor, "B C h w"],
+    ) -> Float[Tensor, "B C h w"]:  # fmt: skip
+        """By one backward pass; its parameters receive nothing."""
+        return vector_jacobian(lambda x: self.answer(x, level, conditioning), x_t, cotangent)
 
     @property
     @abstractmethod
@@ -399,6 +440,10 @@ class Critic(Contract, interface=True):
         return None
 
 
+#: Where the noise of a step comes from.
+NoiseLaw = Literal["fresh", "fixed", "surface"]
+
+
 class GuidanceRule(Contract, interface=True):
     """Which score-distillation rule: a pure function of evidence.
 
@@ -408,11 +453,13 @@ class GuidanceRule(Contract, interface=True):
         trajectory: a :class:`~threedistill.guidance.trajectory.Trajectory`: how further noisy samples are found; None =
             the step's own ``x_t`` is all.
         group: contiguous views that belong together; must divide the batch.
+        differentiates: whether it asks for :meth:`cotangents`' products, of every network that it asks.
     """
 
     cfg: Any
     trajectory: Any
     group: int
+    differentiates: ClassVar[bool] = False
 
     def __init_subclass__(cls, **rest: Any) -> None:
         super().__init_subclass__(**rest)
@@ -422,13 +469,22 @@ class GuidanceRule(Contract, interface=True):
                 setattr(cls, name, default)
 
     @property
-    def fixed_noise(self) -> bool:
-        """Whether one noise serves all views and the whole run, in place of fresh ones."""
-        return False
+    def noise_law(self) -> NoiseLaw:
+        """Fresh noise for every view and step, one for all views and the whole run, or noise on the surface."""
+        return "fresh"
+
+    @property
+    def noise_turns(self) -> float:
+        """How often noise on the surface is replaced over a stage, continuously; 0 = never."""
+        return 0.0
 
     @abstractmethod
     def queries(self, progress: float) -> tuple[Query, ...]:
         """The questions whose answers the rule needs at this point of the stage."""
+
+    def cotangents(self, evidence: Evidence, progress: float) -> dict[str, Float[Tensor, "B C h w"]]:
+        """By which vectors the networks' Jacobians are multiplied, by query name: ``evidence.pulled`` is their sum."""
+        return {}
 
     @abstractmethod
     def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:

@@ -32,7 +32,18 @@ Condition = Literal["text", "camera", "background", "image", "rgb", "opacity", "
 
 #: The wordings of a prompt that a question may choose from.
 TextKind = Literal[
-    "view", "base", "null", "uncond", "negative", "inverse", "category", "source", "front", "side", "back"
+    "view",
+    "base",
+    "null",
+    "uncond",
+    "negative",
+    "inverse",
+    "category",
+    "source",
+    "flawed",
+    "front",
+    "side",
+    "back",
 ]
 
 #: What a network is given besides the noisy sample: what its prior made of the conditions, batch-first tensors by name.
@@ -143,7 +154,7 @@ class Query:
         text: which wording it is told: the view-dependent prompt, the base prompt, the empty one, what the
             unconditional branch of guidance is told (the user's negative prompt, else nothing), the negative prompt
             (the user's, else the prior's own), the inversion prompt, the category noun, the source prompt of an edit,
-            or the prompt with the words of one fixed view.
+            the view-dependent prompt of a bad picture, or the prompt with the words of one fixed view.
         withheld: the conditions besides the text that it is not told (``"camera"``, ``"image"``, ``"depth"``, ...).
         given: those that it must be told; a run whose networks cannot be is refused.
         point: which noisy sample it sees; ``"t"`` is the step's own ``x_t``, others come from a trajectory.
@@ -187,6 +198,8 @@ class Evidence:
         noise: (B, C, h, w) the noise in ``x_t`` at point ``"t"``.
         level: the noise level at point ``"t"``.
         cameras: the ``B`` views, for what depends on the direction of view.
+        pulled: (B, C, h, w) ``sum_k J_k^T c_k`` of the cotangents ``c_k`` that a rule gave, ``J_k`` the derivative of
+            its answer ``k`` in eps by ``x_t``; None where it gave none.
     """
 
     predictions: dict[str, Prediction]
@@ -194,6 +207,7 @@ class Evidence:
     noise: Float[Tensor, "B C h w"]
     level: NoiseLevel
     cameras: Cameras | None = None
+    pulled: Float[Tensor, "B C h w"] | None = None
 
     def __getitem__(self, name: str) -> Prediction:
         try:

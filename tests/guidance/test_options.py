@@ -18,11 +18,12 @@ from threedistill.conditions import Conditions, ReferenceImage
 from threedistill.errors import ThreedistillWarning
 from threedistill.guidance.cfg import ClassifierFree
 from threedistill.guidance.perp_neg import AzimuthWeights, PerpNeg
-from threedistill.guidance.rules import MVSDS, SDS, SJC
+from threedistill.guidance.rules import CFD, MVSDS, SDS, SJC
+from threedistill.guidance.rules_bridge import Bridge
 from threedistill.guidance.rules_classifier import CSD, CSM, NFSD
-from threedistill.guidance.rules_inversion import CDS, ISM, SDI
+from threedistill.guidance.rules_inversion import CDS, ISM, SCTD, SDI
 from threedistill.guidance.rules_reference import CSDS, DDS
-from threedistill.guidance.rules_student import ESD, VSD
+from threedistill.guidance.rules_student import ESD, SIM, VSD
 from threedistill.guidance.trajectory import (
     Interval,
     Inverted,
@@ -44,7 +45,8 @@ PLAIN = ClassifierFree(3.0)
 RULES: list[GuidanceRule] = [
     SDS(PLAIN), SJC(PLAIN), MVSDS(PLAIN), CSD(ClassifierFree(1.0)), CSM(PLAIN, Inverted(start=0.05)), NFSD(PLAIN),
     ISM(PLAIN, Interval(start=0.05)), SDI(PLAIN, Reparametrized(start=0.05, gap=0.05)), CDS(PLAIN), CSDS(PLAIN),
-    CSDS(PLAIN, "sum"), DDS(PLAIN), VSD(PLAIN), ESD(PLAIN, lam=0.3),
+    CSDS(PLAIN, "sum"), DDS(PLAIN), VSD(PLAIN), ESD(PLAIN, lam=0.3), Bridge(PLAIN, blend=0.5),
+    SCTD(PLAIN), CFD(PLAIN), SIM(PLAIN),
 ]  # fmt: skip
 GUIDANCES = [PLAIN, PerpNeg(PLAIN), TwoConditions(PLAIN)]
 #: Another valid value of every option, by name; where one name means two things, by class and name.
@@ -55,6 +57,8 @@ OTHERS: dict[str, Any] = {
     "CSD.noise": 0.2, "threshold": 100.0, "form": "sum", "eta": 0.5, "normalize": "dmd", "divergence": "forward_kl",
     "lam": 0.8, "delta": 0.1, "stride": 0.07, "max_steps": 1, "start": 0.2, "solver": "fixed_point", "gap": 0.1,
     "unit": "logsnr", "gap_draw": "none", "Inverted.scale": 1.0, "Reparametrized.scale": 1.0, "CDS.noise": "fresh",
+    "SCTD.noise": "fresh", "blend": 0.2, "count": 3, "min": 0.1, "max": 0.9, "margin": 0.03, "direct": 0.9,
+    "softness": 5.0, "turns": 0.7,
 }  # fmt: skip
 
 
@@ -83,7 +87,7 @@ def situation() -> Situation:
         name: Told(SimpleNamespace(shape=SHAPE), path, {}, name=name)
         for name in ("teacher", "student", "baseline")
     }
-    prompts = PromptSet("a cup", negative="blur", category="cup", source="a jug")
+    prompts = PromptSet("a cup", negative="blur", category="cup", source="a jug", flaws="dim")
     conditions = Conditions(
         cameras=orbit(VIEWS, elevation=20.0, size=8), images=(ReferenceImage(torch.ones(2, 2, 4)),)
     )
@@ -142,7 +146,10 @@ def test_every_option_of_a_rule_has_an_effect_or_is_refused(rule: GuidanceRule) 
             assert name.split(".")[-1] in str(error), error
             refused.append(name)
             continue
-        if name == "noise" and isinstance(rule, CDS):  # it says which noise is drawn
+        if name == "turns":  # it says which noise lies on the surface (test_surface_noise.py)
+            assert other_rule.noise_turns == 0.7
+            continue
+        if name == "noise" and isinstance(rule, (CDS, SCTD)):  # it says which noise is drawn
             draws = [
                 torch.equal(*draw_noise(r, Streams(0).at(1), 2, SHAPE).unbind()) for r in (rule, other_rule)
             ]
@@ -155,6 +162,7 @@ def test_every_option_of_a_rule_has_an_effect_or_is_refused(rule: GuidanceRule) 
         "CSM": ["cfg.uncond_text", "cfg.x0_clip", "cfg.rescale"],
         "NFSD": ["cfg.uncond_text", "cfg.x0_clip", "cfg.rescale"],
         "CSDS-difference": ["eta"],
+        "SIM": ["cfg.x0_clip", "cfg.rescale"],
     }.get(label(rule), [])
 
 
@@ -166,6 +174,12 @@ def test_every_option_of_a_rule_has_an_effect_or_is_refused(rule: GuidanceRule) 
 def test_every_variant_of_guidance_has_an_effect_or_is_refused(rule: GuidanceRule, guidance: Any) -> None:
     if isinstance(rule, (CSD, CSM, NFSD)):
         with pytest.raises(ValueError, match=rf"cfg={type(guidance).__name__} would have no effect"):
+            replace(rule, cfg=guidance)
+        return
+    if isinstance(rule, SIM):
+        with pytest.raises(
+            ValueError, match=f"sim differentiates plain guidance, not cfg={type(guidance).__name__}"
+        ):
             replace(rule, cfg=guidance)
         return
     plain, varied = direction(rule), replace(rule, cfg=guidance)

@@ -129,7 +129,7 @@ def _model() -> Any:
     stage = part(name=name, _target_=str, **{key: NotRequired[kind] for key, kind in own.items()}, **newer)
     prompts = part(
         view_words=bool, view_wordings=Literal["one", "several"], front_bias=Annotated[float, Field(ge=0, le=1)],
-        category=text, source=text, inverse=str,
+        category=text, source=text, inverse=str, flaws=NotRequired[str],
     )  # fmt: skip
     #: What presets set and other parts interpolate; a plug-in's preset may have more.
     size = Annotated[int, Field(ge=0, lt=2**31)]

@@ -16,7 +16,7 @@ from threedistill.prompts import PromptSet, role_of
 from threedistill.protocols import Prior
 from threedistill.types import Condition, Conditioning, Evidence, Query
 
-__all__ = ["Told", "gather"]
+__all__ = ["Told", "gather", "pull_back"]
 
 
 class _Topic(NamedTuple):
@@ -109,6 +109,77 @@ def gather(
         x_t, level = points["t"]
         alpha, sigma = level.scales(x_t)
         noise = (x_t - alpha * x0) / sigma
+    asked_as, questions = _questions(
+        queries, networks, prompts, conditions, samples, {} if told is None else told
+    )
+    answers: dict[_Asked, Prediction] = {}
+    batches: dict[tuple[object, ...], list[_Asked]] = {}
+    for key, question in questions.items():
+        batches.setdefault(question.batch_key, []).append(key)
+    for keys in batches.values():
+        group = [questions[k] for k in keys]
+        answers.update(zip(keys, _ask(networks, group, max_rows)))
+    found = {name: answers[key] for name, key in asked_as.items()}
+    return Evidence({**(known or {}), **found}, x0, noise, level, cameras)
+
+
+@torch.no_grad()
+def pull_back(
+    queries: Sequence[Query],
+    cotangents: Mapping[str, Float[Tensor, "B C h w"]],
+    networks: Mapping[str, Prior],
+    prompts: PromptSet,
+    conditions: Conditions,
+    evidence: Evidence,
+    max_rows: int | None = None,
+    told: Told | None = None,
+) -> Float[Tensor, "B C h w"]:
+    """Vector-Jacobian products of the networks: ``sum_k (d eps_k / d x_t)^T c_k`` over some queries.
+
+    Arguments:
+        queries: those that are pulled back; all about the evidence's own ``x_t``.
+        cotangents: ``c_k`` by query name.
+        networks, prompts, conditions, max_rows, told: as for :func:`gather`.
+        evidence: their answers.
+
+    Raises:
+        ValueError: a network that cannot, or one with another noise path than the teacher's.
+    """
+    total = torch.zeros_like(evidence.x0)
+    for query in queries:
+        answer = evidence[query.name]
+        samples = {query.point: (answer.x_t, answer.level)}
+        asked_as, questions = _questions(
+            [query], networks, prompts, conditions, samples, {} if told is None else told
+        )
+        question = questions[asked_as[query.name]]
+        network = networks[question.network]
+        if network.path != networks.get("teacher", network).path:
+            raise ValueError(
+                f"the {query.network} has another noise path than the teacher; its Jacobian is about another sample"
+            )
+        rows = len(answer.x_t)
+        chunk = rows if max_rows is None else max(max_rows // network.view_group, 1) * network.view_group
+        for start in range(0, rows, chunk):
+            part = slice(start, start + chunk)
+            conditioning = {k: v[part] for k, v in question.conditioning.items()}
+            total[part] += network.pull_back(
+                answer.x_t[part], answer.level[part], conditioning, cotangents[query.name][part]
+            ).to(total)
+    return total
+
+
+def _questions(
+    queries: Sequence[Query],
+    networks: Mapping[str, Prior],
+    prompts: PromptSet,
+    conditions: Conditions,
+    samples: Mapping[str, tuple[Tensor, NoiseLevel]],
+    told: Told,
+) -> tuple[dict[str, _Asked], dict[_Asked, _Question]]:
+    """What each query comes down to, and every question once, with all that its network is told."""
+    cameras = conditions.cameras
+    assert cameras is not None
     given = conditions.given - {"text"}
     asked_as: dict[str, _Asked] = {}
     for query in queries:
@@ -136,18 +207,9 @@ def gather(
             raise ValueError(f"two different queries are both named {query.name!r}")
 
     asked = dict.fromkeys(asked_as.values())
-    told = {} if told is None else told
     _tell(told, asked, networks, conditions)
     questions = {key: _Question(key.topic.network, told[key.topic], *samples[key.point]) for key in asked}
-    answers: dict[_Asked, Prediction] = {}
-    batches: dict[tuple[object, ...], list[_Asked]] = {}
-    for key, question in questions.items():
-        batches.setdefault(question.batch_key, []).append(key)
-    for keys in batches.values():
-        group = [questions[k] for k in keys]
-        answers.update(zip(keys, _ask(networks, group, max_rows)))
-    found = {name: answers[key] for name, key in asked_as.items()}
-    return Evidence({**(known or {}), **found}, x0, noise, level, cameras)
+    return asked_as, questions
 
 
 def _tell(told: Told, asked: Iterable[_Asked], networks: Mapping[str, Prior], conditions: Conditions) -> None:

@@ -1,4 +1,4 @@
-"""The basic rules: SDS, its aliases and its L2 form. Each is a pure function of the evidence.
+"""The basic rules: SDS, its aliases, its L2 form, and SDS with noise on the surface: pure functions of the evidence.
 
 A rule returns the unweighted direction ``g`` (up the loss). The update of the scene is
 ``theta <- theta - lr J^T w(t) g`` with ``J = d x0 / d theta``; the factor ``alpha_t = d x_t / d x0`` is left to the
@@ -9,18 +9,19 @@ weight ``w(t)``, as everywhere in the field. The other families: ``rules_student
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.guidance.cfg import CFG, rescale_std
 from threedistill.guidance.trajectory import parts_of
-from threedistill.protocols import GuidanceRule
+from threedistill.protocols import GuidanceRule, NoiseLaw
 from threedistill.schedule import Schedule, stations
 from threedistill.types import Evidence, NoiseLevel, Query
-from threedistill.values import Count, Fraction, settings
+from threedistill.values import Count, Fraction, NonNegative, settings
 
-__all__ = ["MVSDS", "SDS", "SJC", "direction_from_x0", "is_edit", "questions", "wished_x0"]
+__all__ = ["CFD", "MVSDS", "SDS", "SJC", "direction_from_x0", "is_edit", "questions", "wished_x0"]
 
 
 @settings
@@ -70,6 +71,51 @@ class SJC(GuidanceRule):
         """The direction, detached."""
         guided = self.cfg(evidence, progress)
         return (guided - evidence.noise if self.variance_reduction else guided).detach()
+
+
+@settings
+class CFD(GuidanceRule):
+    """Consistent flow distillation: ``g = eps^s(x_t) - eps~`` with noise ``eps~`` that lies on the surface.
+
+    The direction of SDS, read as a step of the flow of clean pictures along the probability-flow ODE: the noise of a
+    view must not change from step to step (it would be another trajectory) and must agree between views (or they follow
+    different ones). So ``eps~`` is white noise on the object (``surface_noise.py``), and the level falls over the run.
+    ``turns`` replaces it slowly, as the SDE does (the paper's gamma): 0 is the ODE.
+    Source: Yan et al. 2025, arXiv 2501.05445, and its code.
+
+    Arguments:
+        cfg: how conditional and unconditional predictions become ``eps^s``.
+        turns: how often the noise is replaced over a stage, continuously.
+        normalize: ``dmd`` divides each sample by ``mean |x0 - x0^s|`` and gives differences of clean pictures, as the
+            released code does (to be weighted uniformly).
+    """
+
+    cfg: CFG
+    turns: NonNegative = 0.0
+    normalize: Literal["none", "dmd"] = "none"
+
+    @property
+    def noise_law(self) -> NoiseLaw:
+        """On the surface."""
+        return "surface"
+
+    @property
+    def noise_turns(self) -> float:
+        """As ``turns`` says."""
+        return self.turns
+
+    def queries(self, progress: float) -> tuple[Query, ...]:
+        """What classifier-free guidance asks for."""
+        return self.cfg.queries(progress)
+
+    def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
+        """The direction, detached."""
+        guided = self.cfg.guided(evidence, progress)
+        if self.normalize == "none":
+            return (guided.eps - evidence.noise).detach()
+        off = evidence.x0 - guided.x0
+        size = off.abs().mean(tuple(range(1, off.ndim)), keepdim=True)
+        return (off / size.clamp_min(1e-8)).detach()
 
 
 @settings

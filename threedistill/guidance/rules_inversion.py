@@ -1,4 +1,4 @@
-"""Rules that replace fresh noise by noise found along the teacher's own trajectory: ISM, SDI, CDS."""
+"""Rules that replace fresh noise by noise found along the teacher's own trajectory: ISM, SDI, CDS, SCTD."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.guidance.cfg import CFG
-from threedistill.guidance.trajectory import Interval, OdeStep, Reparametrized
-from threedistill.protocols import GuidanceRule
+from threedistill.guidance.trajectory import Interval, OdeStep, Reparametrized, Segments
+from threedistill.protocols import GuidanceRule, NoiseLaw
+from threedistill.schedule import value_at
 from threedistill.types import Evidence, Query
 from threedistill.values import settings
 
-__all__ = ["CDS", "ISM", "SDI"]
+__all__ = ["CDS", "ISM", "SCTD", "SDI"]
 
 
 @settings
@@ -87,9 +88,9 @@ class CDS(GuidanceRule):
     noise: Literal["fixed", "fresh"] = "fixed"
 
     @property
-    def fixed_noise(self) -> bool:
-        """Whether the noise is one tensor."""
-        return self.noise == "fixed"
+    def noise_law(self) -> NoiseLaw:
+        """As ``noise`` says."""
+        return self.noise
 
     def queries(self, progress: float) -> tuple[Query, ...]:
         """Guidance's questions at both points."""
@@ -98,3 +99,43 @@ class CDS(GuidanceRule):
     def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
         """The direction, detached."""
         return (self.cfg(evidence, progress) - self.cfg(evidence, progress, "lower")).detach()
+
+
+@settings
+class SCTD(GuidanceRule):
+    """Segmented consistency trajectory distillation: ``g = (x_e^s - x_e) + (s + 1)(x_e - x_e^t)`` within one segment.
+
+    ``x_e`` is the render at the segment's lower edge; ``x_e^t`` the guided step from ``x_t`` down to it; ``x_e^s`` the
+    same over ``s < t``, from there on without the prompt. The first term keeps the segment's trajectories consistent
+    with themselves, the second leads from the unconditional one to the prompt's, no further than one segment; both are
+    differences of samples. The noise is one tensor for all views and the whole run, the weight ``sigma_t / alpha_t``.
+    Source: Zhu et al. 2025 (SegmentDreamer), arXiv 2507.05256, and its code (which draws one ``t`` per step and can add
+    a term on pixels, off in its configurations; ours has none).
+
+    Arguments:
+        cfg: guidance at ``x_t``; its scale is the ``s`` of the second term as well.
+        trajectory: the segments.
+        noise: ``fixed`` or ``fresh``.
+    """
+
+    cfg: CFG
+    trajectory: Segments = field(default_factory=Segments)
+    noise: Literal["fixed", "fresh"] = "fixed"
+
+    @property
+    def noise_law(self) -> NoiseLaw:
+        """As ``noise`` says."""
+        return self.noise
+
+    def queries(self, progress: float) -> tuple[Query, ...]:
+        """Guidance's questions at ``x_t``, which the trajectory has answered on its way."""
+        return self.cfg.queries(progress)
+
+    def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
+        """The direction, detached."""
+        start, back = evidence["start"], evidence["back"]
+        guided, edge = self.cfg.guided(evidence, progress), start.level
+        here, over = start.x_t, edge.add_noise(back.x0, back.eps)
+        straight = edge.add_noise(guided.x0, guided.eps)
+        scale = value_at(self.cfg.scale, progress)
+        return ((over - here) + (scale + 1) * (here - straight)).detach()

@@ -1,4 +1,4 @@
-"""Rules that compare the teacher with a student, a model of what the scene looks like now: VSD and ESD.
+"""Rules that compare the teacher with a student, a model of what the scene looks like now: VSD, ESD and SIM.
 
 The student is trained beside the scene (``training/system.py``); here it is one more source of predictions. It is told
 the view-independent prompt and, except where a rule asks it blind, the camera; it has no guidance of its own.
@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threedistill.guidance.cfg import CFG
+from threedistill.guidance.cfg import CFG, ClassifierFree
 from threedistill.protocols import GuidanceRule
 from threedistill.schedule import ScheduledFraction, value_at
 from threedistill.types import Evidence, Prediction, Query
-from threedistill.values import settings
+from threedistill.values import NonNegative, settings
 
-__all__ = ["ESD", "VSD", "Divergence", "divergence_weight", "estimated_log_ratio"]
+__all__ = ["ESD", "SIM", "VSD", "Divergence", "divergence_weight", "estimated_log_ratio"]
 
 Normalization = Literal["none", "dmd"]
 Divergence = Literal[
@@ -134,6 +134,60 @@ class VSD(GuidanceRule):
         """The direction, detached."""
         teacher = self.cfg.guided(evidence, progress)
         return _student_direction(evidence, teacher, _student(evidence, 0.0), self.normalize, self.divergence)
+
+
+@settings
+class SIM(GuidanceRule):
+    """Score implicit matching: ``g = alpha (d L / d x_t)``, ``L = <u, eps_student - eps>``, with nothing left out.
+
+    ``u = d / sqrt(||d||^2 + c^2)``, ``d = eps^s - eps_student``, norms per sample. Weighted by ``sigma / alpha`` it is
+    the gradient of a distance between the scores themselves instead of a Kullback-Leibler divergence; the derivative
+    goes through ``u`` and through both networks, so it costs a backward pass through each prediction:
+
+        e = eps_student - eps,  p = (e - u <u, e>) / sqrt(||d||^2 + c^2),  dL/d eps^s = p,  dL/d eps_student = u - p.
+
+    Source: Luo et al. 2024 (SIM), arXiv 2410.16794; in 3D: Bai et al. 2025 (Dive3D), arXiv 2506.13594, whose code has
+    ``c = 0`` and the direction of the scores' difference alone.
+
+    Arguments:
+        cfg: guidance of the teacher, plain: its Jacobian is combined as its answers are.
+        softness: ``c``, in the units of ``||d||``; 0 is the norm itself.
+    """
+
+    differentiates = True
+    cfg: CFG
+    softness: NonNegative = 0.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.cfg, ClassifierFree):
+            raise ValueError(
+                f"sim differentiates plain guidance, not cfg={type(self.cfg).__name__}; leave it out"
+            )
+        for name, used in (("x0_clip", self.cfg.x0_clip != "none"), ("rescale", self.cfg.rescale != 0)):
+            if used:
+                raise ValueError(f"sim differentiates plain guidance, without cfg.{name}; leave it out")
+
+    def queries(self, progress: float) -> tuple[Query, ...]:
+        """Guidance's questions, and the student's view of the same sample."""
+        return (*self.cfg.queries(progress), Query("student", network="student", text="base"))
+
+    def cotangents(self, evidence: Evidence, progress: float) -> dict[str, Float[Tensor, "B C h w"]]:
+        """``d L / d eps`` of the teacher's answers and of the student's."""
+        student = evidence["student"].eps
+        dims = tuple(range(1, student.ndim))
+        difference, error = self.cfg(evidence, progress) - student, student - evidence.noise
+        norm = (difference.square().sum(dims, keepdim=True) + self.softness**2).sqrt().clamp(min=1e-12)
+        unit = difference / norm
+        across = (error - unit * (unit * error).sum(dims, keepdim=True)) / norm
+        scale = value_at(self.cfg.scale, progress)
+        shares = {"cond": scale, "uncond": 1 - scale}
+        own = {name: share * across for name, share in shares.items() if name in evidence.predictions}
+        return {**own, "student": unit - across}
+
+    def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
+        """``alpha`` times what was pulled back, detached."""
+        assert evidence.pulled is not None
+        return (evidence.level.scales(evidence.x0)[0] * evidence.pulled).detach()
 
 
 def _student(evidence: Evidence, lam: float) -> Prediction:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -22,18 +22,19 @@ from torch import Tensor
 from threedistill.conditions import Conditions
 from threedistill.contracts import Contract
 from threedistill.guidance.cfg import CFG, ClassifierFree, combine
-from threedistill.guidance.evidence import Told, gather
+from threedistill.guidance.evidence import Told, gather, pull_back
+from threedistill.guidance.surface_noise import SIDE, corners_of, surface_noise
 from threedistill.prediction import NoiseLevel, Prediction
 from threedistill.prompts import PromptSet
 from threedistill.protocols import GuidanceRule, NoisePath, Prior
 from threedistill.rng import Streams
 from threedistill.schedule import ScheduledFraction, ScheduledNonNegative, value_at
-from threedistill.types import Evidence, Query
-from threedistill.values import Below, Count, NonNegative, Within, settings
+from threedistill.types import Cameras, Evidence, Query, Rendering
+from threedistill.values import Below, Count, Fraction, NonNegative, Within, settings
 
 __all__ = [
-    "Interval", "Inverted", "OdeStep", "Reference", "Reparametrized", "Situation", "Traced", "Trajectory",
-    "collect", "ddim_std", "draw_noise", "fraction", "invert", "parts_of", "shifted",
+    "Interval", "Inverted", "OdeStep", "Reference", "Reparametrized", "Segments", "Situation", "Traced", "Trajectory",
+    "collect", "ddim_std", "draw_noise", "fraction", "invert", "parts_of", "pulled_back", "shifted",
 ]  # fmt: skip
 
 Unit = Literal["t", "logsnr"]
@@ -123,20 +124,65 @@ def collect(rule: GuidanceRule, situation: Situation, progress: float) -> Eviden
     """All that a rule looks at: its trajectory's samples, then the answers to its questions there."""
     queries, trajectory = rule.queries(progress), parts_of(rule)[1]
     if trajectory is None:
-        return situation.ask(queries)
+        return pulled_back(rule, situation, situation.ask(queries), progress)
     with torch.no_grad():
         traced = trajectory.trace(situation, rule.cfg or ClassifierFree(), progress)
     return situation.ask([q for q in queries if q.name not in traced.known], traced.points, traced.known)
 
 
+def pulled_back(rule: GuidanceRule, situation: Situation, evidence: Evidence, progress: float) -> Evidence:
+    """The same evidence with the vector-Jacobian products that the rule asks for, where it asks for any."""
+    cotangents = rule.cotangents(evidence, progress)
+    if not cotangents:
+        return evidence
+    queries = [query for query in rule.queries(progress) if query.name in cotangents]
+    pulled = pull_back(
+        queries, cotangents, situation.networks, situation.prompts, situation.conditions, evidence,
+        max_rows=situation.max_rows, told=situation.told,
+    )  # fmt: skip
+    return replace(evidence, pulled=pulled)
+
+
 def draw_noise(
-    rule: GuidanceRule, rng: Streams, views: int, shape: Sequence[int]
-) -> Float[Tensor, "B C h w"]:
-    """(views, *shape) standard normal: fresh for every view and step, or (``rule.fixed_noise``) one for all."""
-    if rule.fixed_noise:
-        generator = Streams(rng.seed, rng.stage).generator("noise/fixed")
-        return torch.randn(*shape, generator=generator).expand(views, *shape).clone()
-    return rng.normal_per_view("noise", views, *shape)
+    rule: GuidanceRule, rng: Streams, views: int, shape: Sequence[int],
+    shown: tuple[Rendering, Cameras] | None = None, progress: float = 0.0,
+) -> Float[Tensor, "B C h w"]:  # fmt: skip
+    """(views, *shape) standard normal: fresh for every view and step, one for all, or lying on the surface.
+
+    Which of them ``rule.noise_law`` says.
+
+    Arguments:
+        rule: whose noise it is.
+        rng: the iteration's streams.
+        views, shape: of the samples.
+        shown: what the views show, for noise on the surface; None = nothing, and all of it is background.
+        progress: where the stage is.
+    """
+    law = rule.noise_law
+    if law == "fresh":
+        return rng.normal_per_view("noise", views, *shape)
+    whole = Streams(rng.seed, rng.stage)
+    still = torch.randn(*shape, generator=whole.generator("noise/fixed"))
+    if law == "fixed" or shown is None or len(shape) != 3:
+        return still.expand(views, *shape).clone()
+    channels, height, width = shape
+    turns = progress * rule.noise_turns
+    square = _turned(whole, "noise/square", turns, (SIDE, SIDE, channels))
+    behind = _turned(whole, "noise/behind", turns, (channels, height, width))
+    rendering, cameras = shown
+    device = rendering.depth.device
+    return surface_noise(corners_of(rendering, cameras, height, width), square.to(device), behind.to(device))
+
+
+def _turned(rng: Streams, name: str, turns: float, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal numbers that have been replaced ``turns`` times: ``cos(a) z_k + sin(a) z_{k+1}`` in between."""
+    index, angle = int(turns), (turns - int(turns)) * math.pi / 2
+    now = torch.randn(*shape, generator=rng.generator(f"{name}/{index}"))
+    if angle == 0:
+        return now
+    return math.cos(angle) * now + math.sin(angle) * torch.randn(
+        *shape, generator=rng.generator(f"{name}/{index + 1}")
+    )
 
 
 # Levels
@@ -368,6 +414,67 @@ class OdeStep(Trajectory):
         guided = cfg.guided(seen, progress)
         lower = shifted(situation.path, situation.level, -value_at(self.gap, progress), self.unit)
         return Traced({"lower": (lower.add_noise(guided.x0, guided.eps), lower)}, dict(seen.predictions))
+
+
+@settings
+class Segments(Trajectory):
+    """One segment of the path, ``e < s < t``: up its edge ``e`` to ``t`` without the prompt, back with it (SCTD).
+
+    The path between ``min`` and ``max`` is cut into ``count`` equal segments; ``e`` is the edge below the step's level,
+    which is moved up where it lies less than ``gap`` above. From the render with the step's noise at ``e``, the walk
+    goes to ``t`` without the prompt (over ``s``, unless ``t`` is below ``direct``), a guided step leads down to ``s``,
+    and the prediction there without the prompt leads on to ``e``.
+
+    Arguments:
+        count: segments.
+        min, max: the ends of what is cut, fractions of the path.
+        gap: ``t - e`` at least.
+        margin: ``s`` is drawn uniformly between ``e`` and ``t``, this far from both.
+        direct: below it the walk up takes one step.
+    """
+
+    count: Count = 5
+    min: Fraction = 0.02
+    max: Fraction = 0.98
+    gap: Annotated[float, Within(0.001, 1)] = 0.08
+    margin: Annotated[float, Within(0, 0.5)] = 0.01
+    direct: Fraction = 0.15
+
+    def __post_init__(self) -> None:
+        if self.min >= self.max:
+            raise ValueError(f"segments: min={self.min:g} must be below max={self.max:g}")
+        if 2 * self.margin >= self.gap:
+            raise ValueError(
+                f"segments: margin={self.margin:g} on both sides leaves nothing of gap={self.gap:g}"
+            )
+
+    def trace(self, situation: Situation, cfg: CFG, progress: float) -> Traced:
+        """Points ``t`` and ``e``, and the predictions ``start`` at ``e`` and ``back`` at ``s``, without the prompt."""
+        path = situation.path
+        here = fraction(path, situation.level)
+        width = (self.max - self.min) / self.count
+        below = ((here - self.min) / width + 1e-6).floor().clamp(0, self.count - 1)
+        edge = self.min + below * width
+        top = torch.maximum(here, edge + self.gap).clamp(max=1.0)
+        share = situation.rng.uniform("segment", 1).to(here)
+        middle = edge + self.margin + (top - edge - 2 * self.margin).clamp(min=0) * share
+        e, s, t = (path.at_fraction(value) for value in (edge, middle, top))
+
+        x_e = e.add_noise(situation.x0, situation.noise)
+        start = self._null(situation, cfg, "start", x_e, e)
+        over = self._null(situation, cfg, "over", s.add_noise(start.x0, start.eps), s)
+        far = (top >= self.direct).view(-1, *(1,) * (x_e.ndim - 1))
+        x_t = torch.where(far, t.add_noise(over.x0, over.eps), t.add_noise(start.x0, start.eps))
+        seen = situation.ask(cfg.queries(progress), {"t": (x_t, t)})
+        guided = cfg.guided(seen, progress)
+        back = self._null(situation, cfg, "back", s.add_noise(guided.x0, guided.eps), s)
+        return Traced({"t": (x_t, t)}, {**seen.predictions, "start": start, "back": back})
+
+    def _null(
+        self, situation: Situation, cfg: CFG, name: str, x: Float[Tensor, "B C h w"], level: NoiseLevel
+    ) -> Prediction:  # fmt: skip
+        query = cfg.unconditional(name, "inverse", point="x")
+        return situation.ask((query,), {"x": (x, level)})[query.name]
 
 
 @settings

@@ -21,7 +21,7 @@ from threedistill.prediction import Prediction, PredictionKind
 from threedistill.priors.noise_path import DiscretePath
 from threedistill.priors.space import PixelSpace
 from threedistill.prompts import without_view
-from threedistill.protocols import ImageSpace, NoisePath, Prior
+from threedistill.protocols import ImageSpace, NoisePath, Prior, vector_jacobian
 from threedistill.types import Condition, Conditioning, NoiseLevel
 from threedistill.values import Within, checked
 
@@ -73,6 +73,14 @@ class GaussianPrior(Prior):
     """
 
     licence = "Apache-2.0"
+    differentiable = True
+
+    def pull_back(
+        self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning,
+        cotangent: Float[Tensor, "B C h w"],
+    ) -> Float[Tensor, "B C h w"]:  # fmt: skip
+        """By one backward pass through the closed form."""
+        return vector_jacobian(lambda x: self._answer(x, level, conditioning), x_t, cotangent)
 
     def __init__(
         self,
@@ -134,6 +142,11 @@ class GaussianPrior(Prior):
         self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
     ) -> Prediction:
         """The exact answer."""
+        return self._answer(x_t, level, conditioning)
+
+    def _answer(
+        self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
+    ) -> Prediction:
         mean = conditioning["mean"].to(x_t)
         if "variance" in conditioning:
             eps = gaussian_eps(x_t, level, mean, conditioning["variance"].to(x_t))

@@ -168,6 +168,12 @@ class _Counter(Prior):
         self.batches.append(len(x_t))
         return Prediction(torch.zeros_like(x_t), "eps", x_t, level)
 
+    def pull_back(
+        self, x_t: Tensor, level: NoiseLevel, conditioning: Conditioning, cotangent: Tensor
+    ) -> Tensor:
+        self.batches += [len(x_t)] * 3  # forward again, and backward, which costs as much as two
+        return torch.zeros_like(x_t)
+
 
 def asked(plan: RunPlan, stage: StagePlan, prior: Prior) -> Rows:
     """How many rows a step asks: its rule's questions, asked of nobody.

@@ -93,6 +93,13 @@ def _check_rule(plan: RunPlan, stage: StagePlan) -> None:
             raise UsageError(
                 f"guidance={name} rescales groups of {rule.group} views, and cameras.views={views} is no multiple"
             )
+    if rule.differentiates:
+        for network in sorted({q.network for q in asked if q.network in own}):
+            if not prior.model.cls.differentiable:
+                raise UsageError(
+                    f"guidance={name} differentiates what the {network} answers, and prior={prior.name} gives no "
+                    "derivatives; use another prior or guidance=vsd"
+                )
     if is_edit(rule):
         if not plan.given and not stage.scene.model.given("picture"):
             raise UsageError(
@@ -110,7 +117,7 @@ def _check_words(prompts: PromptSet, prior: PriorPlan, kinds: set[TextKind]) -> 
     """Refuse words beside the prompt that a prior with a closed vocabulary does not know."""
     settings: dict[TextKind, str] = {
         "source": "prompts.source", "category": "prompts.category", "inverse": "prompts.inverse",
-        "negative": "--negative",
+        "negative": "--negative", "flawed": "prompts.flaws",
     }  # fmt: skip
     given = {"inverse": prompts.inverse, "negative": prompts.negative}
     for kind, setting in settings.items():

@@ -225,7 +225,7 @@ class ScoreDistillation(pl.LightningModule):
         facts, out, turn = self.look(progress, rng)
         x0 = self.prior.space.encode(out.rgb)
         rendered = time.perf_counter()
-        direction, level, nonfinite = self._direction(x0, facts, self.stage.along(progress), rng)
+        direction, level, nonfinite = self._direction(x0, facts, self.stage.along(progress), rng, out)
         asked = time.perf_counter()
         loss_guidance = self.guidance.surrogate.loss(x0, direction)
         loss_regular = self.regularizers(out, progress, direction)
@@ -275,12 +275,13 @@ class ScoreDistillation(pl.LightningModule):
 
     @torch.no_grad()
     def _direction(
-        self, x0: Tensor, facts: Conditions, progress: float, rng: Streams
+        self, x0: Tensor, facts: Conditions, progress: float, rng: Streams, out: Rendering | None = None
     ) -> tuple[Tensor, float, int]:
         """The weighted direction for ``x0``; the only place where networks are queried."""
         prior, guidance, views = self.prior, self.guidance, len(facts)
         level = guidance.timesteps.sample(prior.path, progress, rng, views, prior.view_group).to(x0.device)
-        noise = draw_noise(guidance.rule, rng, views, prior.space.shape).to(x0)
+        shown = (out, facts.cameras) if out is not None and facts.cameras is not None else None
+        noise = draw_noise(guidance.rule, rng, views, prior.space.shape, shown, progress).to(x0)
         situation = Situation(
             self.networks, self.prompts.drawn(rng, views), facts, x0.detach(), level, noise, self.max_rows,
             self._unedited(facts, rng), rng,
@@ -288,8 +289,8 @@ class ScoreDistillation(pl.LightningModule):
         evidence = collect(guidance.rule, situation, progress)
         g = guidance.rule(evidence, progress).to(x0)
         if self.keep_wishes:
-            self.wishes = (x0.detach(), wished_x0(x0.detach(), g, level))
-        weighted = apply(guidance.weighting(level), g)
+            self.wishes = (x0.detach(), wished_x0(x0.detach(), g, evidence.level))
+        weighted = apply(guidance.weighting(evidence.level), g)
         direction, nonfinite = guidance.surrogate.guard(weighted, progress)
         return direction, float(level.index.mean()), nonfinite
 

@@ -65,6 +65,7 @@ RULES = tuple(
     for name, rule in (
         ("SDS", "sds"), ("VSD", "vsd"), ("ESD", "esd"), ("CSM", "csm"), ("C-SDS", "csds"), ("CSD", "csd"),
         ("ISM", "ism"), ("NFSD", "nfsd"), ("SDI", "sdi"), ("CDS", "cds"), ("SJC", "sjc"), ("MV-SDS", "mvsds"),
+        ("SDS-Bridge", "bridge"), ("CFD", "cfd"), ("SCTD", "sctd"), ("SIM", "sim"),
     )
 )  # fmt: skip
 
