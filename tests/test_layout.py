@@ -18,14 +18,14 @@ HEIGHTS = {
     "__main__": 90, "cli": 80, "doctor": 75,
     # A guest: found through configurations and the table of verbs only, like a plug-in.
     "toybox": 72,
-    "commands": 70, "sweeps": 68, "__init__": 65, "pipeline": 60,
+    "commands": 70, "app": 69, "sweeps": 68, "__init__": 65, "pipeline": 60,
     "conversion": 58, "citation": 58,
     "training": 50, "config": 45, "evaluation": 41, "exports": 40, "representations": 40, "priors": 40, "guidance": 40,
     "prompts": 35, "render": 20, "ops": 10,
     # The foundation: anyone may import it; inside it, imports are free but must not leave it.
     "types": 0, "conditions": 0, "contracts": 0, "prediction": 0, "protocols": 0, "cameras": 0, "lights": 0, "rng": 0,
     "schedule": 0, "errors": 0, "resources": 0, "threads": 0, "atomic": 0, "plugins": 0, "console": 0, "values": 0,
-    "memory": 0, "messages": 0, "texts": 0, "lazy": 0,
+    "memory": 0, "messages": 0, "texts": 0, "lazy": 0, "viewing": 0,
 }  # fmt: skip
 AXES = {"representations", "priors", "guidance"}
 #: Reasons why one import may point up: (importing file, imported module).

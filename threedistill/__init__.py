@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from threedistill.conversion import Converted, convert
     from threedistill.errors import ThreedistillError, UsageError
     from threedistill.pipeline import Result, generate, resume
+    from threedistill.training.step import Step
 
 __version__ = "0.1.0"
 __all__ = [
-    "Citations", "Converted", "Result", "ThreedistillError", "UsageError", "__version__", "cite", "convert", "generate",
-    "resume",
+    "Citations", "Converted", "Result", "Step", "ThreedistillError", "UsageError", "__version__", "cite", "convert",
+    "generate", "resume",
 ]  # fmt: skip
 
 __getattr__, __dir__ = lazily(__name__, __file__)

@@ -7,8 +7,7 @@ touched.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +19,7 @@ from threedistill.training.interruption import Stop, stoppable
 from threedistill.training.naming import default_folder
 from threedistill.training.result import Result
 from threedistill.training.run_folder import RunFolder
+from threedistill.training.step import Audience, Step
 from threedistill.types import Mesh, Splats
 
 __all__ = ["Result", "generate", "resume", "start_run"]
@@ -39,6 +39,7 @@ def generate(
     init: str | Path | None = None, init_up: Axis | None = None, init_front: Axis | None = None,
     images: Sequence[str | Path] = (), image_cameras: Sequence[tuple[float, float] | None] = (), resume: bool = False,
     overwrite: bool = False, quiet: bool = False, overrides: Sequence[str] = (),
+    on_step: Callable[[Step], object] | None = None,
 ) -> Result:  # fmt: skip
     """Make a textured 3D asset from a prompt.
 
@@ -59,6 +60,7 @@ def generate(
         overwrite: replace the run in ``out`` as soon as the new one has a checkpoint.
         quiet: no progress on stderr.
         overrides: ``key=value`` for any setting.
+        on_step: called after every step; what it raises ends the run, with what is done saved, and is raised here.
 
     Raises:
         UsageError: the request cannot be carried out as written; nothing was started or changed.
@@ -80,9 +82,8 @@ def generate(
             "init": str(init) if init else None, "images": seen or None,
         }  # fmt: skip
         given = {name: value for name, value in given.items() if value is not None}
-        return _go_on(
-            run, quiet, device=None if device == "auto" else device, asked=(given, overrides, config)
-        )
+        chosen_device = None if device == "auto" else device
+        return _go_on(run, Audience(quiet, on_step), chosen_device, asked=(given, overrides, config))
     with stoppable() as stop:
         check_place(run, config, overwrite=overwrite)
         from threedistill.training.planning import build_plan
@@ -91,7 +92,8 @@ def generate(
 
         plan = build_plan(config)
         start = read_start(init, init_up, init_front, quiet) if init else None
-        return _begin(plan, config, run, start, overwrite, quiet, stop, read_images(plan.images))
+        shown = read_images(plan.images)
+        return _begin(plan, config, run, start, overwrite, Audience(quiet, on_step), stop, shown)
 
 
 def start_run(
@@ -105,12 +107,13 @@ def start_run(
     check_place(run, config, overwrite=True)
     with stoppable() as stop:
         plan = build_plan(config)
-        return _begin(plan, config, run, None, True, quiet, stop, read_images(plan.images), facts)
+        return _begin(plan, config, run, None, True, Audience(quiet), stop, read_images(plan.images), facts)
 
 
 def resume(
-    run_dir: str | Path, *, quiet: bool = False, device: str | None = None, overrides: Sequence[str] = ()
-) -> Result:
+    run_dir: str | Path, *, quiet: bool = False, device: str | None = None, overrides: Sequence[str] = (),
+    on_step: Callable[[Step], object] | None = None,
+) -> Result:  # fmt: skip
     """Continue the run in a folder; everything but the device comes from its ``config.yaml``.
 
     Arguments:
@@ -118,13 +121,14 @@ def resume(
         quiet: no progress on stderr.
         device: None = as before.
         overrides: ``budget.iterations=N`` for more steps than the run has: one more stage goes on where it ended.
+        on_step: as for :func:`generate`.
     """
-    return _go_on(RunFolder(run_dir), quiet, device=device, more=overrides)
+    return _go_on(RunFolder(run_dir), Audience(quiet, on_step), device, more=overrides)
 
 
 def _begin(
-    plan: RunPlan, config: Config, run: RunFolder, start: Mesh | Splats | None, overwrite: bool, quiet: bool,
-    stop: Stop, images: tuple[ReferenceImage, ...] = (), facts: dict[str, Any] | None = None,
+    plan: RunPlan, config: Config, run: RunFolder, start: Mesh | Splats | None, overwrite: bool,
+    to: Audience, stop: Stop, images: tuple[ReferenceImage, ...] = (), facts: dict[str, Any] | None = None,
 ) -> Result:  # fmt: skip
     """Build everything, then claim the folder, then work."""
     from threedistill.training.advice import advising
@@ -155,18 +159,18 @@ def _begin(
             run.abandon()
             raise
         with recorded(run, plan.names, record, facts), advising(plan):
-            return _work(parts, plan, run, start, quiet, stop, record)
+            return _work(parts, plan, run, start, to, stop, record)
 
 
 def _go_on(
-    run: RunFolder, quiet: bool, device: str | None = None, more: Sequence[str] = (),
+    run: RunFolder, to: Audience, device: str | None = None, more: Sequence[str] = (),
     asked: tuple[dict[str, Any], Sequence[str], Config] | None = None,
 ) -> Result:  # fmt: skip
     """Continue what is in a folder.
 
     Arguments:
         run: the folder.
-        quiet: no progress on stderr.
+        to: who is told.
         device: None = as before.
         more: for more steps.
         asked: flags, overrides and their configuration, which must not contradict the run's.
@@ -199,47 +203,46 @@ def _go_on(
             if more:
                 write_config(config, run.config)
                 run.forget_evaluation()
-            return _work(parts, plan, run, start, quiet, stop, record)
+            return _work(parts, plan, run, start, to, stop, record)
 
 
 def _work(
-    parts: Assembled, plan: RunPlan, run: RunFolder, start: Mesh | Splats | None, quiet: bool, stop: Stop,
+    parts: Assembled, plan: RunPlan, run: RunFolder, start: Mesh | Splats | None, to: Audience, stop: Stop,
     record: Record,
 ) -> Result:  # fmt: skip
     """Carry out a run in its (locked) folder."""
     from threedistill.training.advice import faster
     from threedistill.training.finish import export_run, judge_run
     from threedistill.training.handover import first_unfinished, hand_over
-    from threedistill.training.record import prior_facts
+    from threedistill.training.record import introduce, prior_facts
     from threedistill.training.stages import run_stage
+    from threedistill.training.watchers import watching
 
-    if plan.ignored and not quiet:
-        print(f"ignored: {', '.join(plan.ignored)}", file=sys.stderr)
-    facts = prior_facts(parts.prior)
-    run.update_record(**facts)
-    if not quiet and facts["prior_version"]:
-        print(f"prior: {facts['prior_version']}, licence {facts['prior_licence']}", file=sys.stderr)
-        for note in parts.prior.notes:
-            print(note, file=sys.stderr)
+    run.update_record(**prior_facts(parts.prior), stages=[s.stage.iterations for s in parts.stages])
+    if not to.quiet:
+        introduce(plan, parts.prior)
     stages, device, source = parts.stages, parts.device, start
-    for index in range(first_unfinished(run, stages), len(stages)):
-        stop.check()
-        system = stages[index]
-        system.unedited = start
-        with record.phase(f"stage {system.stage.name}"):
-            hand_over(source, system, plan, run, index, device, quiet)
+    with watching(run, plan.trainer, plan.iterations, to.on_step) as watchers:
+        for index in range(first_unfinished(run, stages), len(stages)):
             stop.check()
-            before = sum(done.stage.iterations for done in stages[:index])
-            run_stage(
-                system, run, index, parts.settings, device, quiet, before, stop, faster(plan, device.type)
-            )  # fmt: skip
-        source = system.scenes[0]
-    run.take_place()
-    stop.check()
-    with record.phase("export"):
-        asset = export_run(list(stages[-1].scenes), plan, run)
-    stop.check()
-    with record.phase("judge"):
-        evaluation = judge_run(plan.names.prompt, run, quiet)
-    line = evaluation["verdict"] if evaluation else None
-    return Result(run.path, asset, line, record.seconds, evaluation, plan.plugins)
+            system = stages[index]
+            system.unedited = start
+            with record.phase(f"stage {system.stage.name}"):
+                hand_over(source, system, plan, run, index, device, to.quiet)
+                stop.check()
+                before = sum(done.stage.iterations for done in stages[:index])
+                run_stage(
+                    system, run, index, parts.settings, device, to.quiet, before, stop, faster(plan, device.type),
+                    watchers,
+                )  # fmt: skip
+            source = system.scenes[0]
+        run.take_place()
+        stop.check()
+        with record.phase("export"):
+            asset = export_run(list(stages[-1].scenes), plan, run)
+        stop.check()
+        with record.phase("judge"):
+            evaluation = judge_run(plan.names.prompt, run, to.quiet)
+        watchers.result(evaluation, record.seconds)
+    verdict = evaluation["verdict"] if evaluation else None
+    return Result(run.path, asset, verdict, record.seconds, evaluation, plan.plugins)

@@ -15,10 +15,10 @@ import torch
 
 from threedistill import __version__
 from threedistill.protocols import Prior
-from threedistill.training.plan import Names
+from threedistill.training.plan import Names, RunPlan
 from threedistill.training.run_folder import RunFolder
 
-__all__ = ["Record", "facts_of", "prior_facts", "recorded"]
+__all__ = ["Record", "facts_of", "introduce", "prior_facts", "recorded"]
 
 
 _PACKAGES = (
@@ -110,6 +110,15 @@ def prior_facts(prior: Prior) -> dict[str, object]:
     """What only the loaded prior knows of itself, kept in ``run.json`` for exports that do not load it."""
     facts: dict[str, object] = {"prior_version": prior.version, "prior_licence": prior.licence}
     return {**facts, "prior_notes": prior.notes} if prior.notes else facts
+
+
+def introduce(plan: RunPlan, prior: Prior) -> None:
+    """Say on stderr which words change nothing, and whose weights these are."""
+    if plan.ignored:
+        print(f"ignored: {', '.join(plan.ignored)}", file=sys.stderr)
+    if prior.version:
+        said = f"prior: {prior.version}, licence {prior.licence}"
+        print(said, *prior.notes, sep="\n", file=sys.stderr)
 
 
 def facts_of(names: Names, run: RunFolder) -> dict[str, object]:

@@ -14,6 +14,7 @@ from threedistill.guidance.rules import is_edit, questions
 from threedistill.messages import either, shown
 from threedistill.prompts import PromptSet, role_of, without_view
 from threedistill.protocols import Prior
+from threedistill.training.loggers import check_loggers
 from threedistill.training.plan import NetworkPlan, PriorPlan, RunPlan, StagePlan
 from threedistill.training.student_step import MAIN
 from threedistill.types import Condition, TextKind
@@ -28,6 +29,7 @@ def check_plan(plan: RunPlan) -> None:
         UsageError: with the setting to change.
     """
     _check_particles(plan)
+    check_loggers(plan.trainer.loggers)
     if "mp4" in plan.export.formats:
         from threedistill.exports.video import need_encoder
 

@@ -41,6 +41,12 @@ class Result:
 
         return read_asset(self.run_dir / "asset")
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from threedistill.training.showing import result_html
+
+        return result_html(self)
+
     def export(self, path: str | Path, format: str | None = None, overrides: Sequence[str] = ()) -> Path:
         """Write the asset as another file, as ``threedistill export`` does.
 

@@ -1,6 +1,6 @@
 """A run's folder: what is in it, who holds it, and how one run takes another's place without anything ever being lost.
 
-    config.yaml  run.json  metrics.csv  eval.json  preview/000100.png  checkpoints/00-coarse/last.safetensors
+    config.yaml  run.json  metrics.csv  eval.json  preview/000100.png  logs  checkpoints/00-coarse/last.safetensors
     asset/{model.glb, turntable.webp, sheet.png}
 
 A new run works in ``.new`` until its first checkpoint; what is in the folder stays untouched until then, and a start
@@ -41,6 +41,7 @@ OWN = (
     "eval.json",
     "traceback.txt",
     "preview",
+    "logs",
     "checkpoints",
     "asset",
     "ceiling",

@@ -17,9 +17,11 @@ from threedistill.rng import Streams
 from threedistill.training.callbacks import Checkpoints, MetricsFile, Previews, ProgressLine, StopOnRequest
 from threedistill.training.checkpoint import StageState, load_stage
 from threedistill.training.interruption import Stop
+from threedistill.training.loggers import LoggerName
 from threedistill.training.run_folder import RunFolder
 from threedistill.training.student_step import MAIN, Gains, Learner, Shown
 from threedistill.training.system import ScoreDistillation
+from threedistill.training.watchers import Watchers
 from threedistill.types import Rendering
 from threedistill.values import Count, NonNegative, Within, settings
 
@@ -43,7 +45,8 @@ class TrainerSettings:
         preview_x0: beside each strip, ``NNNNNN-x0.png``: above the step's own renders, below what the rule would rather
             see (``x0 - (sigma / alpha) g``; for SDS the prior's guided picture).
         checkpoint_every, checkpoint_seconds: whichever comes first.
-        log_every: iterations between rows of metrics.csv.
+        log_every: iterations between rows of metrics.csv, and of the loggers.
+        loggers: other programs' logs, in the run's folder (docs/loggers.md).
         max_rows: largest batch a network is given at once; None = all rows.
     """
 
@@ -52,6 +55,7 @@ class TrainerSettings:
     checkpoint_every: Count = 50
     checkpoint_seconds: NonNegative = 15.0
     log_every: Count = 10
+    loggers: tuple[LoggerName, ...] = ()
     max_rows: Count | None = None
 
 
@@ -65,6 +69,7 @@ def run_stage(
     before: int = 0,
     stop: Stop | None = None,
     advice: str = "",
+    watchers: Watchers | None = None,
 ) -> None:
     """Optimise a stage to its end, continuing from its checkpoint; a finished stage returns at once.
 
@@ -77,6 +82,7 @@ def run_stage(
         before: iterations of the stages before it; pictures of the run are numbered through.
         stop: where requests to stop arrive.
         advice: what would make it faster, said where it will take long.
+        watchers: who looks on; what they raise is raised once everything is saved.
 
     Raises:
         Interrupted: stopped on request, with everything saved.
@@ -94,11 +100,14 @@ def run_stage(
         _record_learners(system, run)
         return
 
+    if watchers is not None:
+        watchers.before = before
     checkpoints = Checkpoints(run, index, settings.checkpoint_every, settings.checkpoint_seconds)
     callbacks: list[pl.Callback] = [
         _Restore(state), StopOnRequest(stop), ProgressLine(quiet, advice),
         MetricsFile(run, index, settings.log_every),
         Previews(run, settings.preview_every, before=before, x0=settings.preview_x0), checkpoints,
+        *([] if watchers is None else [watchers]),
     ]  # fmt: skip
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     with warnings.catch_warnings(), stop.waiting():
@@ -118,6 +127,8 @@ def run_stage(
             checkpoints.save(trainer, system)
     if system.warned:
         run.update_record(warnings=[*run.read_record().get("warnings", []), *system.warned])
+    if watchers is not None and watchers.raised is not None:
+        raise watchers.raised
     if int(system.iteration) < system.stage.iterations:
         raise Interrupted(str(run.path))
     system.to(device)
