@@ -37,6 +37,7 @@ VERBS = {
     "eval": ("threedistill.commands.evaluate", "judge the assets of finished runs"),
     "sweep": ("threedistill.commands.sweep", "many runs: prompts x settings x seeds, and their table"),
     "bench": ("threedistill.toybox.commands.bench", "compare the rules on a world with ground truth"),
+    "app": ("threedistill.commands.app", "a page in a browser to type prompts into"),
     "cite": ("threedistill.commands.cite", "the BibTeX of exactly what a run used"),
     "list": ("threedistill.commands.listing", "show representations, priors, rules, presets, words, formats"),
     "doctor": ("threedistill.doctor", "say what is installed, what is missing, and what brings it"),
@@ -47,7 +48,7 @@ VERBS = {
 }
 
 #: Verbs whose ``key=value`` words are settings of a run.
-_TAKE_SETTINGS = ("generate", "plan", "sweep")
+_TAKE_SETTINGS = ("generate", "plan", "sweep", "app")
 
 
 def usage() -> str:

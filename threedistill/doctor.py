@@ -93,6 +93,7 @@ _EXTRAS = (
         "mp4 turntables (webp and gif need nothing)",
         "pip install imageio-ffmpeg",
     ),
+    ("gradio", "gradio", "threedistill app, a page in a browser", "pip install 'threedistill[app]'"),
     ("usd-core", "pxr", "USD validation", "pip install 'usd-core>=26.8'"),
 )
 
