@@ -31,6 +31,10 @@ def nodes(tree, path=""):
             yield from nodes(child, f"{path}.{index}")
 
 
+#: Options that are pointless without a picture.
+SHOWN = ("two_conditions", "sd15_image", "sdxl_image", "imagedream", "zero123", "stable_zero123")
+
+
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g, options in groups().items() for o in options])
 def test_every_option_composes_builds_and_lists_every_constructor_argument(group: str, option: str) -> None:
     """All arguments, so that any of them can be overridden by a key that is known to exist."""
@@ -47,7 +51,7 @@ def test_every_option_composes_builds_and_lists_every_constructor_argument(group
         needs["init"] = "model.glb"
         overrides.append("prompts.source='a red ball'")
     config = compose(prompt="a red mushroom", overrides=overrides, **flags, **needs)  # type: ignore[arg-type]
-    if option in ("two_conditions", "sd15_image", "sdxl_image"):  # there are no pictures to show
+    if option in SHOWN:
         with pytest.raises(UsageError, match="give one with --image FILE"):
             build_plan(config)
     else:

@@ -1,7 +1,6 @@
 """Every family under three kinds of rule on every representation, prompt to file: tiny models, smoke budgets.
 
-``pytest -m long``: about an hour. MVDream reads a checkpoint beside its folder; its run is in
-``priors/test_mvdream.py``.
+``pytest -m long``: about an hour.
 """
 
 from __future__ import annotations
@@ -10,14 +9,13 @@ import json
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from tests.priors.folders import OPTIONS, is_shown, settings
+from tests.priors.folders import OPTIONS, settings, shown, views
 from threedistill.cli import main
 from threedistill.config import compose, groups
 
 BUDGET = [
-    "budget.iterations=2", "budget.views=2", "budget.resolution=16", "budget.grid=24", "budget.faces=100",
+    "budget.iterations=2", "budget.resolution=16", "budget.grid=24", "budget.faces=100",
     "budget.texture=32", "trainer.preview_every=0", "export.turntable_frames=0", "trainer.log_every=1",
 ]  # fmt: skip
 SMALL = {
@@ -41,7 +39,7 @@ def test_no_family_is_left_out():
         name: compose(prompt="a duck", prior=name)["prior"]["model"]["_target_"] for name in groups()["prior"]
     }
     teachers = {name for name, kind in kinds.items() if ".priors.diffusers." in kind}
-    assert teachers - {"mvdream"} <= set(OPTIONS)
+    assert teachers == set(OPTIONS)
 
 
 @pytest.mark.long
@@ -75,9 +73,7 @@ def test_a_run(
         *settings(prior, folder),
         *BUDGET,
     ]
-    if is_shown(prior):
-        Image.new("RGB", (20, 20), (200, 30, 30)).save(tmp_path / "red.png")
-        words += ["--image", str(tmp_path / "red.png")]
+    words += [*shown(prior, tmp_path / "red.png"), f"budget.views={views(prior)}"]
     code = main([*words, *SMALL[representation], *RULES[rule]])
     assert code == 0, capsys.readouterr().err
     record = json.loads((tmp_path / "run" / "run.json").read_text())

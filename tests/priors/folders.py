@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 
 from tests.priors import tiny, tiny_others
 from tests.priors.conftest import build_pipeline
-from tests.priors.tiny_adapters import add_adapters
+from tests.priors.latent_diffusion import weights
+from tests.priors.tiny_adapters import SEEN, add_adapters
 
+#: Of multi-view networks of the tests' size.
+MANY = ("family.head_width=16",)
 #: Option -> (builder, settings besides the folder: the tiny models' own sizes, and parts that are in the folder).
 OPTIONS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "sd15": (lambda: build_pipeline("epsilon", 0), ()),
@@ -35,6 +40,16 @@ OPTIONS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
         tiny.sdxl,
         ("family.weights=models/plus.safetensors", "family.encoder=models/image_encoder"),
     ),
+    "mvdream": (
+        lambda: build_pipeline("epsilon", 0),
+        (*MANY, "family.checkpoint={place}/4view.safetensors", "size=32"),
+    ),
+    "imagedream": (
+        lambda: build_pipeline("epsilon", 0),
+        (*MANY, "family.checkpoint={place}/ipmv.safetensors", "family.encoder={place}/models", "size=32"),
+    ),
+    "zero123": (tiny.Zero123, ("size=32",)),
+    "stable_zero123": (tiny.Zero123, ("size=32",)),
     "recorded": (tiny_others.lumina2, ("size=32",)),
     "lumina2": (tiny_others.lumina2, ("size=32",)),
     "qwen_image": (tiny_others.qwen_image, ("size=32",)),
@@ -55,13 +70,26 @@ def settings(option: str, folder: Path) -> list[str]:
         torch.manual_seed(0)
         pipeline = build()
         pipeline.save_pretrained(place)
-        if is_shown(option):
+        if option in ("sd15_image", "sdxl_image", "imagedream"):
             add_adapters(pipeline.unet, place)
-    adapter = [f"prior.model.family.adapter={place}"] if is_shown(option) else []
-    words = ["prior.model.cache=false", *(f"prior.model.{word}" for word in own)]
+        for name, file in (("mvdream", "4view"), ("imagedream", "ipmv")):
+            if option == name:
+                save_file(
+                    weights(picture=SEEN if name == "imagedream" else None), place / f"{file}.safetensors"
+                )
+    adapter = [f"prior.model.family.adapter={place}"] if option in ("sd15_image", "sdxl_image") else []
+    words = ["prior.model.cache=false", *(f"prior.model.{word.format(place=place)}" for word in own)]
     return [f"prior.model.model={place}", *adapter, *words]
 
 
-def is_shown(option: str) -> bool:
-    """Whether a run with it wants an ``--image``."""
-    return option in ("sd15_image", "sdxl_image")
+def shown(option: str, file: Path) -> list[str]:
+    """The words that show it a picture, which is drawn here, where a run with it wants one."""
+    if option not in ("sd15_image", "sdxl_image", "imagedream", "zero123", "stable_zero123"):
+        return []
+    Image.new("RGB", (20, 20), (200, 30, 30)).save(file)
+    return ["--image", str(file), *(["--image-camera", "0,5"] if "zero123" in option else [])]
+
+
+def views(option: str) -> int:
+    """As few as a step with it can have."""
+    return 4 if option in ("mvdream", "imagedream") else 2

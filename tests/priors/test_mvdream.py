@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from safetensors.torch import save_file
-from torch import Tensor
 
+from tests.priors.latent_diffusion import published, weights
 from threedistill.cameras import orbit
 from threedistill.conditions import Conditions
 from threedistill.errors import UsageError
@@ -20,94 +19,6 @@ from threedistill.priors.diffusers import DiffusersPrior
 from threedistill.priors.families import MVDream
 from threedistill.priors.families.mvdream import camera_rows
 from threedistill.priors.multiview_unet import MultiViewUNet, from_published, layout, own_name
-
-
-def published(
-    base: int = 32, mult: tuple[int, ...] = (1, 2), context: int = 16, camera: int | None = 16
-) -> dict[str, Any]:
-    """Names and shapes of a checkpoint of latent diffusion, as its configuration lays the network out.
-
-    Two residual blocks a level going down and three coming up, attention at all levels but the innermost, linear
-    projections, four times the base's width for the time.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    wide = 4 * base
-
-    def layer(name: str, *shape: int, bias: bool = True) -> None:
-        shapes[f"{name}.weight"] = shape
-        if bias:
-            shapes[f"{name}.bias"] = shape[:1]
-
-    def resnet(name: str, into: int, out: int) -> None:
-        layer(f"{name}.in_layers.0", into)
-        layer(f"{name}.in_layers.2", out, into, 3, 3)
-        layer(f"{name}.emb_layers.1", out, wide)
-        layer(f"{name}.out_layers.0", out)
-        layer(f"{name}.out_layers.3", out, out, 3, 3)
-        if into != out:
-            layer(f"{name}.skip_connection", out, into, 1, 1)
-
-    def transformer(name: str, width: int) -> None:
-        layer(f"{name}.norm", width)
-        layer(f"{name}.proj_in", width, width)
-        layer(f"{name}.proj_out", width, width)
-        block = f"{name}.transformer_blocks.0"
-        for attention, seen in (("attn1", width), ("attn2", context)):
-            layer(f"{block}.{attention}.to_q", width, width, bias=False)
-            layer(f"{block}.{attention}.to_k", width, seen, bias=False)
-            layer(f"{block}.{attention}.to_v", width, seen, bias=False)
-            layer(f"{block}.{attention}.to_out.0", width, width)
-        layer(f"{block}.ff.net.0.proj", 8 * width, width)
-        layer(f"{block}.ff.net.2", width, 4 * width)
-        for norm in ("norm1", "norm2", "norm3"):
-            layer(f"{block}.{norm}", width)
-
-    for name, into in (("time_embed", base), ("camera_embed", camera)):
-        if into is not None:
-            layer(f"{name}.0", wide, into)
-            layer(f"{name}.2", wide, wide)
-    layer("input_blocks.0.0", base, 4, 3, 3)
-    width, passed, at = base, [base], 0
-    for level, times in enumerate(mult):
-        for _ in range(2):
-            at += 1
-            resnet(f"input_blocks.{at}.0", width, times * base)
-            width = times * base
-            if level < len(mult) - 1:
-                transformer(f"input_blocks.{at}.1", width)
-            passed.append(width)
-        if level < len(mult) - 1:
-            at += 1
-            layer(f"input_blocks.{at}.0.op", width, width, 3, 3)
-            passed.append(width)
-    for place in (0, 2):
-        resnet(f"middle_block.{place}", width, width)
-    transformer("middle_block.1", width)
-    at = -1
-    for level, times in reversed(list(enumerate(mult))):
-        for block in range(3):
-            at += 1
-            resnet(f"output_blocks.{at}.0", width + passed.pop(), times * base)
-            width, attends = times * base, level < len(mult) - 1
-            if attends:
-                transformer(f"output_blocks.{at}.1", width)
-            if level and block == 2:
-                layer(f"output_blocks.{at}.{2 if attends else 1}.conv", width, width, 3, 3)
-    layer("out.0", width)
-    layer("out.2", 4, width, 3, 3)
-    return shapes
-
-
-def weights(seed: int = 0, **options: Any) -> dict[str, Tensor]:
-    """Random ones that make themselves heard."""
-    generator = torch.Generator().manual_seed(seed)
-    made: dict[str, Tensor] = {}
-    for name, shape in published(**options).items():
-        scale = 0.1 if len(shape) == 1 else 1.2 / math.sqrt(math.prod(shape[1:]))
-        norm = len(shape) == 1 and name.endswith("weight")
-        made[name] = torch.ones(shape) if norm else scale * torch.randn(shape, generator=generator)
-    return made
-
 
 FULL = published(320, (1, 2, 4, 4), 1024)
 

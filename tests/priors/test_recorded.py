@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from threedistill.prediction import NoiseLevel, Prediction
 from threedistill.priors.diffusers import DiffusersPrior
 from threedistill.priors.families import Family, Recorded, StableDiffusion
 from threedistill.priors.families.flux import pack, unpack
+from threedistill.priors.families.recorded import RecordedSpace
 from threedistill.priors.recording.replay import Leaf, Places, Seen, compare
 from threedistill.priors.recording.watch import watch
 from threedistill.priors.sampling import ddim
@@ -269,6 +271,38 @@ def test_what_is_not_understood_is_refused_by_name(made: Made) -> None:
         "UNet2DModel",
     ):
         assert not Recorded.takes(name)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "words"),
+    [
+        ("KandinskyV22CombinedPipeline", "at random; use --prior kandinsky3"),
+        ("StableUnCLIPPipeline", "at random; use --prior sd21"),
+        ("StableUnCLIPImg2ImgPipeline", "use --prior sd15_image with --image"),
+        ("StableDiffusionImageVariationPipeline", "use --prior zero123"),
+        ("WanPipeline", "draws videos"),
+    ],
+)
+def test_pipelines_that_cannot_teach_are_refused_by_name(tmp_path: Path, pipeline: str, words: str) -> None:
+    """Before any weights are looked for: there are none."""
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+    for family in (Recorded(), StableDiffusion()):
+        with pytest.raises(UsageError, match=f"is a {pipeline}, which this prior does not read; .*{words}"):
+            DiffusersPrior(name="odd", family=family, model=str(tmp_path), cache=False)
+
+
+def test_views_are_encoded_one_by_one(made: Made) -> None:
+    """The same latents and the same way back, whether at once or not."""
+    whole, apart = (load(made, "chroma", 32, one_by_one=one) for one in (False, True))
+    found: list[tuple[Tensor, Tensor]] = []
+    for prior in (whole, apart):
+        rgb = torch.rand(3, 32, 32, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        x0 = prior.space.encode(rgb)
+        (gradient,) = torch.autograd.grad(x0.square().sum(), rgb)
+        found.append((x0.detach(), gradient))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert isinstance(apart.space, RecordedSpace) and apart.space.one_by_one
 
 
 ONE, THREE = torch.ones(1, 4), torch.ones(3, 4)

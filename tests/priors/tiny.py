@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -357,3 +359,46 @@ def inpainting() -> Any:
     return StableDiffusionInpaintPipeline(
         vae(), clip(tokenizer), tokenizer, unet(in_channels=9), DDIMScheduler(**DDIM), None, None, None, False
     )
+
+
+def pose_projection() -> Any:
+    """Of Zero123's folders, with the same random weights each time."""
+    from tests.priors.tiny_adapters import WIDTH
+    from threedistill.priors.pose_unet import PoseProjection
+
+    made = PoseProjection(WIDTH)
+    generator = torch.Generator().manual_seed(3)
+    for parameter in made.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator)
+    return made
+
+
+def zero123_weights() -> dict[str, torch.Tensor]:
+    """Of Zero123 by the published names."""
+    from tests.priors.latent_diffusion import weights
+    from tests.priors.tiny_adapters import WIDTH
+
+    state = pose_projection().state_dict()
+    named = {f"cc_projection.{kind}": state[f"proj.{kind}"] for kind in ("weight", "bias")}
+    return weights(context=WIDTH, camera=None, told=8, linear=False) | named
+
+
+class Zero123:
+    """A folder of Zero123's: diffusers has no pipeline that saves one."""
+
+    def save_pretrained(self, place: Path) -> None:
+        from diffusers import DDIMScheduler
+        from transformers import CLIPVisionModelWithProjection
+
+        from tests.priors.tiny_adapters import WIDTH, vision
+
+        parts: dict[str, tuple[str, Any]] = {
+            "unet": ("diffusers", unet(in_channels=8, cross_attention_dim=WIDTH)), "vae": ("diffusers", vae()),
+            "scheduler": ("diffusers", DDIMScheduler(**DDIM)),
+            "image_encoder": ("transformers", CLIPVisionModelWithProjection(vision())),
+            "clip_camera_projection": ("zero123", pose_projection()),
+        }  # fmt: skip
+        for name, (_, part) in parts.items():
+            part.save_pretrained(place / name)
+        index = {name: [library, type(part).__name__] for name, (library, part) in parts.items()}
+        (place / "model_index.json").write_text(json.dumps({"_class_name": "Zero123Pipeline", **index}))

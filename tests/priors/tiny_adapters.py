@@ -45,14 +45,20 @@ def adapter(unet: Any, kind: str) -> dict[str, Tensor]:
     return {name: torch.randn(shape) for name, shape in shapes.items()}
 
 
-def add_adapters(unet: Any, folder: Path) -> None:
-    """Saves an adapter of every kind for this UNet, and their encoder, under ``folder/models``."""
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+def vision() -> Any:
+    """The configuration of the image encoder."""
+    from transformers import CLIPVisionConfig
 
-    config = CLIPVisionConfig(
+    return CLIPVisionConfig(
         hidden_size=SEEN, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=16,
         patch_size=8, projection_dim=WIDTH,
     )  # fmt: skip
-    CLIPVisionModelWithProjection(config).save_pretrained(folder / "models" / "image_encoder")
+
+
+def add_adapters(unet: Any, folder: Path) -> None:
+    """Saves an adapter of every kind for this UNet, and their encoder, under ``folder/models``."""
+    from transformers import CLIPVisionModelWithProjection
+
+    CLIPVisionModelWithProjection(vision()).save_pretrained(folder / "models" / "image_encoder")
     for kind in ("plain", "plus", "full"):
         save_file(adapter(unet, kind), folder / "models" / f"{kind}.safetensors")

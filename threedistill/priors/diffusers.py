@@ -14,6 +14,8 @@ from threedistill.conditions import MAPS, Conditions, Wording
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.priors.embedding_cache import Embedding, EmbeddingCache, default_folder, stack
 from threedistill.priors.families import FAMILIES, Facts, Family, Picture, Said
+from threedistill.priors.families.recorded import RecordedSpace
+from threedistill.priors.families.refused import REFUSED
 from threedistill.priors.families.shell import shell
 from threedistill.priors.fetching import is_hub_id
 from threedistill.priors.loading import Source, find
@@ -139,7 +141,7 @@ class DiffusersPrior(NetworkPrior):
             self.path, self.kind = family.path(self.facts)
             self.space = family.space(vae, self.facts)
             self._remarks += [f"prior {name}: {said}" for said in family.remarks]
-            if one_by_one and isinstance(self.space, LatentSpace):
+            if one_by_one and isinstance(self.space, LatentSpace | RecordedSpace):
                 self.space.one_by_one = True
         except ThreedistillError as error:
             raise type(error)(f"prior {name}: {error}") from None
@@ -154,7 +156,9 @@ class DiffusersPrior(NetworkPrior):
         ]
         folder: Path | None = default_folder() if cache else None
         self.texts = EmbeddingCache(self._encode, f"{self.revision}{taught}/{family.reads}", folder)
-        self.pictures = EmbeddingCache(self._look, f"{self.revision}{beside}/pictures", folder)
+        self.pictures = EmbeddingCache(
+            self._look, f"{self.revision}{beside}/pictures of {self.facts.size}", folder
+        )
         self.to("cpu")
 
     @classmethod
@@ -167,7 +171,8 @@ class DiffusersPrior(NetworkPrior):
         index = self.source.index
         found = str(index.get("_class_name"))
         if not family.takes(found):
-            other = next((f"use --prior {f.option}" for f in FAMILIES if f.takes(found)), None)
+            other = REFUSED.get(found)
+            other = other or next((f"use --prior {f.option}" for f in FAMILIES if f.takes(found)), None)
             raise UsageError(
                 f"{self.source.location} is a {found}, which this prior does not read; "
                 f"{other or 'none that ships does (docs/extend/prior.md)'}"
@@ -205,7 +210,9 @@ class DiffusersPrior(NetworkPrior):
         if elsewhere is not None:
             loaded = elsewhere.load(self._variant)
         else:
-            loaded = self.source.load(component, variant=self._variant)
+            loaded = self.source.load(
+                component, variant=self._variant, kind=self.family.classes().get(component)
+            )
         return loaded.requires_grad_(False).eval() if isinstance(loaded, torch.nn.Module) else loaded
 
     def _encode(self, wordings: Sequence[Wording]) -> list[Embedding]:
@@ -230,7 +237,7 @@ class DiffusersPrior(NetworkPrior):
     def _look(self, pictures: Sequence[Picture]) -> list[Embedding]:
         """One embedding each. The image encoder is loaded here, and gone when this is done."""
         encoder = self._load("image_encoder").to(self.device)
-        return [self.family.look(encoder, picture, self.facts) for picture in pictures]
+        return [self.family.look(encoder, picture, self.space, self.facts) for picture in pictures]
 
     def _heard(self, text: str, tokenizer: str, pipe: Any) -> str:
         """The text as far as an encoder hears it, its view words included; what is cut is noted."""
@@ -251,7 +258,8 @@ class DiffusersPrior(NetworkPrior):
 
     def prepare(self, wordings: Sequence[Wording]) -> None:
         """Encodes all that will be said, so that the text encoders are loaded once."""
-        self.texts(wordings)
+        if "text" in self.wants:
+            self.texts(wordings)
 
     def to(self, device: torch.device | str) -> Self:
         """Moves the networks to ``device`` in the dtype chosen for it."""
@@ -268,7 +276,7 @@ class DiffusersPrior(NetworkPrior):
         """The texts' embeddings, and what the family makes of the views."""
         shown = self.family.show(conditions, self.space, self.facts)
         return {
-            **stack(self.texts(conditions.wordings), self.device),
+            **(stack(self.texts(conditions.wordings), self.device) if "text" in self.wants else {}),
             **(self._seen(conditions) if "image" in self.wants else {}),
             **{name: value.to(self.device) for name, value in shown.items()},
         }

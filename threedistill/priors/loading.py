@@ -77,15 +77,21 @@ class Source:
         name = fields.get("license_name") if fields.get("license") == "other" else None
         return name or fields.get("license")
 
-    def load(self, component: str, dtype: torch.dtype | None = None, variant: str | None = None) -> Any:
+    def load(
+        self, component: str, dtype: torch.dtype | None = None, variant: str | None = None, kind: Any = None
+    ) -> Any:
         """An instance of a component; weights from safetensors only.
 
         Arguments:
             component: its name in ``model_index.json``.
             dtype: of the weights; None = as stored (and for tokenizers).
             variant: such as ``fp16``, where the pipeline has files of it.
+            kind: its class, where ``model_index.json`` names one that no library here has.
         """
         library, name = self.index.get(component) or (None, "")
+        if kind is not None and library is not None:
+            named: dict[str, Any] = {"subfolder": component, "use_safetensors": True}
+            return either(self.location, self.revision, kind.from_pretrained, named, variant)
         if library not in LIBRARIES:
             raise UsageError(
                 f"{self.location} has no loadable {component!r} (its model_index.json says {library!r})"
@@ -95,10 +101,10 @@ class Source:
             options["use_safetensors"] = True
             if dtype is not None:
                 options["dtype"] = dtype
-        kind = getattr(importlib.import_module(library), name)
+        found = getattr(importlib.import_module(library), name)
         if "use_safetensors" not in options:
-            return fetch(self.location, self.revision, kind.from_pretrained, options)
-        return either(self.location, self.revision, kind.from_pretrained, options, variant)
+            return fetch(self.location, self.revision, found.from_pretrained, options)
+        return either(self.location, self.revision, found.from_pretrained, options, variant)
 
 
 def find(model: str, mirrors: tuple[str, ...] = (), revision: str | None = None) -> Source:

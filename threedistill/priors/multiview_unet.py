@@ -1,8 +1,9 @@
-"""The multi-view UNet of MVDream: that of Stable Diffusion, whose self-attention joins the views of a group.
+"""The multi-view UNets of MVDream and ImageDream: Stable Diffusion's, whose self-attention joins the views of a group.
 
 Two things differ from the UNet of diffusers that it is built on: the tokens of all views of a group attend to each
 other, and the camera of each view, a 4 x 4 matrix, is embedded by two layers and added to the time's embedding.
-Source: Shi et al. 2023 (MVDream), arXiv 2308.16512, section 3.1.
+ImageDream's attends to a picture too, as an IP-Adapter over CLIP's patches does, and has one view more in each group.
+Source: Shi et al. 2023 (MVDream), arXiv 2308.16512, section 3.1; Wang and Shi 2023 (ImageDream), arXiv 2312.02201.
 
 Published checkpoints name their weights as latent diffusion did (``input_blocks.1.0.in_layers.0``);
 :func:`own_name` maps the names, :func:`from_published` reads widths and depths off the shapes.
@@ -21,12 +22,16 @@ from torch import Tensor
 
 from threedistill.errors import UsageError
 
-__all__ = ["CAMERA", "MultiViewUNet", "from_published", "layout", "own_name", "without_prefix"]
+__all__ = [
+    "CAMERA", "MultiViewUNet", "from_published", "layout", "own_name", "read_published", "without_prefix",
+]  # fmt: skip
 
 #: Numbers of a camera: a 4 x 4 matrix, row by row.
 CAMERA = 16
 #: Residual blocks per level of every published checkpoint.
 BLOCKS = 2
+#: What the names of what reads a picture begin with, and those of its layers in a cross-attention.
+PICTURE, TOLD = "image_embed.", ("to_k_ip", "to_v_ip")
 #: What checkpoints of a whole latent diffusion model put in front of the network's names.
 PREFIX = "model.diffusion_model."
 
@@ -113,21 +118,47 @@ class MultiViewUNet(UNet2DConditionModel):
     def join(self, group: int) -> None:
         """From here on groups of so many views attend to each other."""
         self.set_attn_processor({
-            name: _Joined(group) if name.endswith("attn1.processor") else AttnProcessor2_0()
-            for name in self.attn_processors
+            name: _Joined(group) if name.endswith("attn1.processor") else processor
+            for name, processor in self.attn_processors.items()
         })  # fmt: skip
 
+    def show(self, weights: Mapping[str, Tensor]) -> None:
+        """From here on it is shown a picture, by weights with the names of an ImageDream's checkpoint.
 
-def layout(shapes: Mapping[str, tuple[int, ...]], head_width: int | None, heads: int = 8) -> dict[str, Any]:
+        Raises:
+            UsageError: weights that are missing, or of another shape.
+        """
+        seen = {name.removeprefix(PICTURE): v for name, v in weights.items() if name.startswith(PICTURE)}
+        own = {own_name(name): v for name, v in weights.items() if any(f".{part}." in name for part in TOLD)}
+        crossing = [name for name in self.attn_processors if name.endswith("attn2.processor")]
+        try:
+            layers = {
+                f"{2 * i + 1}.{part}.weight": own[f"{name.removesuffix('.processor')}.{part}.weight"].float()
+                for i, name in enumerate(crossing) for part in TOLD
+            }  # fmt: skip
+            adapter = {
+                "image_proj": {name: value.float() for name, value in seen.items()},
+                "ip_adapter": layers,
+            }
+            self._load_ip_adapter_weights([adapter], low_cpu_mem_usage=False)
+        except (KeyError, RuntimeError) as error:
+            said = " ".join(str(error).split())[:120]
+            raise UsageError(f"what it reads pictures with is not ImageDream's: {said}") from None
+
+
+def layout(
+    shapes: Mapping[str, tuple[int, ...]], head_width: int | None, heads: int = 8, cameras: bool = True
+) -> dict[str, Any]:
     """The configuration of a network whose published weights have these shapes.
 
     Arguments:
         shapes: by published name.
         head_width: channels per attention head (64 of Stable Diffusion 2); None = ``heads`` of them at every level.
         heads: of Stable Diffusion 1.
+        cameras: whether it embeds cameras, as a multi-view UNet does.
 
     Raises:
-        UsageError: shapes that are not a multi-view UNet's.
+        UsageError: shapes that are not such a UNet's.
     """
     try:
         blocks = 1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("input_blocks."))
@@ -141,44 +172,70 @@ def layout(shapes: Mapping[str, tuple[int, ...]], head_width: int | None, heads:
             "in_channels": shapes["input_blocks.0.0.weight"][1],
             "out_channels": shapes["out.2.weight"][0],
         }
-        if shapes["camera_embed.0.weight"][1] != CAMERA:
+        if cameras and shapes["camera_embed.0.weight"][1] != CAMERA:
             raise KeyError("camera_embed.0.weight")
     except (KeyError, ValueError) as error:
-        raise UsageError(f"its weights are not those of a multi-view UNet (it has no {error})") from None
+        kind = "a multi-view UNet" if cameras else "Stable Diffusion's UNet"
+        raise UsageError(f"its weights are not those of {kind} (it has no {error})") from None
+    told = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": CAMERA}
     return {
         **size, "block_out_channels": widths, "layers_per_block": BLOCKS, "cross_attention_dim": context,
         "attention_head_dim": heads if head_width is None else tuple(width // head_width for width in widths),
-        "use_linear_projection": linear, "class_embed_type": "projection",
-        "projection_class_embeddings_input_dim": CAMERA,
+        "use_linear_projection": linear, **(told if cameras else {}),
         "down_block_types": tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends),
         "up_block_types": tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
     }  # fmt: skip
 
 
-def from_published(weights: Mapping[str, Tensor], group: int, head_width: int | None) -> MultiViewUNet:
-    """The network of a published checkpoint, in float32.
+def read_published(
+    network: UNet2DConditionModel, weights: Mapping[str, Tensor], kind: str = "a multi-view UNet"
+) -> None:
+    """Give a network that is empty the weights of a published checkpoint, in float32.
 
     Arguments:
-        weights: by published name, with or without the prefix of a whole model.
-        group: views that attend to each other.
-        head_width: as for :func:`layout`.
+        network: on the meta device.
+        weights: by published name; those that are no UNet's are left out.
+        kind: what it is, for messages.
 
     Raises:
         UsageError: weights that are missing, or of another shape.
     """
-    weights = without_prefix(weights)
-    config = layout({name: tuple(value.shape) for name, value in weights.items()}, head_width)
-    with torch.device("meta"):
-        network = MultiViewUNet(**config)
     own = {name: value.float() for key, value in weights.items() if (name := own_name(key)) is not None}
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     given = {name: tuple(value.shape) for name, value in own.items()}
     if given != wanted:
         odd = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
         raise UsageError(
-            f"its weights are not those of a multi-view UNet: {len(odd)} differ, such as {odd[0]} "
+            f"its weights are not those of {kind}: {len(odd)} differ, such as {odd[0]} "
             f"({given.get(odd[0], 'missing')} in place of {wanted.get(odd[0], 'none')})"
         )
     network.load_state_dict(own, assign=True)
+
+
+def from_published(
+    weights: Mapping[str, Tensor], group: int, head_width: int | None, pictures: bool = False
+) -> MultiViewUNet:
+    """The network of a published checkpoint, in float32.
+
+    Arguments:
+        weights: by published name, with or without the prefix of a whole model.
+        group: views that attend to each other.
+        head_width: as for :func:`layout`.
+        pictures: whether it is one that is shown pictures, as ImageDream's is.
+
+    Raises:
+        UsageError: weights that are missing, or of another shape.
+    """
+    weights = without_prefix(weights)
+    if pictures != any(name.startswith(PICTURE) for name in weights):
+        ways = ("is shown pictures, use --prior imagedream", "is shown no pictures, use --prior mvdream")
+        raise UsageError(f"the multi-view UNet of this checkpoint {ways[pictures]}")
+    plain = {name: value for name, value in weights.items() if not any(f".{part}." in name for part in TOLD)}
+    config = layout({name: tuple(value.shape) for name, value in plain.items()}, head_width)
+    with torch.device("meta"):
+        network = MultiViewUNet(**config)
+    read_published(network, plain)
+    if pictures:
+        network.show(weights)
     network.join(group)
     return network

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,16 @@ from torch.utils.checkpoint import checkpoint
 
 from threedistill.protocols import ImageSpace
 
-__all__ = ["FoldedPixelSpace", "LatentSpace", "PixelSpace", "encoded_mean", "resize", "to_rgb", "to_signed"]
+__all__ = [
+    "FoldedPixelSpace",
+    "LatentSpace",
+    "PixelSpace",
+    "encoded_mean",
+    "encoded_views",
+    "resize",
+    "to_rgb",
+    "to_signed",
+]
 
 
 def resize(images: Float[Tensor, "B C H W"], size: int) -> Float[Tensor, "B C size size"]:
@@ -128,9 +138,7 @@ class LatentSpace(ImageSpace):
 
     def encode(self, rgb: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B C h w"]:
         """Resize, encode, take the mean, shift and scale; float32 at least."""
-        if not self.one_by_one:
-            return self._encoded(rgb)
-        return torch.cat([checkpoint(self._encoded, view[None], use_reentrant=False) for view in rgb])
+        return encoded_views(self._encoded, rgb, self.one_by_one)
 
     def _encoded(self, rgb: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B C h w"]:
         image = to_signed(rgb, self.size).to(self.vae.dtype)
@@ -147,6 +155,15 @@ class LatentSpace(ImageSpace):
         if self.fold > 1:
             latent = F.pixel_shuffle(latent, self.fold)
         return to_rgb(self.vae.decode(latent.to(self.vae.dtype)).sample.float())
+
+
+def encoded_views(
+    encode: Callable[[Tensor], Tensor], rgb: Float[Tensor, "B H W 3"], one_by_one: bool
+) -> Float[Tensor, "B C h w"]:
+    """Pictures encoded at once, or one by one and again in the backward pass: the memory of one."""
+    if not one_by_one:
+        return encode(rgb)
+    return torch.cat([checkpoint(encode, view[None], use_reentrant=False) for view in rgb])
 
 
 def encoded_mean(encoded: Any) -> Tensor:

@@ -60,12 +60,16 @@ class PriorPlan:
         model: how to load it.
         needs_camera: it has no answer to questions without one.
         needs_image: it has little to say of an object that it is shown no picture of.
+        needs_image_camera: it is told how views stand to the picture.
+        most_images: how many pictures it can be shown; None = any number.
     """
 
     name: str
     model: Recipe[Prior]
     needs_camera: bool
     needs_image: bool = False
+    needs_image_camera: bool = False
+    most_images: int | None = None
 
     @property
     def wants(self) -> frozenset[Condition]:

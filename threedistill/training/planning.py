@@ -61,6 +61,7 @@ def build_plan(config: Config) -> RunPlan:
     prior = PriorPlan(
         config["prior"]["name"], recipe(config["prior"]["model"], "prior.model", plugins),
         bool(config["prior"].get("needs_camera")), bool(config["prior"].get("needs_image")),
+        bool(config["prior"].get("needs_image_camera")), config["prior"].get("most_images"),
     )  # fmt: skip
     stages = tuple(_stage(config, index) for index in range(len(config["stages"])))
     plan = RunPlan(

@@ -201,6 +201,17 @@ def refuse_images(plan: RunPlan, wants: frozenset[Condition]) -> None:
         raise UsageError(
             f"prior={plan.prior.name} is shown a picture of the object, and there is none; give one with --image FILE"
         )
+    most = plan.prior.most_images
+    if most is not None and len(plan.images) > most:
+        raise UsageError(
+            f"--image: prior={plan.prior.name} is shown {most} picture at most, not {len(plan.images)}; leave the "
+            "others out"
+        )
+    if plan.prior.needs_image_camera and any(image.camera is None for image in plan.images):
+        raise UsageError(
+            f"prior={plan.prior.name} is told where the picture was taken from: say it with --image-camera AZ,EL in "
+            "degrees, such as --image-camera 0,5 for a picture of the front from slightly above"
+        )
     if plan.images and "image" not in wants:
         raise UsageError(
             f"--image: prior={plan.prior.name} cannot be shown pictures (it is told: "

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from threedistill.priors.families.recorded import RecordedSpace
 from threedistill.priors.space import LatentSpace
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def measures(system: ScoreDistillation) -> Iterator[str]:
     rows as there are views, which splits the branches of guidance; then in batches of one view.
     """
     space = system.prior.space
-    if isinstance(space, LatentSpace) and not space.one_by_one:
+    if isinstance(space, LatentSpace | RecordedSpace) and not space.one_by_one:
         space.one_by_one = True
         yield "views are encoded one by one (prior.model.one_by_one=true)"
     for rows in dict.fromkeys((system.sampler.most, system.prior.view_group)):

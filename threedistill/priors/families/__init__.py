@@ -9,6 +9,7 @@ from threedistill.priors.families.deepfloyd import DeepFloyd
 from threedistill.priors.families.family import Facts, Family, Picture, Said
 from threedistill.priors.families.flux import FLUX
 from threedistill.priors.families.flux2 import FLUX2
+from threedistill.priors.families.imagedream import ImageDream
 from threedistill.priors.families.inpainting import StableDiffusionInpainting
 from threedistill.priors.families.ip_adapter import SDXLIPAdapter, StableDiffusionIPAdapter
 from threedistill.priors.families.mvdream import MVDream
@@ -18,15 +19,17 @@ from threedistill.priors.families.sana import Sana
 from threedistill.priors.families.sd3 import SD3
 from threedistill.priors.families.sdxl import SDXL
 from threedistill.priors.families.stable_diffusion import StableDiffusion
+from threedistill.priors.families.zero123 import Zero123
 
 __all__ = [
-    "FAMILIES", "FLUX", "FLUX2", "SD3", "SDXL", "DeepFloyd", "Facts", "Family", "MVDream", "Picture", "PixArt",
-    "Recorded", "SDXLControlNet", "SDXLIPAdapter", "Said", "Sana", "StableDiffusion", "StableDiffusionControlNet",
-    "StableDiffusionIPAdapter", "StableDiffusionInpainting",
+    "FAMILIES", "FLUX", "FLUX2", "SD3", "SDXL", "DeepFloyd", "Facts", "Family", "ImageDream", "MVDream", "Picture",
+    "PixArt", "Recorded", "SDXLControlNet", "SDXLIPAdapter", "Said", "Sana", "StableDiffusion",
+    "StableDiffusionControlNet", "StableDiffusionIPAdapter", "StableDiffusionInpainting", "Zero123",
 ]  # fmt: skip
 
 #: Those that ship.
 FAMILIES: tuple[type[Family], ...] = (
     StableDiffusion, SDXL, SD3, FLUX, FLUX2, PixArt, Sana, DeepFloyd, StableDiffusionControlNet, SDXLControlNet,
-    StableDiffusionInpainting, StableDiffusionIPAdapter, SDXLIPAdapter, MVDream, Recorded,
+    StableDiffusionInpainting, StableDiffusionIPAdapter, SDXLIPAdapter, MVDream, ImageDream, Zero123,
+    Recorded,
 )  # fmt: skip

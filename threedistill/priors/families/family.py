@@ -194,6 +194,10 @@ class Family(ABC):
         """What :meth:`assemble` takes."""
         return (self.network,)
 
+    def classes(self) -> Mapping[str, type]:
+        """The classes of components that no library has."""
+        return {}
+
     def elsewhere(self) -> Mapping[str, Elsewhere]:
         """Components that are not of the pipeline's folder."""
         return {}
@@ -202,12 +206,13 @@ class Family(ABC):
         """What the network is told of the views, batch first; withheld is what is None."""
         return {}
 
-    def look(self, encoder: Any, picture: Picture, facts: Facts) -> Embedding:
+    def look(self, encoder: Any, picture: Picture, space: ImageSpace, facts: Facts) -> Embedding:
         """What the network is told of one reference picture, without rows; it is told one of each per picture.
 
         Arguments:
             encoder: the component ``image_encoder``.
             picture: it, or that it is withheld.
+            space: the space the network works in.
             facts: about the model.
         """
         raise NotImplementedError(f"{type(self).__name__} wants no pictures")

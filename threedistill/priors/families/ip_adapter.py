@@ -16,6 +16,7 @@ from threedistill.priors.embedding_cache import Embedding
 from threedistill.priors.families.family import Facts, Picture
 from threedistill.priors.families.sdxl import SDXL
 from threedistill.priors.families.stable_diffusion import StableDiffusion
+from threedistill.protocols import ImageSpace
 from threedistill.types import Condition, Conditioning
 from threedistill.values import Within
 
@@ -113,7 +114,7 @@ class _Shown:
             )
 
     @torch.no_grad()
-    def look(self, encoder: Any, picture: Picture, facts: Facts) -> Embedding:
+    def look(self, encoder: Any, picture: Picture, space: ImageSpace, facts: Facts) -> Embedding:
         """``image_embeds``: (D) of CLIP's summary, or (N, D) of its patches before the last layer."""
         pixels = torch.zeros(1, 3, *(encoder.config.image_size,) * 2)
         if picture.image is not None:

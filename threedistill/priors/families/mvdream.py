@@ -47,6 +47,7 @@ class _Published(Elsewhere):
 
     group: int = 4
     head_width: int | None = 64
+    pictures: bool = False
 
     def load(self, variant: str | None = None) -> Any:
         """The network, its views joined."""
@@ -54,7 +55,7 @@ class _Published(Elsewhere):
 
         need_safetensors(self.inside, self.inside)
         try:
-            return from_published(super().load(variant), self.group, self.head_width)
+            return from_published(super().load(variant), self.group, self.head_width, self.pictures)
         except UsageError as error:
             raise UsageError(f"{self.place}/{self.inside}: {error}") from None
 
@@ -75,6 +76,8 @@ class MVDream(StableDiffusion):
     pipelines = ("StableDiffusionPipeline",)
     wants: frozenset[Condition] = frozenset({"text", "camera"})
     view_group = 4
+    #: Views of a group beside those that are asked about.
+    extra_views = 0
 
     def __init__(
         self, checkpoint: str = "ashawkey/mvdream-sd2.1-diffusers",
@@ -97,7 +100,8 @@ class MVDream(StableDiffusion):
         """The multi-view UNet, in place of the pipeline's."""
         path = Path(self.checkpoint).expanduser()
         place, inside = (str(path.parent), path.name) if path.is_file() else (self.checkpoint, self.file)
-        return {self.network: _Published(place, None, inside, self.view_group, self.head_width)}
+        group = self.view_group + self.extra_views
+        return {self.network: _Published(place, None, inside, group, self.head_width, "image" in self.wants)}
 
     def show(self, conditions: Conditions, space: ImageSpace, facts: Facts) -> dict[str, Tensor]:
         """``cameras`` (B, 17)."""

@@ -17,12 +17,13 @@ from threedistill.errors import ThreedistillError, UsageError
 from threedistill.prediction import NoiseLevel, PredictionKind
 from threedistill.priors.embedding_cache import Embedding
 from threedistill.priors.families.family import Facts, Family, Said
+from threedistill.priors.families.refused import REFUSED
 from threedistill.priors.families.shell import shell
 from threedistill.priors.noise_path import RectifiedFlowPath
 from threedistill.priors.recording.reading import SCALE, Pipeline, Reading, read
 from threedistill.priors.recording.replay import Leaf, fill, grouped, leaves, rows_of, words_at
 from threedistill.priors.schedulers import scheduler_path
-from threedistill.priors.space import PixelSpace, encoded_mean, to_rgb, to_signed
+from threedistill.priors.space import PixelSpace, encoded_mean, encoded_views, to_rgb, to_signed
 from threedistill.protocols import ImageSpace, NoisePath
 from threedistill.types import Conditioning
 
@@ -39,7 +40,12 @@ class RecordedSpace(ImageSpace):
         vae: the autoencoder.
         size: pixels per side.
         reading: of the pipeline.
+
+    Attributes:
+        one_by_one: as of :class:`LatentSpace`.
     """
+
+    one_by_one = False
 
     def __init__(self, vae: Any, size: int, reading: Reading) -> None:
         self.vae, self.size, self.shape = vae.requires_grad_(False).eval(), size, reading.shape
@@ -70,6 +76,9 @@ class RecordedSpace(ImageSpace):
 
     def encode(self, rgb: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B C h w"]:
         """Resize, encode, take the mean, normalise; float32 at least."""
+        return encoded_views(self._encoded, rgb, self.one_by_one)
+
+    def _encoded(self, rgb: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B C h w"]:
         image = self._pictures(to_signed(rgb, self.size).to(self.vae.dtype))
         mean = self._flat(encoded_mean(self.vae.encode(image)))
         mean = mean.to(torch.promote_types(mean.dtype, torch.float32))
@@ -108,7 +117,7 @@ class Recorded(Family):
         """Every pipeline of diffusers that draws a picture from a text alone."""
         import diffusers
 
-        kind = getattr(diffusers, pipeline, None)
+        kind = None if pipeline in REFUSED else getattr(diffusers, pipeline, None)
         if not isinstance(kind, type) or not issubclass(kind, diffusers.DiffusionPipeline):
             return False
         told = inspect.signature(kind.__call__).parameters
