@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 
 import pytest
 
 from threedistill.app.doors import Doors, is_local
 
 
-def request(doors: Doors, path: str, method: str = "GET", query: str = "", **headers: str):
+def request(
+    doors: Doors, path: str, method: str = "GET", query: str = "", body: bytes = b"{}", **headers: str
+):
     """Status, headers and body of a request's answer."""
     said: list[dict] = []
 
     async def send(message) -> None:
         said.append(message)
 
+    async def receive():
+        return {"type": "http.request", "body": body, "more_body": False}
+
     given = {"host": "localhost:7860", **{name.replace("_", "-"): value for name, value in headers.items()}}
     scope = {
         "type": "http", "method": method, "path": path, "query_string": query.encode(),
         "headers": [(name.encode(), value.encode("latin-1")) for name, value in given.items()],
     }  # fmt: skip
-    asyncio.run(doors(scope, None, send))
+    asyncio.run(doors(scope, receive, send))
     return said[0]["status"], dict(said[0]["headers"]), said[1]["body"]
 
 
@@ -31,8 +38,8 @@ async def inside(scope, receive, send) -> None:
     await send({"type": "http.response.body", "body": b"inside"})
 
 
-LOCAL = Doors(inside, None, 1000, uploads=False)
-SHARED = Doors(inside, "s3cret-token", 1000, uploads=True)
+LOCAL = Doors(inside, None, 1000, uploads=None)
+SHARED = Doors(inside, "s3cret-token", 1000, uploads=Path("uploads"))
 
 
 def test_names_of_this_machine():
@@ -105,6 +112,32 @@ def test_pictures_are_taken_where_a_teacher_sees_them():
         SHARED, "/gradio_api/upload", "POST", cookie=cookie, host="example.org:80", content_length="3"
     )
     assert found[0] == 200
+
+
+def test_a_request_names_only_files_that_were_sent_here(tmp_path):
+    """Also where gradio would not look: nested, as an address, through a link."""
+    uploads, secret = tmp_path / "cache", tmp_path / "secret.txt"
+    uploads.mkdir()
+    secret.write_text("secret")
+    (uploads / "sent.png").write_bytes(b"png")
+    (uploads / "link.png").symlink_to(secret)
+    doors = Doors(inside, None, 1000, uploads)
+
+    def status(place: object, behind: Doors = doors) -> int:
+        body = json.dumps(
+            {"data": ["a duck", [{"x": {"path": place, "meta": {"_type": "gradio.FileData"}}}]]}
+        )
+        return request(behind, "/gradio_api/run/predict", "POST", body=body.encode(), content_length="9")[0]
+
+    assert status(str(uploads / "sent.png")) == 200
+    for place in (
+        str(secret), f"file://{secret}", "../secret.txt", str(uploads / ".." / "secret.txt"), str(uploads / "link.png"),
+        "http://example.org/x.png", "", None, 3, [str(uploads / "sent.png")], str(uploads), "\0", "/etc/hostname",
+    ):  # fmt: skip
+        assert status(place) == 400, place
+    assert status(str(uploads / "sent.png"), LOCAL) == 400, "no pictures are taken here"
+    for body in (b"not json", b"[" * 900, b"\xff"):
+        assert request(doors, "/gradio_api/run/predict", "POST", body=body, content_length="9")[0] == 400
 
 
 def test_every_answer_forbids_other_places():

@@ -53,6 +53,8 @@ def served(folder: Path, offered: Offer, settings=(), command=None, token=None) 
     )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
+    while not server.started:
+        time.sleep(0.05)
     try:
         yield jobs, bound.getsockname()[1]
     finally:
@@ -76,6 +78,7 @@ def chromium() -> Iterator[Any]:
 def visited(chromium: Any, port: int) -> Iterator[tuple[Any, list[str]]]:
     """A visitor's window, and what went wrong in it: errors, and requests to anywhere else."""
     context = chromium.new_context(viewport={"width": 1180, "height": 1000})
+    context.set_default_timeout(120_000)
     window, wrong = context.new_page(), []
     window.on("pageerror", lambda error: wrong.append(str(error)))
     window.on("console", lambda message: message.type == "error" and wrong.append(message.text))
@@ -89,7 +92,7 @@ def visited(chromium: Any, port: int) -> Iterator[tuple[Any, list[str]]]:
 
 def says(window: Any, text: str, seconds: float = 120) -> None:
     """Wait until the card says it."""
-    wanted = "text => document.querySelector('#td-status').innerText.includes(text)"
+    wanted = "text => document.querySelector('#td-status')?.innerText.includes(text)"
     window.wait_for_function(wanted, arg=text, timeout=1000 * seconds)
 
 
@@ -138,11 +141,11 @@ def test_a_job_is_stopped_and_goes_on_and_a_killed_one_is_said(chromium, tmp_pat
         window.wait_for_selector("#td-status img")
         make(window, "a dead <b>duck</b>")
         says(window, "next in the queue")
-        window.click("#td-jobs >> text='a slow duck once'")
+        window.click("#td-jobs >> text=a slow duck once")
         says(window, "step 25 of 40")
         window.click("#td-stop")
         says(window, "stopped here; what is done is kept")
-        window.click("#td-jobs >> text='<b>duck</b>'")
+        window.click("#td-jobs >> text=<b>duck</b>")
         says(window, "its process was ended by signal 9")
         assert "a dead <b>duck</b>" in window.inner_text("#td-status h2"), "a prompt is text, not a page"
         window.click("#td-continue")
@@ -151,6 +154,7 @@ def test_a_job_is_stopped_and_goes_on_and_a_killed_one_is_said(chromium, tmp_pat
         window.wait_for_function(
             "document.querySelector('#td-word').innerText.includes('the prompt is empty')"
         )
+        wrong = [line for line in wrong if "GLTFLoader" not in line]  # the stand-in's asset is none
         assert not wrong, wrong
 
 
@@ -238,7 +242,7 @@ def test_no_way_from_a_browser_to_other_files(tmp_path):
                 "data": [[], "a red duck", 0, named, "draft", "hashgrid", "sds", "toybox"], "fn_index": making["id"],
                 "session_hash": "abcdefgh",
             }  # fmt: skip
-            ask(port, "/gradio_api/run/predict", json.dumps(sent).encode())
+            assert ask(port, "/gradio_api/run/predict", json.dumps(sent).encode())[0] >= 400
         assert not list((tmp_path / "share" / "pictures").iterdir()), "a file of the server became a picture"
         assert list((tmp_path / "share" / "runs").iterdir()) == [view.run]
 

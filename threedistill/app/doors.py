@@ -3,13 +3,18 @@
 Bound to this machine, the page answers to its own names only (a page elsewhere that had its name point here would be
 refused). Bound elsewhere it wants a token, which the first address carries and a cookie keeps. Addresses that the page
 does not use are not there, whatever gradio has behind them, and the browser is told to load nothing from elsewhere.
+
+A request that names a file is let through only where the file is one that was sent here. Gradio itself looks at that in
+apps that it launches, not in those that are mounted, and addresses it would fetch.
 """
 
 from __future__ import annotations
 
 import hmac
+import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -57,10 +62,10 @@ class Doors:
         app: what is behind it.
         token: what is wanted of every visitor; None = nothing, of this machine's own.
         largest: bytes of a request.
-        uploads: whether pictures may be sent.
+        uploads: the folder that pictures which are sent come to; None = none are taken.
     """
 
-    def __init__(self, app: App, token: str | None, largest: int, uploads: bool) -> None:
+    def __init__(self, app: App, token: str | None, largest: int, uploads: Path | None) -> None:
         self.app, self.token, self.largest, self.uploads = app, token, largest, uploads
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
@@ -79,8 +84,14 @@ class Doors:
             await _answer(send, 303, "", [(b"location", b"/"), (b"set-cookie", cookie.encode())])
         elif refusal is not None:
             await _answer(send, *refusal)
-        else:
+        elif scope["method"] in ("GET", "HEAD") or scope["path"] == _UPLOAD:
             await self.app(scope, receive, _adding(send))
+        else:
+            body = await _whole(receive)
+            if self._is_ours(body):
+                await self.app(scope, _again(body, receive), _adding(send))
+            else:
+                await _answer(send, 400, "that is nothing that this page sends")
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         """Status and line of a request that is not let in."""
@@ -96,7 +107,7 @@ class Doors:
                 "this page wants the token that `threedistill app` printed: open the address with ?token=...",
             )
         path = scope["path"]
-        allowed = path in _PLACES or path.startswith(_BELOW) or (self.uploads and path == _UPLOAD)
+        allowed = path in _PLACES or path.startswith(_BELOW) or (self.uploads is not None and path == _UPLOAD)
         if not allowed or ".." in path or "\0" in path:
             return 404, "there is nothing here"
         if scope["method"] not in ("GET", "HEAD"):
@@ -106,6 +117,26 @@ class Doors:
             if int(length) > self.largest:
                 return 413, f"more than {self.largest} bytes are not taken here"
         return None
+
+    def _is_ours(self, body: bytes) -> bool:
+        """Whether a request is JSON that names no file but those that were sent here."""
+        try:
+            waiting = [json.loads(body or b"null")]
+        except (ValueError, RecursionError):
+            return False
+        while waiting:
+            node = waiting.pop()
+            waiting += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+            if isinstance(node, dict) and "path" in node and not self._was_sent(node["path"]):
+                return False
+        return True
+
+    def _was_sent(self, path: object) -> bool:
+        """Whether this is a file below the folder of what was sent."""
+        if self.uploads is None or not isinstance(path, str) or "\0" in path:
+            return False
+        found = Path(path).resolve()
+        return found.is_file() and self.uploads.resolve() in found.parents
 
     def _brings_token(self, scope: Scope) -> bool:
         """Whether the address carries the token."""
@@ -127,6 +158,26 @@ class Doors:
         """The cookie's name; cookies do not know ports, so the name does."""
         port = headers.get("host", "").rpartition(":")[2]
         return f"threedistill_{port if port.isdigit() else 'page'}"
+
+
+async def _whole(receive: Callable[[], Awaitable[Any]]) -> bytes:
+    """The body of a request; its length was looked at before."""
+    parts, more = [], True
+    while more:
+        message = await receive()
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return b"".join(parts)
+
+
+def _again(body: bytes, receive: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
+    """The same request once more, for those behind."""
+    waiting = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def next_message() -> Any:
+        return waiting.pop() if waiting else await receive()
+
+    return next_message
 
 
 def _adding(send: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:

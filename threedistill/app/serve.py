@@ -90,12 +90,16 @@ def build(jobs: Jobs, offered: Offer, limits: Limits, token: str | None) -> Any:
         path = files.run(key)
         return FileResponse(path, media_type="application/zip", filename=path.name)
 
+    blocks = page(jobs, offered, limits)
+    blocks.has_launched = True  # otherwise gradio takes any file of this machine that a browser names
     whole = gradio.mount_gradio_app(
-        inner, page(jobs, offered, limits), "/", allowed_paths=[], show_error=False, ssr_mode=False, pwa=False,
+        inner, blocks, "/", allowed_paths=[], show_error=False, ssr_mode=False, pwa=False,
         max_file_size=limits.picture, enable_monitoring=False, mcp_server=False, footer_links=[], theme=theme(),
         css=CSS,
     )  # fmt: skip
-    return Doors(whole, token, limits.picture + 1_000_000, bool(offered.pictured))
+    return Doors(
+        whole, token, limits.picture + 1_000_000, jobs.folder / "cache" if offered.pictured else None
+    )
 
 
 def serve(application: Any, bound: socket.socket) -> None:
