@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 def generate(
     prompt: str, *, out: str | Path | None = None, preset: Literal["draft", "standard", "high"] | str | None = None,
     seed: int | None = None, representation: str | None = None, prior: str | None = None, guidance: str | None = None,
-    formats: Sequence[str] | None = None, negative: str | None = None, device: str = "auto",
+    recipe: str | None = None, formats: Sequence[str] | None = None, negative: str | None = None, device: str = "auto",
     init: str | Path | None = None, init_up: Axis | None = None, init_front: Axis | None = None,
     images: Sequence[str | Path] = (), image_cameras: Sequence[tuple[float, float] | None] = (), resume: bool = False,
     overwrite: bool = False, quiet: bool = False, overrides: Sequence[str] = (),
@@ -49,6 +49,7 @@ def generate(
         preset: budgets (iterations, views, faces, texture): draft, standard (None), high.
         seed: everything random derives from it; None = 0.
         representation, prior, guidance: config options; None = the defaults.
+        recipe: a published method (``threedistill list recipes``); what is given besides counts instead of its own.
         formats: any of ``threedistill list formats``; None = glb.
         negative: what it shall not look like.
         device: auto, cpu or cuda.
@@ -67,7 +68,7 @@ def generate(
         ThreedistillError: the work failed.
         Interrupted: stopped on request; :func:`resume` continues.
     """
-    chosen = {"prior": prior, "representation": representation, "guidance": guidance}
+    chosen = {"prior": prior, "representation": representation, "guidance": guidance, "recipe": recipe}
     run = RunFolder(out if out is not None else default_folder(prompt, seed or 0, chosen))
     going_on = resume and (run.holds_run or run.holds_request)
     seen = pictures(images, image_cameras)
@@ -218,9 +219,9 @@ def _work(
     from threedistill.training.stages import run_stage
     from threedistill.training.watchers import watching
 
-    run.update_record(**prior_facts(parts.prior), stages=[s.stage.iterations for s in parts.stages])
+    run.update_record(**prior_facts(parts.priors), stages=[s.stage.iterations for s in parts.stages])
     if not to.quiet:
-        introduce(plan, parts.prior)
+        introduce(plan, parts.priors)
     stages, device, source = parts.stages, parts.device, start
     with watching(run, plan.trainer, plan.iterations, to.on_step) as watchers:
         for index in range(first_unfinished(run, stages), len(stages)):

@@ -131,6 +131,7 @@ class Rendering:
         background: (B, 3) sRGB colour behind the object.
         normal: (B, H, W, 3) unit outward normals in the world where computed, else None.
         stats: scalars for regularisers and the watchdog, by name (differentiable where it makes sense).
+        behind: (B, H, W, 3) what is behind the object where that is no plain colour; ``background`` is its mean.
     """
 
     rgb: Float[Tensor, "B H W 3"]
@@ -139,6 +140,7 @@ class Rendering:
     background: Float[Tensor, "B 3"]
     normal: Float[Tensor, "B H W 3"] | None = None
     stats: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    behind: Float[Tensor, "B H W 3"] | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from threedistill.guidance.regularizers import Regularizers, opacity_entropy, sparsity
+from threedistill.guidance.regularizers import Regularizers, opacity_entropy, sparsity, tv_color, tv_depth
 from threedistill.guidance.surrogate import Surrogate, clip, sanitise, surrogate
 from threedistill.guidance.timesteps import Annealed, Uniform, Window
 from threedistill.guidance.weighting import Weighting, apply
@@ -214,3 +214,11 @@ def test_schedules_switch_terms_off_and_missing_statistics_are_named():
     out = rendering([0.5])
     out.stats["distortion"] = torch.tensor(0.25)
     assert float(term.terms(out, 0.8)["distortion"][1]) == 0.25
+
+
+def test_total_variation_of_a_ramp_and_of_a_checkerboard():
+    ramp = torch.linspace(0, 0.7, 8).view(1, 1, 8, 1).expand(2, 8, 8, 1)
+    board = ((torch.arange(8)[:, None] + torch.arange(8)) % 2).float().view(1, 8, 8, 1)
+    seen = Rendering(board.expand(2, 8, 8, 3), board, ramp, torch.ones(2, 3))
+    assert float(tv_color(seen)) == pytest.approx(2.0)
+    assert float(tv_depth(seen)) == pytest.approx(0.1**2, rel=1e-4)

@@ -182,6 +182,10 @@ def test_regularisers_in_closed_form():
     corners = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
     tetrahedron = torch.tensor([[0, 1, 2], [0, 3, 1], [0, 2, 3], [1, 3, 2]])
     assert float(meshstats.laplacian(corners, tetrahedron)) == pytest.approx(3 * (4 / 3) ** 2)
+    # As the originals divide: 3 edges a vertex, from which the sum is 3 times as far; normals lie along the corners.
+    assert float(meshstats.laplacian_length(corners, tetrahedron)) == pytest.approx(3 * math.sqrt(3) * 4 / 3)
+    assert float(meshstats.vertex_consistency(corners, tetrahedron)) == pytest.approx(1 + 1 / 3)
+    assert float(meshstats.vertex_consistency(ball.vertices, ball.faces)) < 0.01
     cosine = (vertex_normals(ball.vertices, ball.faces) * ball.vertices).sum(1) / 0.5
     assert float(cosine.median()) > 0.999
     assert float((face_normals(Mesh(corners, tetrahedron)) * corners[tetrahedron].mean(1)).sum(1).min()) > 0

@@ -69,7 +69,15 @@ def composed(*overrides: str, **kwargs):
 
 def test_a_stage_without_parts_has_the_runs() -> None:
     config = composed()
-    assert set(config["stages"][0]) == {"_target_", "name", "iterations", "resolution", "shading", "span"}
+    assert set(config["stages"][0]) == {
+        "_target_",
+        "name",
+        "iterations",
+        "resolution",
+        "shading",
+        "latents",
+        "span",
+    }
 
 
 def test_a_part_by_name_is_that_option_and_a_mapping_changes_the_runs() -> None:

@@ -41,7 +41,7 @@ DEVICES = ("auto", "cpu", "cuda")
 LARGEST_SEED = 2**63 - 1
 
 #: Flags that name the same thing as a configuration key of the same name.
-_SHARED = ("preset", "seed", "representation", "prior", "guidance", "device")
+_SHARED = ("preset", "seed", "representation", "prior", "guidance", "recipe", "device")
 
 _EPILOG = """\
 examples:
@@ -68,6 +68,7 @@ class Request:
     representation: str | None = None
     prior: str | None = None
     guidance: str | None = None
+    recipe: str | None = None
     formats: tuple[str, ...] | None = None
     negative: str | None = None
     device: str = "auto"
@@ -107,6 +108,9 @@ def parser() -> Parser:
     p.add_argument("--prior", metavar="P", help="which diffusion model teaches (threedistill list priors)")
     p.add_argument(
         "--guidance", metavar="G", help="which score-distillation rule (threedistill list guidance)"
+    )
+    p.add_argument(
+        "--recipe", metavar="NAME", help="a published method, stages and numbers (threedistill list recipes)"
     )
     p.add_argument(
         "--format",
@@ -163,7 +167,7 @@ def parse(argv: Sequence[str]) -> Request:
     return Request(
         prompt=prompt, out=Path(options.out) if options.out else None, preset=options.preset,
         seed=options.seed, representation=options.representation, prior=options.prior,
-        guidance=options.guidance, formats=options.formats, negative=options.negative,
+        guidance=options.guidance, recipe=options.recipe, formats=options.formats, negative=options.negative,
         device=options.device or "auto", init=Path(options.init) if options.init else None,
         init_up=options.from_up, init_front=options.from_front, images=images,
         image_cameras=image_cameras, resume=options.resume, overwrite=options.overwrite,
@@ -184,8 +188,8 @@ def run(argv: Sequence[str]) -> int:
         result = pipeline.generate(
             request.prompt, out=request.out, preset=request.preset, seed=request.seed,
             representation=request.representation, prior=request.prior, guidance=request.guidance,
-            formats=request.formats, negative=request.negative, device=request.device, init=request.init,
-            init_up=request.init_up, init_front=request.init_front, images=request.images,
+            recipe=request.recipe, formats=request.formats, negative=request.negative, device=request.device,
+            init=request.init, init_up=request.init_up, init_front=request.init_front, images=request.images,
             image_cameras=request.image_cameras, resume=request.resume, overwrite=request.overwrite,
             quiet=request.quiet, overrides=request.overrides,
         )  # fmt: skip
@@ -208,8 +212,9 @@ def composed(request: Request) -> Config:
     return compose(
         prompt=request.prompt, negative=request.negative or "", preset=request.preset or "standard",
         seed=request.seed or 0, representation=request.representation, prior=request.prior, guidance=request.guidance,
-        formats=request.formats or ("glb",), device=request.device, init=str(request.init) if request.init else None,
-        images=pictures(request.images, request.image_cameras), overrides=request.overrides,
+        recipe=request.recipe, formats=request.formats or ("glb",), device=request.device,
+        init=str(request.init) if request.init else None, images=pictures(request.images, request.image_cameras),
+        overrides=request.overrides,
     )  # fmt: skip
 
 

@@ -23,7 +23,10 @@ _GROUPS = {
     "priors": "prior",
     "guidance": "guidance",
     "presets": "preset",
+    "recipes": "experiment",
 }
+#: What of a recipe is said, and under which name.
+_OF_RECIPES = {"source": "source", "memory": "GPU memory", "time": "time", "differs": "differs"}
 TOPICS = (*_GROUPS, "words", "formats")
 
 
@@ -61,8 +64,9 @@ def choices(topic: str) -> dict[str, str]:
         return {name: f"{info.file:14} {info.about}" for name, info in formats().items()}
     if topic == "words":
         return _words()
+    more = _facts if topic == "recipes" else lambda _: ""
     return {
-        name: _headline(option.file) + (f" ({option.source})" if option.source else "")
+        name: _headline(option.file) + (f" ({option.source})" if option.source else "") + more(option.file)
         for name, option in options(_GROUPS[topic]).items()
     }
 
@@ -77,6 +81,21 @@ def _headline(file: Path) -> str:
         if line.strip():
             break
     return ""
+
+
+def _facts(file: Path) -> str:
+    """Where a recipe comes from, what it takes and what differs, a line each; what it leaves unsaid is its base's."""
+    from threedistill.config import options, parse_yaml
+
+    content = parse_yaml(file.read_text(encoding="utf-8"), f"{file} cannot be read as YAML")
+    facts, known = dict(content["recipe"]), options("experiment")
+    for base in content.get("defaults", ()):
+        if isinstance(base, str) and base in known:
+            own = parse_yaml(
+                known[base].file.read_text(encoding="utf-8"), f"{known[base].file} cannot be read as YAML"
+            )
+            facts = {**own["recipe"], **facts}
+    return "".join(f"\n      {name}: {facts[key]}" for key, name in _OF_RECIPES.items() if key in facts)
 
 
 def _words() -> dict[str, str]:

@@ -7,6 +7,7 @@
     files.py        config.yaml
     differences.py  what two of them do not share, in words
     continuation.py one more stage for a run that is finished
+    spelling.py     plain data in the grammar of overrides
     places.py       what may stand where
     targets.py      which class a ``_target_`` may name
     building.py     nodes -> objects, through pydantic: constructor signatures are the schema
@@ -22,11 +23,12 @@ from threedistill.config.differences import asked_otherwise, different_settings,
 from threedistill.config.files import accept, parse_yaml, read_config, write_config
 from threedistill.config.places import STAGE_PARTS
 from threedistill.config.schema import SCHEMA_VERSION, Config, check_shape, pictures, with_pictures
+from threedistill.config.spelling import spelled
 from threedistill.config.stages import stage_node, stage_part, stage_path
 
 __all__ = [
     "FLAG_GROUPS", "SCHEMA_VERSION", "STAGE_PARTS", "Config", "Recipe", "accept", "asked_otherwise", "build",
     "build_as", "check_shape", "checked_class", "compose", "different_settings", "groups", "in_words", "options",
-    "parse_override", "parse_yaml", "pictures", "read_config", "recipe", "stage_node", "stage_part", "stage_path",
-    "with_more_steps", "with_pictures", "write_config",
+    "parse_override", "parse_yaml", "pictures", "read_config", "recipe", "spelled", "stage_node", "stage_part",
+    "stage_path", "with_more_steps", "with_pictures", "write_config",
 ]  # fmt: skip

@@ -16,6 +16,9 @@ __all__ = ["FLAG_GROUPS", "Option", "check_option", "clashes", "groups", "option
 #: Flags of the command line that are choices of a config group.
 FLAG_GROUPS = ("preset", "representation", "prior", "guidance")
 
+#: Groups that are called otherwise where they are chosen.
+_CALLED = {"experiment": "recipe"}
+
 #: Folders of configurations that are no groups: nothing of them is chosen, all of it is there.
 TABLES = ("critic", "format")
 
@@ -64,7 +67,9 @@ def check_option(group: str, option: object, plugins: Sequence[str] = ()) -> Non
     if not isinstance(option, str) or option not in known:
         close = nearest(str(option)[:80], known, 1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise UsageError(f"unknown {group} {shown(option)}; {hint}choose from {', '.join(known)}")
+        raise UsageError(
+            f"unknown {_CALLED.get(group, group)} {shown(option)}; {hint}choose from {', '.join(known)}"
+        )
     places = _places(group, option, plugins)
     if len(places) > 1:
         raise UsageError(f"{group} {option!r} is in {' and in '.join(places)}; rename one of them")

@@ -16,6 +16,7 @@ from typing import Any
 from threedistill.config import recommended
 from threedistill.config.choices import check_option, groups
 from threedistill.config.schema import SCHEMA_VERSION, Config, check_shape
+from threedistill.config.spelling import spelled
 from threedistill.config.stages import OWN_PART, Request, expand_stages, flat_keys, hint
 from threedistill.errors import UsageError
 from threedistill.messages import shown
@@ -47,6 +48,7 @@ def compose(
     representation: str | None = None,
     prior: str | None = None,
     guidance: str | None = None,
+    recipe: str | None = None,
     formats: Sequence[str] | None = None,
     device: str = "auto",
     init: str | None = None,
@@ -58,6 +60,7 @@ def compose(
     Arguments:
         prompt, negative: any text; stored, never parsed.
         preset, representation, prior, guidance: options of the groups of the same names; None = the default.
+        recipe: a published method, an option of the group ``experiment``; what is named besides counts instead.
         seed: in [0, 2^63).
         formats: asset formats; None = the export group's own.
         device: "auto", "cpu" or "cuda".
@@ -76,7 +79,9 @@ def compose(
         raise UsageError(f"device {shown(device)} is not one of auto, cpu, cuda")
     lines = [_parsed(line) for line in overrides]
     plugins = _plugins(lines)
-    flags = {"preset": preset, "representation": representation, "prior": prior, "guidance": guidance}
+    flags = {
+        "experiment": recipe, "preset": preset, "representation": representation, "prior": prior, "guidance": guidance,
+    }  # fmt: skip
     chosen = {name: value for name, value in flags.items() if value is not None}
     for name, value in chosen.items():
         check_option(name, value, plugins)
@@ -90,6 +95,13 @@ def compose(
         "images": [dict(image) for image in images],
     }
     config.update(_compose_groups(chosen, lines, plugins))
+    config.pop("published", None)
+    if "recipe" in config:
+        if config["recipe"].get("given") and init is None:
+            raise UsageError(
+                f"recipe {config['recipe']['name']} works on a given mesh; give one with --init FILE"
+            )
+        config["recipe"] = config["recipe"]["name"]
     if formats is not None:
         config["export"]["formats"] = list(formats)
     packages = dict.fromkeys([*plugins, *_used(config, [one.package for one in trusted()])])
@@ -212,6 +224,32 @@ def _compose_groups(chosen: dict[str, str], lines: Sequence[_Line], plugins: Seq
         elif line.key != "plugins":
             value_lines.append((line.key, line.text))
 
+    def numbers_of_recipe() -> tuple[list[tuple[str, str]], list[tuple[re.Match[str], _Line]]]:
+        """A recipe's own numbers, as overrides before all others: of the run and of its stages.
+
+        Options of groups among them go to ``group_lines``, where nothing else was chosen.
+        """
+        from omegaconf import OmegaConf
+
+        base = OmegaConf.to_container(_composed(stamp, (*search, *group_lines)), resolve=False)
+        assert isinstance(base, dict)
+        if "recipe" not in base or base["prior"].get("recipes") == "scaled":
+            return [], []
+        numbers = {"budget.iterations": base["recipe"]["iterations"], **base.get("published", {})}
+        parsed = [_parsed(f"{key}={spelled(value, f'published.{key}')}") for key, value in numbers.items()]
+        matched = [(OWN_PART.fullmatch(line.key), line) for line in parsed]
+        chosen_groups = {line.split("=")[0] for line in group_lines}
+        for line in parsed:
+            if line.key in known_groups and line.key not in chosen_groups and "." not in line.key:
+                check_option(line.key, line.value, plugins)
+                group_lines.append(line.text)
+        base = OmegaConf.to_container(_composed(stamp, (*search, *group_lines)), resolve=False)
+        keys = {*flat_keys(base)} - set(
+            known_groups
+        )  # without those of a part that was chosen instead of the recipe's
+        run = [(line.key, line.text) for match, line in matched if match is None and line.key in keys]
+        return run, [(match, line) for match, line in matched if match is not None]
+
     def composed(lines: Sequence[str], values: Sequence[tuple[str, str]], strict: bool = True) -> Config:
         """The resolved configuration; values of keys that do not exist are an error, or left out."""
         from omegaconf import OmegaConf
@@ -223,11 +261,15 @@ def _compose_groups(chosen: dict[str, str], lines: Sequence[_Line], plugins: Seq
             except ConfigCompositionException:
                 lines = (*lines, f"+{line}")
         base = _composed(stamp, (*search, *lines))
-        keys = set(flat_keys(OmegaConf.to_container(base, resolve=False)))
+        plain = OmegaConf.to_container(base, resolve=False)
+        assert isinstance(plain, dict)
+        plain.pop("published", None)  # no setting: what it says has been taken over
+        keys = set(flat_keys(plain))
         for key, line in values:
             if strict and key not in keys:
                 raise UsageError(f"unknown key {shown(key)} in {shown(line)}{hint(key, keys)}")
-        used = [line for key, line in values if key in keys]
+        # A mapping that is empty takes any keys (weights or rates by name); who builds it knows which exist.
+        used = [f"++{line}" if _at(plain, key) == {} else line for key, line in values if key in keys]
         full = _composed(stamp, (*search, *lines, *used))
         resolved = OmegaConf.to_container(full, resolve=True, throw_on_missing=True)
         if not isinstance(resolved, dict):
@@ -240,6 +282,8 @@ def _compose_groups(chosen: dict[str, str], lines: Sequence[_Line], plugins: Seq
     stamp = tuple((str(file), file.stat().st_mtime_ns) for file in files)
     try:
         with initialize_config_dir(str(configs_dir()), version_base=None):
+            first, first_own = numbers_of_recipe()
+            value_lines, own = [*first, *value_lines], [*first_own, *own]
             config = composed(group_lines, value_lines)
             request = Request(group_lines, value_lines, composed, plugins)
             expand_stages(config, request, [(match, line.text, line.value) for match, line in own])
@@ -248,6 +292,13 @@ def _compose_groups(chosen: dict[str, str], lines: Sequence[_Line], plugins: Seq
     except RecursionError:
         raise UsageError("the overrides are nested too deep, or refer to themselves") from None
     return config
+
+
+def _at(node: Any, path: str) -> Any:
+    """What stands at a key of a plain configuration."""
+    for step in path.split("."):
+        node = node[int(step)] if isinstance(node, list) else node[step]
+    return node
 
 
 def _check_further(line: _Line, plugins: Sequence[str]) -> None:

@@ -12,8 +12,8 @@ __all__ = ["PLACES", "STAGE_PARTS", "contract_of"]
 
 #: Parts of a run that a stage may have of its own; without one, the run's counts.
 STAGE_PARTS = (
-    "representation", "optim", "cameras", "background", "light", "regularizers", "guidance", "student", "baseline",
-    "learners", "networks", "watchdog", "convert",
+    "prior", "representation", "optim", "cameras", "background", "light", "regularizers", "guidance", "student",
+    "baseline", "learners", "networks", "watchdog", "convert",
 )  # fmt: skip
 
 #: Place -> the class or protocol of which its ``_target_`` must be one. What stands below is held to the annotations

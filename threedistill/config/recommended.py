@@ -5,6 +5,10 @@
     guidance.recommended.key        the rule's own row: what its paper used
 
 So a new prior states only what is its own, and a new rule brings its row.
+
+``${steps:N}``: a recipe's stage takes N of its ``recipe.iterations``; of another budget, the same share.
+
+    max(1, round(budget.iterations N / recipe.iterations))
 """
 
 from __future__ import annotations
@@ -27,8 +31,13 @@ def _recommended(key: str, *, _root_: Any) -> Any:
     )
 
 
+def _steps(count: int, *, _root_: Any) -> int:
+    return max(1, round(_root_.budget.iterations * count / _root_.recipe.iterations))
+
+
 def register() -> None:
-    """Make the resolver known to OmegaConf."""
+    """Make the resolvers known to OmegaConf."""
     from omegaconf import OmegaConf
 
     OmegaConf.register_new_resolver("recommended", _recommended, replace=True)
+    OmegaConf.register_new_resolver("steps", _steps, replace=True)

@@ -120,6 +120,7 @@ def _model() -> Any:
     }  # fmt: skip
     camera = Annotated[list[float] | None, Field(min_length=2, max_length=2)]
     own = {
+        "prior": part(name=name, model=node),
         "representation": part(name=name, lr=dict[str, Any], model=node),
         "guidance": part(name=name, rule=node, timesteps=node, weighting=node, surrogate=node),
         "baseline": network,
@@ -140,7 +141,7 @@ def _model() -> Any:
     )  # fmt: skip
     whole = part(
         schema=int, prompt=str, negative=str, seed=Annotated[int, Field(ge=0, lt=2**63)],
-        device=Literal["auto", "cpu", "cuda"], init=text, prior=part(name=name, model=node), cfg=node,
+        device=Literal["auto", "cpu", "cuda"], init=text, cfg=node,
         stages=Annotated[list[stage], Field(min_length=1, max_length=_MOST_STAGES)],
         particles=Annotated[int, Field(ge=1, le=_MOST_PARTICLES)], prompts=prompts, plugins=list[str], budget=budget,
         trainer=node, export=node, images=NotRequired[list[part(file=str, camera=camera)]], **own, **newer,

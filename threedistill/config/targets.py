@@ -95,6 +95,8 @@ def fits(cls: type, contract: Any) -> bool:
 
 def inner_contract(contract: Any) -> Any:
     """What the items of a list, a tuple or a mapping are to be; None where nothing says so."""
+    if get_origin(contract) is Annotated:
+        return inner_contract(get_args(contract)[0])
     if get_origin(contract) in (Union, types.UnionType):
         inner = [found for one in get_args(contract) if (found := inner_contract(one)) is not None]
         return Union[tuple(inner)] if inner else None  # noqa: UP007

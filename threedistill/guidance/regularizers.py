@@ -14,7 +14,10 @@ from threedistill.schedule import ScheduledNonNegative, value_at
 from threedistill.types import Rendering
 from threedistill.values import Below, checked
 
-__all__ = ["TERMS", "Regularizers", "opacity_entropy", "sparsity", "term"]
+__all__ = [
+    "OFFERED", "TERMS", "Regularizers", "opacity_entropy", "sparsity", "term", "total_variation", "tv_color",
+    "tv_depth",
+]  # fmt: skip
 
 
 def opacity_entropy(rendering: Rendering) -> Float[Tensor, ""]:
@@ -32,8 +35,33 @@ def sparsity(rendering: Rendering) -> Float[Tensor, ""]:
     return (rendering.opacity**2 + 0.01).sqrt().mean()
 
 
-#: The terms that every rendering has. The others are the representation's own (``Representation.regularizers``).
-TERMS: dict[str, Callable[[Rendering], Tensor]] = {"opacity_entropy": opacity_entropy, "sparsity": sparsity}
+def total_variation(picture: Float[Tensor, "B H W C"]) -> Float[Tensor, ""]:
+    """``mean (x_(i+1, j) - x_ij)^2 + mean (x_(i, j+1) - x_ij)^2``."""
+    return (picture[:, 1:] - picture[:, :-1]).square().mean() + (
+        picture[:, :, 1:] - picture[:, :, :-1]
+    ).square().mean()
+
+
+def tv_color(rendering: Rendering) -> Float[Tensor, ""]:
+    """:func:`total_variation` of the picture; LucidDreamer's is twice that."""
+    return total_variation(rendering.rgb)
+
+
+def tv_depth(rendering: Rendering) -> Float[Tensor, ""]:
+    """:func:`total_variation` of the depth, square metres; 0 where nothing is hit, as LucidDreamer's, which is twice
+    that.
+    """
+    return total_variation(rendering.depth)
+
+
+#: The terms that are functions of a rendering. The others are the representation's own
+#: (``Representation.regularizers``).
+TERMS: dict[str, Callable[[Rendering], Tensor]] = {
+    "opacity_entropy": opacity_entropy, "sparsity": sparsity, "tv_color": tv_color, "tv_depth": tv_depth,
+}  # fmt: skip
+
+#: Those of them that every representation offers; the gradient of depth is not in every picture of depth.
+OFFERED = frozenset(TERMS) - {"tv_depth"}
 
 
 def term(name: str, rendering: Rendering) -> Float[Tensor, ""]:

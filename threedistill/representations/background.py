@@ -1,17 +1,20 @@
-"""Which plain colour stands behind the object: drawn per view group and step, from the teacher's own law."""
+"""What stands behind the object: a plain colour, drawn per view group and step, or surroundings that are learned."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
+from threedistill.render.harmonics import MAX_DEGREE, basis
 from threedistill.rng import Streams
+from threedistill.schedule import ScheduledFraction, bounds, value_at
+from threedistill.types import Cameras
 from threedistill.values import Fraction, Within, settings
 
-__all__ = ["BackgroundSampler"]
+__all__ = ["BackgroundSampler", "Surroundings"]
 
 
 @settings
@@ -27,11 +30,33 @@ class BackgroundSampler:
             that the silhouette stays visible; in [0, 0.8]. A random colour that is too close moves to
             ``(c + 0.5) mod 1``, which is 0.5 away from it in every channel; the plain one gives way to a random one.
         plain: sRGB in [0, 1]; black where a method wants its objects before nothing.
+        learned: probability, a number or a schedule of progress, that :class:`Surroundings` stand there instead.
+        degree: of the surroundings' harmonics; 0 = one colour that is learned.
+        lr: their learning rate.
     """
 
     white: Fraction = 0.5
     clearance: Annotated[float, Within(0, 0.8)] = 0.35
     plain: tuple[Fraction, Fraction, Fraction] = (1.0, 1.0, 1.0)
+    learned: ScheduledFraction = 0.0
+    degree: Annotated[int, Within(0, MAX_DEGREE)] = MAX_DEGREE
+    lr: Annotated[float, Within(0, 100)] = 0.001
+
+    @property
+    def learns(self) -> bool:
+        """Whether the surroundings are ever seen."""
+        return bounds(self.learned)[1] > 0
+
+    def surrounded(self, rng: Streams, views: int, group: int, progress: float) -> Bool[Tensor, "B"]:
+        """The views of this step that have the surroundings behind them, equal within a group.
+
+        Arguments:
+            rng, views, group: as for :meth:`sample`.
+            progress: fraction of the stage that is done.
+        """
+        share = value_at(self.learned, progress)
+        drawn = [bool(rng.generator_uniform("surroundings", i) < share) for i in rng.groups(views, group)]
+        return torch.tensor(drawn).repeat_interleave(group, 0)
 
     def sample(
         self, rng: Streams, views: int, group: int = 1, avoid: Float[Tensor, "3"] | None = None
@@ -55,3 +80,26 @@ class BackgroundSampler:
 
     def _close(self, color: Tensor, avoid: Tensor | None) -> bool:
         return avoid is not None and float((color - avoid.cpu()).norm()) < self.clearance
+
+
+class Surroundings(nn.Module):
+    """A colour for every direction: ``sigmoid(sum_k Y_k(d) c_k)``, sRGB, grey before the first step.
+
+    It is optimised with the scene, of which it is no part: an asset has none. What the prior wants to see around an
+    object need not become fog in front of it.
+
+    Source: Poole et al. 2022 (DreamFusion), arXiv 2209.14988, appendix A.2, whose colours are a small network's.
+
+    Arguments:
+        degree: of the spherical harmonics.
+    """
+
+    def __init__(self, degree: int) -> None:
+        super().__init__()
+        self.degree = degree
+        self.coefficients = nn.Parameter(torch.zeros((degree + 1) ** 2, 3))
+
+    def forward(self, cameras: Cameras) -> Float[Tensor, "B H W 3"]:
+        """What the cameras see at infinity."""
+        directions = cameras.rays()[1].to(self.coefficients)
+        return (basis(directions, self.degree) @ self.coefficients).sigmoid()

@@ -187,8 +187,8 @@ class DMTet(Representation):
     def render(self, cameras: Cameras, context: RenderContext) -> Rendering:
         """Render ``B`` cameras over ``context.background``; see :class:`threedistill.protocols.Representation`.
 
-        ``stats``: ``faces`` (count), ``mean_opacity``; with gradients also ``normal_consistency``, ``laplacian``,
-        ``eikonal`` and ``sign_change`` (``representations/meshstats.py``).
+        ``stats``: ``faces`` (count), ``mean_opacity``; with gradients also the regularisers of
+        ``representations/meshstats.py``.
         """
         shape = self.surface(context.progress)
 
@@ -234,6 +234,8 @@ class DMTet(Representation):
         return {
             "normal_consistency": meshstats.normal_consistency(vertices, faces, shape.neighbours),
             "laplacian": meshstats.laplacian(vertices, faces) / self.cell**2,
+            "laplacian_length": meshstats.laplacian_length(vertices, faces),
+            "vertex_consistency": meshstats.vertex_consistency(vertices, faces),
             "eikonal": meshstats.eikonal(shape.points, shape.sdf, self.tets[tets]),
             "sign_change": meshstats.sign_change(shape.sdf / self.cell, edges),
         }

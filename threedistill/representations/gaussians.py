@@ -58,7 +58,7 @@ class Gaussians(Representation):
     Source: Kerbl et al. 2023, "3D Gaussian splatting for real-time radiance field rendering".
     """
 
-    regularizers = splatstats.NAMES
+    regularizers = splatstats.NAMES | {"tv_depth"}
     has_splats = True
     starts_from = frozenset({"mesh", "splats"})
 

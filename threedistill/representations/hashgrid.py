@@ -88,7 +88,7 @@ class HashGrid(Representation):
     (orientation).
     """
 
-    regularizers = frozenset({"orientation", "distortion"})
+    regularizers = frozenset({"orientation", "orientation_hits", "distortion", "tv_depth"})
 
     @checked
     def __init__(
@@ -217,7 +217,7 @@ class HashGrid(Representation):
         ``stats``: ``samples`` (count), ``samples_per_ray``, ``occupied`` (share of the box), ``mean_density``
         (over the samples), ``mean_opacity``; if asked for, ``distortion`` (mip-NeRF 360 eq. 15, mean over rays,
         metres); where normals exist, ``orientation`` (``mean o max(0, n . d)^2``, Ref-NeRF eq. 11, taken once per
-        ray).
+        ray) and ``orientation_hits``, its mean over the rays that hit (threestudio's).
         """
         views, height, width = len(cameras), cameras.height, cameras.width
         rays = cameras.to(self.table.device).rays()
@@ -240,7 +240,7 @@ class HashGrid(Representation):
             return whole.view(views, height, width, -1)
 
         sums = {name: sum(t.sums[name] for t in traced) for name in traced[0].sums}
-        samples = float(sums.pop("samples"))
+        samples, hits = float(sums.pop("samples")), sums.pop("hits", None)
         stats = {
             "samples": torch.tensor(samples),
             "samples_per_ray": torch.tensor(samples / len(origins)),
@@ -248,6 +248,8 @@ class HashGrid(Representation):
             "mean_density": torch.as_tensor(sums.pop("density")) / max(samples, 1.0),
             **{name: torch.as_tensor(total) / len(origins) for name, total in sums.items()},
         }
+        if hits is not None:
+            stats["orientation_hits"] = stats["orientation"] * (len(origins) / max(float(hits), 1.0))
         opacity, background = joined([t.opacity for t in traced]), context.background.to(origins)
         stats["mean_opacity"] = opacity.mean()
         normals = [t.normal for t in traced if t.normal is not None]
@@ -295,6 +297,7 @@ class HashGrid(Representation):
             if optimised:
                 away = (normals * directions[hit]).sum(-1).clamp_min(0)
                 sums["orientation"] = (opacity.detach()[hit] * away**2).sum()
+                sums["hits"] = torch.tensor(float(len(hit)))
             if lit:
                 albedo = rgb[hit] / opacity[hit, None]
                 towards = None if light is None else light[hit]

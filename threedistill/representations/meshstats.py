@@ -7,12 +7,16 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from threedistill.render.surface import face_crosses
+from threedistill.render.surface import face_crosses, vertex_normals
 
-__all__ = ["NAMES", "eikonal", "laplacian", "normal_consistency", "sign_change"]
+__all__ = [
+    "NAMES", "eikonal", "laplacian", "laplacian_length", "normal_consistency", "sign_change", "vertex_consistency",
+]  # fmt: skip
 
-#: The names of the four regularisers in ``Rendering.stats``.
-NAMES = frozenset({"normal_consistency", "laplacian", "eikonal", "sign_change"})
+#: The names of the regularisers in ``Rendering.stats``.
+NAMES = frozenset(
+    {"normal_consistency", "laplacian", "eikonal", "sign_change", "vertex_consistency", "laplacian_length"}
+)
 
 
 def normal_consistency(
@@ -33,12 +37,32 @@ def normal_consistency(
 
 def laplacian(vertices: Float[Tensor, "M 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, ""]:
     """``mean |v - mean of its neighbours|^2`` (uniform weights), square metres."""
+    total, count = _neighbours(vertices, faces)
+    return (vertices - total / count.clamp_min(1)).square().sum(1).mean()
+
+
+def laplacian_length(vertices: Float[Tensor, "M 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, ""]:
+    """``mean |n v - sum of its n neighbours|``, metres: as stable-dreamfusion and threestudio have it, whose weights
+    are for it.
+    """
+    total, count = _neighbours(vertices, faces)
+    return ((count * vertices - total).square().sum(1) + 1e-20).sqrt().mean()
+
+
+def _neighbours(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
+    """(M, 3) the sums of the vertices' neighbours, and (M, 1) how many they are."""
     long = faces.long()
     # On a closed surface every edge is walked once in each direction.
     start, end = long.flatten(), long.roll(-1, 1).flatten()
     total = torch.zeros_like(vertices).index_add(0, start, vertices.index_select(0, end))
-    count = torch.bincount(start, minlength=len(vertices)).clamp_min(1)
-    return (vertices - total / count[:, None]).square().sum(1).mean()
+    return total, torch.bincount(start, minlength=len(vertices))[:, None]
+
+
+def vertex_consistency(vertices: Float[Tensor, "M 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, ""]:
+    """``mean over edges of (1 - n_a . n_b)`` of the normals at their ends: the normal consistency of threestudio."""
+    normal, long = vertex_normals(vertices, faces), faces.long()
+    start, end = long.flatten(), long.roll(-1, 1).flatten()
+    return (1 - (normal.index_select(0, start) * normal.index_select(0, end)).sum(1)).mean()
 
 
 def eikonal(

@@ -25,7 +25,7 @@ def faster(plan: RunPlan, device: str) -> str:
     words = []
     if plan.names.preset not in ("draft", "bench"):
         words.append("--preset draft")
-    if plan.prior.name not in _QUICK:
+    if any(prior.name not in _QUICK for prior in plan.priors):
         words.append("--prior toybox")
     if device == "cpu":
         words.append("a machine with a GPU")
@@ -62,7 +62,7 @@ def remedies(plan: RunPlan, stage: StagePlan, prior: Prior, device: torch.device
     """What would help a stage that goes nowhere, by what is wrong with it."""
     sparse = stage.regularizers.weights.get("sparsity", 0) != 0
     blob = stage.scene.model.given("blob_strength") is not None
-    dtype = plan.prior.model.given("dtype")
+    dtype = stage.prior.model.given("dtype")
     halved = dtype not in (None, "float32") and not (dtype == "auto" and device.type == "cpu")
     cfg = base_of(stage.guidance.rule.cfg)
     place = "cfg" if cfg is stage.guidance.rule.cfg else "cfg.base"

@@ -14,6 +14,7 @@ from threedistill.contracts import check_parts
 from threedistill.errors import UsageError
 from threedistill.guidance.rules import questions
 from threedistill.memory import PER_PARAMETER, need
+from threedistill.priors.space import LatentSpace
 from threedistill.protocols import Prior, Representation
 from threedistill.training.advice import remedies
 from threedistill.training.plan import RunPlan, ScenePlan, StagePlan
@@ -21,7 +22,7 @@ from threedistill.training.refusals import refuse_images, refuse_untold
 from threedistill.training.stages import TrainerSettings
 from threedistill.training.student_step import Learner
 from threedistill.training.system import ScoreDistillation
-from threedistill.types import TextKind
+from threedistill.types import Condition, TextKind
 
 __all__ = [
     "Assembled", "assemble", "build_learners", "build_networks", "build_prior", "build_scene", "build_scenes",
@@ -53,13 +54,13 @@ class Assembled:
 
     Attributes:
         device: where it is computed.
-        prior: the frozen teacher.
+        priors: the frozen teachers of its stages, each once.
         stages: a system each, with fresh parameters.
         settings: how the run is watched and saved.
     """
 
     device: torch.device
-    prior: Prior
+    priors: tuple[Prior, ...]
     stages: list[ScoreDistillation]
     settings: TrainerSettings
 
@@ -76,10 +77,11 @@ def assemble(plan: RunPlan, images: tuple[ReferenceImage, ...] = ()) -> Assemble
     """
     device = pick_device(plan.device)
     prior = build_prior(plan, device)
-    refuse_images(plan, prior.wants)
     stages = build_stages(plan, prior, images, device)
+    refuse_images(plan, frozenset[Condition]().union(*(system.prior.wants for system in stages)))
     prepare(plan, stages)
-    return Assembled(device, prior, stages, plan.trainer)
+    priors = tuple(dict.fromkeys(system.prior for system in stages))
+    return Assembled(device, priors, stages, plan.trainer)
 
 
 def prepare(plan: RunPlan, stages: Sequence[ScoreDistillation]) -> None:
@@ -87,16 +89,16 @@ def prepare(plan: RunPlan, stages: Sequence[ScoreDistillation]) -> None:
     for stage, system in zip(plan.stages, stages):
         kinds: list[TextKind] = ["null", "base", "inverse", *(q.text for q in questions(stage.guidance.rule))]
         for network in system.networks.values():
-            network.prepare(plan.prompts.all_wordings(kinds))
+            network.prepare(stage.prompts.all_wordings(kinds))
 
 
 def build_prior(plan: RunPlan, device: torch.device) -> Prior:
-    """Load the frozen teacher.
+    """Load the frozen teacher of the first stage.
 
     Raises:
         UsageError: weights that are not there, or a prior that wants what its class does not name.
     """
-    return _loaded(plan.prior.model, device)
+    return _loaded(plan.stages[0].prior.model, device)
 
 
 def _loaded(model: Recipe[Prior], device: torch.device) -> Prior:
@@ -117,7 +119,7 @@ def build_stages(
 
     Arguments:
         plan: the run.
-        prior: the teacher.
+        prior: the first stage's teacher; stages that have another load it.
         images: what networks are shown that want reference pictures.
         device: where further networks go; the teacher is where it is.
 
@@ -125,12 +127,14 @@ def build_stages(
         UsageError: views that do not fit the prior, or parameters without a learning rate.
     """
     systems: list[ScoreDistillation] = []
+    first = plan.stages[0].prior.key
     loaded: dict[str, Prior] = {}
     for stage in plan.stages:
-        systems.append(build_stage(plan, stage, prior, systems, images, device, loaded))
+        own = prior if stage.prior.key == first else _shared(stage.prior.model, device, loaded)
+        systems.append(build_stage(plan, stage, own, systems, images, device, loaded))
     for index, system in enumerate(systems):
         try:
-            system.optim.build(system.scenes.parameter_groups())
+            system.optim.build(system.parameter_groups())
         except ValueError as error:
             raise UsageError(f"stages.{index}: {error}") from None
     return systems
@@ -145,7 +149,7 @@ def build_stage(
 
     Arguments:
         plan, stage: the run, and which of its stages.
-        prior: the teacher.
+        prior: its teacher.
         before: the stages before it, for learners that are kept.
         images, device: as for :func:`build_stages`.
         loaded: as for :func:`build_networks`.
@@ -155,11 +159,18 @@ def build_stage(
             raise UsageError(
                 f"cameras.views={views} is not a multiple of the prior's view group of {prior.view_group}"
             )
+    if stage.stage.latents == "direct" and (
+        type(prior.space) is not LatentSpace or prior.space.shape[0] != 4
+    ):
+        raise UsageError(
+            f"stages.{plan.stages.index(stage)}.latents=direct takes the picture and its opacity for four latents, and "
+            f"prior={stage.prior.name} works on {_space(prior)}; use latents=encoded"
+        )
     system = ScoreDistillation(
         scenes=build_scenes(stage.scene),
         prior=prior,
         guidance=stage.guidance,
-        prompts=plan.prompts,
+        prompts=stage.prompts,
         stage=stage.stage,
         sampler=stage.cameras,
         background=stage.background,
@@ -219,10 +230,10 @@ def build_learners(
             base = prior
             if learner.base is not None:
                 base = _shared(learner.base, device, loaded)
-                _need_one_space(plan, learner.base.where, base, prior)
+                _need_one_space(stage, learner.base.where, base, prior)
             model = learner.maker.attach(base, seed)
             check_parts(model)
-        found[name] = Learner(name, model, learner.training, plan.prompts, stage.guidance.timesteps)
+        found[name] = Learner(name, model, learner.training, stage.prompts, stage.guidance.timesteps)
     return found
 
 
@@ -247,7 +258,7 @@ def build_networks(
         own = prior
         if network.model is not None:
             own = _shared(network.model, device, loaded)
-        _need_one_space(plan, f"{network.where}={network.name}", own, prior)
+        _need_one_space(stage, f"{network.where}={network.name}", own, prior)
         found[name] = own
     return found
 
@@ -260,10 +271,10 @@ def _shared(model: Recipe[Prior], device: torch.device, loaded: dict[str, Prior]
     return loaded[recipe]
 
 
-def _need_one_space(plan: RunPlan, what: str, own: Prior, prior: Prior) -> None:
+def _need_one_space(stage: StagePlan, what: str, own: Prior, prior: Prior) -> None:
     if tuple(own.space.shape) != tuple(prior.space.shape) or type(own.space) is not type(prior.space):
         raise UsageError(
-            f"{what} works on {_space(own)}, the teacher {plan.prior.name} on {_space(prior)}; they must share "
+            f"{what} works on {_space(own)}, the teacher {stage.prior.name} on {_space(prior)}; they must share "
             "one space"
         )
 

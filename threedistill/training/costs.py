@@ -79,7 +79,7 @@ def costs(plan: RunPlan, device: str) -> dict[str, Any]:
         stages.append({**facts, "gpu": _on_card(there), "less": list(_less(plan, stage, scene, there))})
     base = 0 if place.type == "cuda" else _resident()
     return {
-        "prior": plan.prior.name, "device": place.type, "process": base, "free": available(), "rate": speed,
+        "prior": plan.names.prior, "device": place.type, "process": base, "free": available(), "rate": speed,
         "peak": base + max(one["peak"] for one in stages), "stages": stages,
         "seconds": sum(one["seconds"] * one["iterations"] for one in stages),
     }  # fmt: skip
@@ -88,7 +88,7 @@ def costs(plan: RunPlan, device: str) -> dict[str, Any]:
 def _needs(
     plan: RunPlan, stage: StagePlan, scene: SceneCost, half: bool, size: int | None = None
 ) -> tuple[Need, bool]:
-    prior, found = outlined(plan.prior.model, half, size)
+    prior, found = outlined(stage.prior.model, half, size)
     bases = [learner.base for learner in stage.learners.values() if learner.base is not None]
     further = [*bases, *(network.model for network in stage.networks.values() if network.model is not None)]
     others = tuple(outlined(model, half, size)[0] for model in further)
@@ -116,9 +116,9 @@ def _less(plan: RunPlan, stage: StagePlan, scene: SceneCost, need: Need) -> Iter
     if need.views > 1:
         need = need.with_less(views=1)
         steps.append(("cameras.views=1", need))
-    native = plan.prior.model.given("size")
+    native = stage.prior.model.given("size")
     if need.encoder and (native is None or native > 512):
-        prior, _ = outlined(plan.prior.model, True)
+        prior, _ = outlined(stage.prior.model, True)
         if isinstance(prior, OutlinedPrior) and prior.facts.size > 512:
             small, _ = _needs(plan, stage, scene, True, 512)
             small = small.with_less(one_by_one=True, views=1, most=1)

@@ -193,7 +193,7 @@ def asked(plan: RunPlan, stage: StagePlan, prior: Prior) -> Rows:
     noise = draw_noise(rule, rng, views, (3, 1, 1))
     facts = Conditions(cameras=cameras, background=torch.ones(views, 3))
     situation = Situation(
-        networks, plan.prompts.drawn(rng, views), facts, x0, level, noise, plan.trainer.max_rows, x0
+        networks, stage.prompts.drawn(rng, views), facts, x0, level, noise, plan.trainer.max_rows, x0
     )  # fmt: skip
     with torch.no_grad():
         collect(rule, situation, stage.stage.along(0.5))

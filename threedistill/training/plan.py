@@ -72,6 +72,11 @@ class PriorPlan:
     most_images: int | None = None
 
     @property
+    def key(self) -> str:
+        """Equal for what is loaded once."""
+        return repr((self.model.cls, self.model.node))
+
+    @property
     def wants(self) -> frozenset[Condition]:
         """What it can be told at most."""
         return self.model.cls.wants_of(self.model.arguments)
@@ -157,6 +162,8 @@ class StagePlan:
     """One stage.
 
     Attributes:
+        prior: its teacher: the run's, or one of its own.
+        prompts: the wordings of the prompt, as this teacher's words for views and its negative have it.
         stage: how long, how large, how shaded.
         scene: what is optimised.
         guidance_name: the option that ``guidance`` is.
@@ -167,6 +174,8 @@ class StagePlan:
         convert: how it takes over what came before.
     """
 
+    prior: PriorPlan
+    prompts: PromptSet
     stage: Stage
     scene: ScenePlan
     guidance_name: str
@@ -208,7 +217,7 @@ class RunPlan:
         names: what it is known by.
         prompts: the wordings of its prompt.
         ignored: words of the prompt that change nothing for this prior.
-        prior: the teacher.
+        prior: the teacher, where a stage has none of its own.
         stages: one after the other.
         export: how the asset is made and written.
         trainer: how the run is watched and saved.
@@ -229,6 +238,11 @@ class RunPlan:
     given: bool
     images: tuple[PicturePlan, ...]
     plugins: tuple[str, ...]
+
+    @property
+    def priors(self) -> tuple[PriorPlan, ...]:
+        """The teachers of all stages, each once."""
+        return tuple({one.key: one for one in (stage.prior for stage in self.stages)}.values())
 
     @property
     def iterations(self) -> int:

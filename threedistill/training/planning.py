@@ -58,18 +58,15 @@ def build_plan(config: Config) -> RunPlan:
         if isinstance(config[part], dict) and "_target_" in config[part]:
             build(config[part], part, plugins)
     export, trainer = build(config["export"], "export", plugins), build(config["trainer"], "trainer", plugins)
-    prior = PriorPlan(
-        config["prior"]["name"], recipe(config["prior"]["model"], "prior.model", plugins),
-        bool(config["prior"].get("needs_camera")), bool(config["prior"].get("needs_image")),
-        bool(config["prior"].get("needs_image_camera")), config["prior"].get("most_images"),
-    )  # fmt: skip
+    prior = _prior(config, config["prior"], "prior")
     stages = tuple(_stage(config, index) for index in range(len(config["stages"])))
     plan = RunPlan(
-        _names(config), _prompts(config), (), prior, stages, export, trainer, config["device"],
+        _names(config), _prompts(config, config["prior"]), (), prior, stages, export, trainer, config["device"],
         bool(config["init"]), tuple(_picture(node) for node in config["images"]), tuple(plugins),
     )  # fmt: skip
     check_plan(plan)
-    return replace(plan, ignored=check_words(config["prompt"], prior))
+    ignored = [word for one in plan.priors for word in check_words(config["prompt"], one)]
+    return replace(plan, ignored=tuple(dict.fromkeys(ignored)))
 
 
 def asset_plan(config: Config, settings: Sequence[tuple[str, Any]] = ()) -> AssetPlan:
@@ -90,22 +87,32 @@ def asset_plan(config: Config, settings: Sequence[tuple[str, Any]] = ()) -> Asse
     )  # fmt: skip
 
 
+def _prior(config: Config, node: Config, where: str) -> PriorPlan:
+    return PriorPlan(
+        node["name"], recipe(node["model"], f"{where}.model", config["plugins"]),
+        bool(node.get("needs_camera")), bool(node.get("needs_image")), bool(node.get("needs_image_camera")),
+        node.get("most_images"),
+    )  # fmt: skip
+
+
 def _names(config: Config) -> Names:
+    stages = range(len(config["stages"]))
+    priors = dict.fromkeys(stage_part(config, index, "prior")["name"] for index in stages)
     return Names(
-        config["prompt"], config["seed"], config["budget"].get("preset"), config["prior"]["name"],
+        config["prompt"], config["seed"], config["budget"].get("preset"), " + ".join(priors),
         stage_part(config, -1, "representation")["name"], stage_part(config, -1, "guidance")["name"],
     )  # fmt: skip
 
 
-def _prompts(config: Config) -> PromptSet:
+def _prompts(config: Config, prior: Config, where: str = "prior") -> PromptSet:
     known = {field.name for field in fields(PromptSet)}
     for key in config["prompts"]:
         if key not in known:
             raise UsageError(f"prompts: unknown key {key!r}; {_hint(key, known, 'prompts have')}")
-    views = config["prior"].get("views")
-    limits = build_as(ViewLimits, views, "prior.views") if views else None
+    views = prior.get("views")
+    limits = build_as(ViewLimits, views, f"{where}.views") if views else None
     return PromptSet(
-        config["prompt"], negative=config["negative"], prior_negative=config["prior"].get("negative", ""),
+        config["prompt"], negative=config["negative"], prior_negative=prior.get("negative", ""),
         limits=limits, **config["prompts"],
     )  # fmt: skip
 
@@ -120,7 +127,10 @@ def _stage(config: Config, index: int) -> StagePlan:
     def part(name: str) -> Any:
         return build(stage_part(config, index, name), stage_path(config, index, name), config["plugins"])
 
+    prior, prior_place = stage_part(config, index, "prior"), stage_path(config, index, "prior")
     return StagePlan(
+        prior=_prior(config, prior, prior_place),
+        prompts=_prompts(config, prior, prior_place),
         stage=build(stage_node(config, index), f"stages.{index}", config["plugins"]),
         scene=_scene(config, index),
         guidance_name=stage_part(config, index, "guidance")["name"],

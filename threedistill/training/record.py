@@ -7,7 +7,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -106,19 +106,25 @@ def _peak_bytes() -> int:
     return host + (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0)
 
 
-def prior_facts(prior: Prior) -> dict[str, object]:
-    """What only the loaded prior knows of itself, kept in ``run.json`` for exports that do not load it."""
-    facts: dict[str, object] = {"prior_version": prior.version, "prior_licence": prior.licence}
-    return {**facts, "prior_notes": prior.notes} if prior.notes else facts
+def prior_facts(priors: Sequence[Prior]) -> dict[str, Any]:
+    """What only loaded priors know of themselves, kept in ``run.json`` for exports that do not load them."""
+    versions = [prior.version for prior in priors if prior.version]
+    notes = tuple(note for prior in priors for note in prior.notes)
+    facts: dict[str, Any] = {
+        "prior_version": " + ".join(dict.fromkeys(versions)) or None,
+        "prior_licence": " + ".join(dict.fromkeys(prior.licence for prior in priors)),
+    }
+    return {**facts, "prior_notes": notes} if notes else facts
 
 
-def introduce(plan: RunPlan, prior: Prior) -> None:
+def introduce(plan: RunPlan, priors: Sequence[Prior]) -> None:
     """Say on stderr which words change nothing, and whose weights these are."""
     if plan.ignored:
         print(f"ignored: {', '.join(plan.ignored)}", file=sys.stderr)
-    if prior.version:
-        said = f"prior: {prior.version}, licence {prior.licence}"
-        print(said, *prior.notes, sep="\n", file=sys.stderr)
+    for prior in priors:
+        if prior.version:
+            said = f"prior: {prior.version}, licence {prior.licence}"
+            print(said, *prior.notes, sep="\n", file=sys.stderr)
 
 
 def facts_of(names: Names, run: RunFolder) -> dict[str, object]:

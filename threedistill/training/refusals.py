@@ -5,11 +5,12 @@ Each is said with the setting to change; no weights are needed to see it."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 from threedistill.cameras import orbit
 from threedistill.errors import UnknownWords, UsageError, nearest
 from threedistill.guidance.cfg import base_of
-from threedistill.guidance.regularizers import TERMS
+from threedistill.guidance.regularizers import OFFERED
 from threedistill.guidance.rules import is_edit, questions
 from threedistill.messages import either, shown
 from threedistill.prompts import PromptSet, role_of, without_view
@@ -38,12 +39,24 @@ def check_plan(plan: RunPlan) -> None:
         _check_regularizers(stage)
         _check_rule(plan, stage)
         _check_networks(stage)
-        _check_learners(plan.prior, stage)
+        _check_learners(stage.prior, stage)
         frozen = {name: one for name, one in stage.networks.items() if one.model is not None}
-        refuse_untold(stage, {"teacher": plan.prior, **frozen})
+        refuse_untold(stage, {"teacher": stage.prior, **frozen})
+    for before, stage in pairwise(plan.stages):
+        _check_kept(before, stage)
     _check_idle(plan)
-    refuse_images(plan, plan.prior.wants)
+    refuse_images(plan, frozenset[Condition]().union(*(prior.wants for prior in plan.priors)))
     _check_material(plan)
+
+
+def _check_kept(before: StagePlan, stage: StagePlan) -> None:
+    """Refuse to keep a learner that grew on another teacher."""
+    for learner in stage.learners.values():
+        if learner.kept and learner.base is None and before.prior.key != stage.prior.key:
+            raise UsageError(
+                f"{learner.where}.keep=true: it grew on {before.prior.name}, and this stage's teacher is "
+                f"{stage.prior.name}; use keep=false"
+            )
 
 
 def _check_particles(plan: RunPlan) -> None:
@@ -67,7 +80,7 @@ def _check_material(plan: RunPlan) -> None:
 
 def _check_rule(plan: RunPlan, stage: StagePlan) -> None:
     """Refuse a rule without its baseline or without the scene it edits, and cameras that no prior can be spared."""
-    name, prior, rule = stage.guidance_name, plan.prior, stage.guidance.rule
+    name, prior, rule = stage.guidance_name, stage.prior, stage.guidance.rule
     asked = questions(rule)
     if "baseline" not in stage.networks and any(q.network == "baseline" for q in asked):
         raise UsageError(
@@ -102,17 +115,22 @@ def _check_rule(plan: RunPlan, stage: StagePlan) -> None:
                     f"guidance={name} differentiates what the {network} answers, and prior={prior.name} gives no "
                     "derivatives; use another prior or guidance=vsd"
                 )
+    if is_edit(rule) and (stage.background.learns or stage.stage.latents == "direct"):
+        raise UsageError(
+            f"guidance={name} compares with pictures of the unedited object, which have no learned background and are "
+            "encoded; use background.learned=0 and latents=encoded"
+        )
     if is_edit(rule):
         if not plan.given and not stage.scene.model.given("picture"):
             raise UsageError(
                 f"guidance={name} edits an existing object, and there is none; give it with --init FILE"
             )
-        if not plan.prompts.source:
+        if not stage.prompts.source:
             raise UsageError(
                 f"guidance={name} compares the prompt with a description of the unedited object; say what it is with "
                 "prompts.source='a ...'"
             )
-    _check_words(plan.prompts, prior, {q.text for q in asked})
+    _check_words(stage.prompts, prior, {q.text for q in asked})
 
 
 def _check_words(prompts: PromptSet, prior: PriorPlan, kinds: set[TextKind]) -> None:
@@ -132,7 +150,7 @@ def _check_words(prompts: PromptSet, prior: PriorPlan, kinds: set[TextKind]) -> 
 
 def _check_regularizers(stage: StagePlan) -> None:
     """Refuse weights of terms that nobody computes."""
-    offered = {*TERMS, *stage.scene.model.cls.regularizers}
+    offered = {*OFFERED, *stage.scene.model.cls.regularizers}
     for name, weight in stage.regularizers.weights.items():
         if weight != 0 and name not in offered:
             close = nearest(name, offered, 1)
@@ -197,24 +215,26 @@ def refuse_images(plan: RunPlan, wants: frozenset[Condition]) -> None:
     Raises:
         UsageError: with what it can be told.
     """
-    if plan.prior.needs_image and not plan.images:
+    needy = [prior.name for prior in plan.priors if prior.needs_image]
+    if needy and not plan.images:
         raise UsageError(
-            f"prior={plan.prior.name} is shown a picture of the object, and there is none; give one with --image FILE"
+            f"prior={needy[0]} is shown a picture of the object, and there is none; give one with --image FILE"
         )
-    most = plan.prior.most_images
-    if most is not None and len(plan.images) > most:
-        raise UsageError(
-            f"--image: prior={plan.prior.name} is shown {most} picture at most, not {len(plan.images)}; leave the "
-            "others out"
-        )
-    if plan.prior.needs_image_camera and any(image.camera is None for image in plan.images):
-        raise UsageError(
-            f"prior={plan.prior.name} is told where the picture was taken from: say it with --image-camera AZ,EL in "
-            "degrees, such as --image-camera 0,5 for a picture of the front from slightly above"
-        )
+    for prior in plan.priors:
+        most = prior.most_images
+        if most is not None and len(plan.images) > most:
+            raise UsageError(
+                f"--image: prior={prior.name} is shown {most} picture at most, not {len(plan.images)}; leave the "
+                "others out"
+            )
+        if prior.needs_image_camera and any(image.camera is None for image in plan.images):
+            raise UsageError(
+                f"prior={prior.name} is told where the picture was taken from: say it with --image-camera AZ,EL in "
+                "degrees, such as --image-camera 0,5 for a picture of the front from slightly above"
+            )
     if plan.images and "image" not in wants:
         raise UsageError(
-            f"--image: prior={plan.prior.name} cannot be shown pictures (it is told: "
+            f"--image: prior={plan.names.prior} cannot be shown pictures (it is told: "
             f"{', '.join(sorted(wants))}); leave --image out, or use a prior that wants them "
             "(docs/extend/condition.md)"
         )

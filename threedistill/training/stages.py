@@ -171,7 +171,7 @@ def fresh_views(system: ScoreDistillation) -> Iterator[tuple[Streams, Shown, Ren
     for batch in range(BATCHES):
         rng = system.streams.at(system.stage.iterations).branched(f"report/{batch}")
         facts, out, _ = system.look(1.0, rng)
-        yield rng, Shown(system.prior.space.encode(out.rgb), facts), out
+        yield rng, Shown(system.encoded(out), facts), out
 
 
 @torch.no_grad()

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from threedistill.cameras import CameraSampler
@@ -34,7 +35,7 @@ from threedistill.protocols import (
     Representation,
     TimestepPolicy,
 )
-from threedistill.representations.background import BackgroundSampler
+from threedistill.representations.background import BackgroundSampler, Surroundings
 from threedistill.rng import Streams
 from threedistill.schedule import Schedule, value_at
 from threedistill.training.optim import SceneOptimizer, apply_refinement
@@ -58,6 +59,9 @@ class Stage:
         iterations: scene steps.
         resolution: rendered pixels per side; a schedule is rounded to multiples of 8.
         shading: how the render turns albedo into colour, where the law of light does not draw it.
+        latents: ``encoded`` by the prior's space, or ``direct``: the picture in [-1, 1] and its opacity, resized, are
+            taken for the four latents of a latent prior. A shape shown as ``shading=normal`` is learned much faster
+            so, without the encoder's cost (Fantasia3D's coarse geometry, arXiv 2303.13873, section 3.1).
         span: which part of the guidance's schedules this stage covers, in fractions; with several stages, noise
             windows that come down over a run come down once, not in every stage.
     """
@@ -66,6 +70,7 @@ class Stage:
     iterations: Annotated[int, Within(1, 100_000_000)] = 1200
     resolution: Annotated[int | Schedule, Within(8, 4096)] = 64
     shading: Shading = "none"
+    latents: Literal["encoded", "direct"] = "encoded"
     span: Annotated[tuple[float, float], Rising(0, 1)] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
@@ -143,6 +148,9 @@ class ScoreDistillation(pl.LightningModule):
         self.learners: dict[str, Learner] = dict(learners or {})
         for name, learner in self.learners.items():
             self.add_module(f"learner/{name}", learner)
+        self.surroundings = Surroundings(background.degree) if background.learns else None
+        if self.surroundings is not None:
+            optim = replace(optim, lr={**optim.lr, "surroundings": background.lr})
         # A plain dictionary keeps the frozen networks out of module registration.
         students = {name: learner.model for name, learner in self.learners.items()}
         self.networks: dict[str, Prior] = {"teacher": prior, **(networks or {}), **students}
@@ -181,8 +189,14 @@ class ScoreDistillation(pl.LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """One optimizer over the scenes' named groups, and the learners' own."""
-        scene = self.optim.build(self.scenes.parameter_groups())
+        scene = self.optim.build(self.parameter_groups())
         return [scene, *(learner.optimizer() for learner in self.learners.values())]
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """What the scene's optimizer moves: the scenes' groups, and the surroundings where there are some."""
+        groups = self.scenes.parameter_groups()
+        own = self.surroundings
+        return groups if own is None else {**groups, "surroundings": [own.coefficients]}
 
     def training_step(self, index: int, _batch_index: int = 0) -> None:
         """One iteration: render, ask, step; then the learners learn from the same renders."""
@@ -223,7 +237,7 @@ class ScoreDistillation(pl.LightningModule):
         """Render, ask, and leave the gradients with the scene's parameters; nothing else is changed."""
         started = time.perf_counter()
         facts, out, turn = self.look(progress, rng)
-        x0 = self.prior.space.encode(out.rgb)
+        x0 = self.encoded(out)
         rendered = time.perf_counter()
         direction, level, nonfinite = self._direction(x0, facts, self.stage.along(progress), rng, out)
         asked = time.perf_counter()
@@ -263,9 +277,32 @@ class ScoreDistillation(pl.LightningModule):
             progress, background, rng, self.light.shading(rng, progress, self.stage.shading),
             self.light.direction(rng, cameras, self.prior.view_group), "normal" in self.wants,
         )  # fmt: skip
-        out = self.scenes[turn].render(cameras, context)
+        out = self._surrounded(self.scenes[turn].render(cameras, context), cameras, progress, rng)
+        background = out.background
         facts = Conditions(cameras=cameras, background=background, images=self.images)
         return facts.showing(out, self.wants), out, turn
+
+    def _surrounded(self, out: Rendering, cameras: Cameras, progress: float, rng: Streams) -> Rendering:
+        """The rendering with the surroundings in place of the plain colour, where this step has them."""
+        if self.surroundings is None:
+            return out
+        chosen = self.background.surrounded(rng, len(cameras), self.prior.view_group, progress)
+        plain = out.background[:, None, None].expand_as(out.rgb)
+        behind = torch.where(
+            chosen.to(out.rgb.device)[:, None, None, None], self.surroundings(cameras), plain
+        )
+        return replace(
+            out, rgb=out.rgb + (1 - out.opacity) * (behind - plain), behind=behind,
+            background=behind.detach().mean((1, 2)),
+        )  # fmt: skip
+
+    def encoded(self, out: Rendering) -> Tensor:
+        """A rendering in the prior's space, differentiable."""
+        space = self.prior.space
+        if self.stage.latents == "encoded":
+            return space.encode(out.rgb)
+        picture = torch.cat([2 * out.rgb - 1, out.opacity], -1).permute(0, 3, 1, 2)
+        return F.interpolate(picture, space.shape[1:], mode="bilinear", antialias=True)
 
     def _views(self, progress: float, rng: Streams) -> tuple[Cameras, Tensor]:
         group = self.prior.view_group
@@ -345,7 +382,8 @@ def _look(out: Rendering, progress: float, nonfinite: int) -> tuple[Vital, Tenso
     total = opacity.sum()
     if not total > 1:
         return vital, None
-    own = (rgb - (1 - opacity) * out.background[:, None, None]).sum((0, 1, 2))
+    behind = out.background[:, None, None] if out.behind is None else out.behind.detach()
+    own = (rgb - (1 - opacity) * behind).sum((0, 1, 2))
     return vital, (own / total).clamp(0, 1)
 
 
