@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from threedistill.training.assemble import Assembled
     from threedistill.training.plan import RunPlan
     from threedistill.training.record import Record
+    from threedistill.viewer.helm import Steers
 
 
 def generate(
@@ -39,7 +40,7 @@ def generate(
     init: str | Path | None = None, init_up: Axis | None = None, init_front: Axis | None = None,
     images: Sequence[str | Path] = (), image_cameras: Sequence[tuple[float, float] | None] = (), resume: bool = False,
     overwrite: bool = False, quiet: bool = False, overrides: Sequence[str] = (),
-    on_step: Callable[[Step], object] | None = None,
+    on_step: Callable[[Step], object] | None = None, viewer: int | None = None, changes: str | Path | None = None,
 ) -> Result:  # fmt: skip
     """Make a textured 3D asset from a prompt.
 
@@ -62,6 +63,8 @@ def generate(
         quiet: no progress on stderr.
         overrides: ``key=value`` for any setting.
         on_step: called after every step; what it raises ends the run, with what is done saved, and is raised here.
+        viewer: watch and steer it in a browser, at this port of this machine; None = no.
+        changes: a run (or its ``changes.jsonl``) that was changed while it ran: the same, at the same steps.
 
     Raises:
         UsageError: the request cannot be carried out as written; nothing was started or changed.
@@ -84,7 +87,8 @@ def generate(
         }  # fmt: skip
         given = {name: value for name, value in given.items() if value is not None}
         chosen_device = None if device == "auto" else device
-        return _go_on(run, Audience(quiet, on_step), chosen_device, asked=(given, overrides, config))
+        audience = Audience(quiet, on_step, viewer, changes)
+        return _go_on(run, audience, chosen_device, asked=(given, overrides, config))
     with stoppable() as stop:
         check_place(run, config, overwrite=overwrite)
         from threedistill.training.planning import build_plan
@@ -93,8 +97,8 @@ def generate(
 
         plan = build_plan(config)
         start = read_start(init, init_up, init_front, quiet) if init else None
-        shown = read_images(plan.images)
-        return _begin(plan, config, run, start, overwrite, Audience(quiet, on_step), stop, shown)
+        shown, audience = read_images(plan.images), Audience(quiet, on_step, viewer, changes)
+        return _begin(plan, config, run, start, overwrite, audience, stop, shown)
 
 
 def start_run(
@@ -113,7 +117,7 @@ def start_run(
 
 def resume(
     run_dir: str | Path, *, quiet: bool = False, device: str | None = None, overrides: Sequence[str] = (),
-    on_step: Callable[[Step], object] | None = None,
+    on_step: Callable[[Step], object] | None = None, viewer: int | None = None,
 ) -> Result:  # fmt: skip
     """Continue the run in a folder; everything but the device comes from its ``config.yaml``.
 
@@ -122,9 +126,9 @@ def resume(
         quiet: no progress on stderr.
         device: None = as before.
         overrides: ``budget.iterations=N`` for more steps than the run has: one more stage goes on where it ended.
-        on_step: as for :func:`generate`.
+        on_step, viewer: as for :func:`generate`.
     """
-    return _go_on(RunFolder(run_dir), Audience(quiet, on_step), device, more=overrides)
+    return _go_on(RunFolder(run_dir), Audience(quiet, on_step, viewer), device, more=overrides)
 
 
 def _begin(
@@ -137,7 +141,9 @@ def _begin(
     from threedistill.training.record import Record, recorded
     from threedistill.training.references import save_images
     from threedistill.training.start import save_start
+    from threedistill.viewer.helm import check_helm, steered
 
+    check_helm(to, config, plan)
     record = Record()
     try:
         with record.phase("setup"), advising(plan):
@@ -159,8 +165,12 @@ def _begin(
         except Exception:
             run.abandon()
             raise
-        with recorded(run, plan.names, record, facts), advising(plan):
-            return _work(parts, plan, run, start, to, stop, record)
+        with (
+            recorded(run, plan.names, record, facts),
+            advising(plan),
+            steered(run, config, plan, to) as steers,
+        ):
+            return _work(parts, plan, run, start, to, stop, record, steers)
 
 
 def _go_on(
@@ -182,7 +192,9 @@ def _go_on(
     from threedistill.training.record import Record, recorded
     from threedistill.training.references import load_images
     from threedistill.training.start import load_start
+    from threedistill.viewer.helm import check_helm, steered
 
+    check_helm(to)
     if not (run.holds_run or run.holds_request):
         raise UsageError(f"{run.path} is not a run folder: there is nothing in it to continue")
     record = Record()
@@ -204,12 +216,13 @@ def _go_on(
             if more:
                 write_config(config, run.config)
                 run.forget_evaluation()
-            return _work(parts, plan, run, start, to, stop, record)
+            with steered(run, config, plan, to) as steers:
+                return _work(parts, plan, run, start, to, stop, record, steers)
 
 
 def _work(
     parts: Assembled, plan: RunPlan, run: RunFolder, start: Mesh | Splats | None, to: Audience, stop: Stop,
-    record: Record,
+    record: Record, steers: Steers,
 ) -> Result:  # fmt: skip
     """Carry out a run in its (locked) folder."""
     from threedistill.training.advice import faster
@@ -234,7 +247,7 @@ def _work(
                 before = sum(done.stage.iterations for done in stages[:index])
                 run_stage(
                     system, run, index, parts.settings, device, to.quiet, before, stop, faster(plan, device.type),
-                    watchers,
+                    watchers, steers(index, stop),
                 )  # fmt: skip
             source = system.scenes[0]
         run.take_place()

@@ -151,7 +151,9 @@ def test_prompts_are_data(command: Callable, workspace: Path, made: list[str]):
     assert outcome.status == 0, outcome.err
     assert [m.removesuffix("/sds/0") for m in made] == strange
     assert [r["prompt"] for r in table("sweeps/p")] == strange
-    assert "<table>" in Path("sweeps/p/index.html").read_text()
+    page = Path("sweeps/p/index.html").read_text()
+    data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    assert [run["prompt"] for run in data["runs"]] == strange
 
 
 def test_time_runs_out_before_the_next_run_starts(command: Callable, prompts: Path, made: list[str]):

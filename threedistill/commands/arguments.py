@@ -21,7 +21,7 @@ from threedistill.texts import is_number
 __all__ = [
     "Parser", "angles", "frame_options", "frame_overrides", "from_options", "image_options",
     "images_of", "is_setting", "limit_option", "limits_of", "many_of", "number", "one_of", "splat_options",
-    "unknown", "whole_number",
+    "unknown", "viewer_option", "whole_number",
 ]  # fmt: skip
 
 
@@ -62,14 +62,25 @@ class Parser(argparse.ArgumentParser):
         return options, data + behind
 
     def _with_axes(self, words: list[str]) -> list[str]:
-        """``--from-up -y`` as ``--from-up=-y``: argparse would take the axis, or ``-30,15``, for another option."""
+        """``--from-up -y`` as ``--from-up=-y``: argparse would take the axis, or ``-30,15``, for another option.
+
+        An option with an optional number (``--viewer``) takes the next word only where that is one: the prompt is none.
+        """
         taking = {name for a in self._actions if a.nargs is None for name in a.option_strings}
+        numbered = {name for a in self._actions if a.nargs == "?" for name in a.option_strings}
         joined: list[str] = []
         for word in words:
-            if joined and joined[-1] in taking and re.fullmatch(r"-([xyz]|[\d.]+,[-\d.]+)", word):
+            last = joined[-1] if joined else ""
+            axis = last in taking and re.fullmatch(r"-([xyz]|[\d.]+,[-\d.]+)", word)
+            if axis or (last in numbered and word.isdecimal()):
                 joined[-1] += f"={word}"
+            elif last in numbered:
+                joined[-1] += "="
+                joined.append(word)
             else:
                 joined.append(word)
+        if joined and joined[-1] in numbered:
+            joined[-1] += "="
         return joined
 
     def _unknown(self, word: str) -> NoReturn:
@@ -239,6 +250,20 @@ def limit_option(parser: Parser) -> None:
         metavar="NAME=N",
         help="read files that are larger than allowed; the refusal says which limit (N or none)",
     )
+
+
+def viewer_option(parser: Parser) -> None:
+    """Add ``--viewer [PORT]``, for verbs that make a run."""
+
+    def port(value: str) -> int:
+        from threedistill.viewer.serving import PORT
+
+        return whole_number("--viewer", 1, 65535)(value) if value else PORT
+
+    parser.add_argument(
+        "--viewer", nargs="?", type=port, metavar="PORT",
+        help="watch and steer the run in a browser of this machine (default port 8080)",
+    )  # fmt: skip
 
 
 def limits_of(options: argparse.Namespace) -> contextlib.AbstractContextManager[Any]:

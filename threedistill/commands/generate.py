@@ -23,6 +23,7 @@ from threedistill.commands.arguments import (
     many_of,
     one_of,
     unknown,
+    viewer_option,
     whole_number,
 )
 from threedistill.errors import UsageError
@@ -82,6 +83,8 @@ class Request:
     quiet: bool = False
     json: bool = False
     print_config: bool = False
+    viewer: int | None = None
+    changes: Path | None = None
     limits: dict[str, int | None] = field(default_factory=dict)
     overrides: list[str] = field(default_factory=list)
 
@@ -128,6 +131,10 @@ def parser() -> Parser:
     from_options(p, "the --init file")
     image_options(p)
     limit_option(p)
+    viewer_option(p)
+    p.add_argument(
+        "--changes", metavar="FILE", help="make the changes that a run's changes.jsonl has, at the same steps"
+    )
     p.add_argument("--stages", metavar="FILE", help="a YAML list of stages in place of the preset's")
     p.add_argument("--resume", action="store_true", help="continue the run in the folder")
     p.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
@@ -172,6 +179,7 @@ def parse(argv: Sequence[str]) -> Request:
         init_up=options.from_up, init_front=options.from_front, images=images,
         image_cameras=image_cameras, resume=options.resume, overwrite=options.overwrite,
         quiet=options.quiet, json=options.json, print_config=options.print_config,
+        viewer=options.viewer, changes=Path(options.changes) if options.changes else None,
         limits=parse_limits(options.limit), overrides=overrides,
     )  # fmt: skip
 
@@ -191,7 +199,7 @@ def run(argv: Sequence[str]) -> int:
             recipe=request.recipe, formats=request.formats, negative=request.negative, device=request.device,
             init=request.init, init_up=request.init_up, init_front=request.init_front, images=request.images,
             image_cameras=request.image_cameras, resume=request.resume, overwrite=request.overwrite,
-            quiet=request.quiet, overrides=request.overrides,
+            quiet=request.quiet, overrides=request.overrides, changes=request.changes, viewer=request.viewer,
         )  # fmt: skip
     answer(result, as_json=request.json)
     return 0

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from threedistill.commands.arguments import Parser, is_setting, limit_option, limits_of, one_of
+from threedistill.commands.arguments import Parser, is_setting, limit_option, limits_of, one_of, viewer_option
 from threedistill.commands.generate import DEVICES, answer
 from threedistill.errors import UsageError
 
@@ -34,6 +34,7 @@ def parser() -> Parser:
         metavar="D",
         help="auto | cpu | cuda (default: as before)",
     )
+    viewer_option(p)
     limit_option(p)
     p.add_argument("--quiet", action="store_true", help="print nothing but the asset's path")
     p.add_argument("--json", action="store_true", help="print one JSON object instead of the path")
@@ -48,7 +49,9 @@ def run(argv: Sequence[str]) -> int:
     from threedistill import pipeline
 
     with contextlib.redirect_stdout(sys.stderr), limits_of(options):
-        result = pipeline.resume(folder, quiet=options.quiet, device=options.device, overrides=lines)
+        result = pipeline.resume(
+            folder, quiet=options.quiet, device=options.device, overrides=lines, viewer=options.viewer
+        )
     answer(result, as_json=options.json)
     return 0
 

@@ -6,6 +6,7 @@
     schema.py       the shape of the whole, whatever it comes from
     files.py        config.yaml
     differences.py  what two of them do not share, in words
+    steering.py     one setting of a run that runs
     continuation.py one more stage for a run that is finished
     spelling.py     plain data in the grammar of overrides
     places.py       what may stand where
@@ -25,10 +26,11 @@ from threedistill.config.places import STAGE_PARTS
 from threedistill.config.schema import SCHEMA_VERSION, Config, check_shape, pictures, with_pictures
 from threedistill.config.spelling import spelled
 from threedistill.config.stages import stage_node, stage_part, stage_path
+from threedistill.config.steering import CHANGEABLE, with_change
 
 __all__ = [
-    "FLAG_GROUPS", "SCHEMA_VERSION", "STAGE_PARTS", "Config", "Recipe", "accept", "asked_otherwise", "build",
-    "build_as", "check_shape", "checked_class", "compose", "different_settings", "groups", "in_words", "options",
-    "parse_override", "parse_yaml", "pictures", "read_config", "recipe", "spelled", "stage_node", "stage_part",
-    "stage_path", "with_more_steps", "with_pictures", "write_config",
+    "CHANGEABLE", "FLAG_GROUPS", "SCHEMA_VERSION", "STAGE_PARTS", "Config", "Recipe", "accept", "asked_otherwise",
+    "build", "build_as", "check_shape", "checked_class", "compose", "different_settings", "groups", "in_words",
+    "options", "parse_override", "parse_yaml", "pictures", "read_config", "recipe", "spelled", "stage_node",
+    "stage_part", "stage_path", "with_change", "with_more_steps", "with_pictures", "write_config",
 ]  # fmt: skip

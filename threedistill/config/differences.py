@@ -7,7 +7,7 @@ from typing import Any
 
 from threedistill.config.schema import Config
 
-__all__ = ["asked_otherwise", "choice", "different_settings", "in_words"]
+__all__ = ["asked_otherwise", "choice", "different_settings", "in_words", "value_at"]
 
 #: Keys that are no part of what a run makes.
 _ASIDE = ("schema", "device", "plugins", "trainer")
@@ -64,7 +64,7 @@ def asked_otherwise(
         if place:  # student@learners.slow=lora
             wanted, has = (_at(c, f"{place}.name") for c in (asked, made))
         else:
-            wanted, has = (choice(c, key) if "." not in key else _at(c, key) for c in (asked, made))
+            wanted, has = (value_at(c, key) for c in (asked, made))
         if wanted != has:
             found.append((key, wanted, has))
     return found
@@ -83,6 +83,11 @@ def choice(config: Config, group: str) -> Any:
         return config["budget"].get("preset")
     node = config.get(group)
     return node["name"] if isinstance(node, dict) and "name" in node else node
+
+
+def value_at(config: Config, name: str) -> Any:
+    """What a configuration has for a name that :func:`different_settings` gives: a choice, or a setting."""
+    return choice(config, name) if "." not in name else _at(config, name)
 
 
 def _at(config: Any, path: str) -> Any:

@@ -15,8 +15,8 @@ from threedistill.sweeps.job import read_json, read_record
 from threedistill.sweeps.plan import Plan
 
 __all__ = [
-    "FIGURES", "RECORD", "TABLE_SCHEMA", "as_csv", "interval", "labels", "rows", "settings_table", "summary",
-    "write_tables",
+    "FIGURES", "RECORD", "TABLE_SCHEMA", "as_csv", "axes", "interval", "labels", "measured", "rows", "settings_table",
+    "summary", "with_diversity", "write_tables",
 ]  # fmt: skip
 
 TABLE_SCHEMA = 1
@@ -65,6 +65,11 @@ def rows(plan: Plan, numbers: Sequence[int] | None = None) -> list[dict[str, Any
     names = labels(plan)
     for row in found:
         row["setting"] = names[row["number"]]
+    return with_diversity(found, plan.root)
+
+
+def with_diversity(found: list[dict[str, Any]], root: Path) -> list[dict[str, Any]]:
+    """The rows with how much the finished runs of each prompt and setting differ among themselves."""
     for row in found:
         row["diversity"] = None
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -72,7 +77,7 @@ def rows(plan: Plan, numbers: Sequence[int] | None = None) -> list[dict[str, Any
         if row["status"] == "done":
             groups.setdefault((row["prompt"], row["setting"]), []).append(row)
     for (prompt, _), members in groups.items():
-        value = _diversity(prompt, tuple(str(plan.root / m["run"]) for m in members))
+        value = _diversity(prompt, tuple(str(root / m["run"]) for m in members))
         for row in members:
             row["diversity"] = value
     return found
@@ -101,14 +106,20 @@ def labels(plan: Plan) -> list[str]:
 
 
 def _row(plan: Plan, number: int) -> dict[str, Any]:
+    entry, folder = plan.entries[number], plan.folder(number)
+    return {
+        "run": str(folder.relative_to(plan.root)), "number": number, "prompt": plan.prompt(number),
+        "seed": entry["seed"], "setting": entry["setting"], **entry["choices"], **measured(folder),
+    }  # fmt: skip
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    """How a run went and what was measured of it, from its ``run.json`` and ``eval.json``."""
     from threedistill.evaluation.report import lookup
 
-    entry, folder = plan.entries[number], plan.folder(number)
     record, judged = read_record(folder), read_json(folder / "eval.json")
     done, seconds = record["status"] == "done", record["seconds"]
     return {
-        "run": str(folder.relative_to(plan.root)), "number": number, "prompt": plan.prompt(number),
-        "seed": entry["seed"], "setting": entry["setting"], **entry["choices"],
         "status": record["status"], "seconds": round(sum(seconds.values()), 2) if seconds else None,
         **{name: _gain(record, name) if name.endswith("_gain") else record.get(name) for name in RECORD},
         **{name: _figure(lookup(judged, path)) if done else None for name, path in FIGURES.items()},
@@ -195,8 +206,8 @@ def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def write_tables(plan: Plan, title: str = "sweep") -> list[dict[str, Any]]:
-    """Write ``results.csv``, ``results.json`` and ``index.html``; the rows."""
-    from threedistill.sweeps.page import page
+    """Write ``results.csv``, ``results.json`` and the page ``index.html``; the rows."""
+    from threedistill.reports import write_report
 
     with plan.locked():  # also the runs that another sweep has added meanwhile
         found = rows(plan)
@@ -204,8 +215,13 @@ def write_tables(plan: Plan, title: str = "sweep") -> list[dict[str, Any]]:
         content = {"schema": TABLE_SCHEMA, "title": title, "summary": facts, "runs": found}
         write_text(plan.root / "results.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         write_text(plan.root / "results.csv", as_csv(found))
-        write_text(plan.root / "index.html", page(title, found, facts))
+        write_report(plan.root, found, facts, title, axes(plan))
     return found
+
+
+def axes(plan: Plan) -> list[str]:
+    """The keys that vary over a plan's runs, in order."""
+    return list(dict.fromkeys(key for entry in plan.entries for key in entry["choices"]))
 
 
 def as_csv(found: Sequence[dict[str, Any]]) -> str:

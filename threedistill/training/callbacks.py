@@ -139,7 +139,7 @@ class Previews(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, ScoreDistillation)
-        pl_module.keep_wishes = self.x0
+        pl_module.keep_wishes |= self.x0
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, ScoreDistillation)
@@ -161,8 +161,9 @@ class Previews(pl.Callback):
         rgb = system.scenes[0].render(cameras, context).rgb
         path = self.run.preview(self.before + iteration)
         write_bytes(path, png_bytes(torch.cat(list(rgb), 1)))
-        if system.wishes is not None:
-            rows = [torch.cat(list(system.prior.space.decode(x0).clamp(0, 1)), 1) for x0 in system.wishes]
+        if self.x0 and system.wishes is not None:
+            seen = (system.wishes.x0, system.wishes.wished)
+            rows = [torch.cat(list(system.prior.space.decode(x0).clamp(0, 1)), 1) for x0 in seen]
             write_bytes(path.with_name(f"{path.stem}-x0.png"), png_bytes(torch.cat(rows)))
 
 

@@ -1,7 +1,7 @@
 """A run's folder: what is in it, who holds it, and how one run takes another's place without anything ever being lost.
 
-    config.yaml  run.json  metrics.csv  eval.json  preview/000100.png  logs  checkpoints/00-coarse/last.safetensors
-    asset/{model.glb, turntable.webp, sheet.png}
+    config.yaml  run.json  metrics.csv  changes.jsonl  eval.json  preview/000100.png  logs
+    checkpoints/00-coarse/last.safetensors  asset/{model.glb, turntable.webp, sheet.png}
 
 A new run works in ``.new`` until its first checkpoint; what is in the folder stays untouched until then, and a start
 that fails is removed with ``.new``. The checkpoint is where it takes the place of what was there:
@@ -38,6 +38,7 @@ OWN = (
     "config.yaml",
     "run.json",
     "metrics.csv",
+    "changes.jsonl",
     "eval.json",
     "traceback.txt",
     "preview",
@@ -83,6 +84,11 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.base / "metrics.csv"
+
+    @property
+    def changes(self) -> Path:
+        """What was changed while the run ran, one line each (:mod:`threedistill.training.steering`)."""
+        return self.base / "changes.jsonl"
 
     @property
     def asset_dir(self) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import pytorch_lightning as pl
@@ -70,6 +70,7 @@ def run_stage(
     stop: Stop | None = None,
     advice: str = "",
     watchers: Watchers | None = None,
+    others: Sequence[pl.Callback] = (),
 ) -> None:
     """Optimise a stage to its end, continuing from its checkpoint; a finished stage returns at once.
 
@@ -83,6 +84,7 @@ def run_stage(
         stop: where requests to stop arrive.
         advice: what would make it faster, said where it will take long.
         watchers: who looks on; what they raise is raised once everything is saved.
+        others: who else is there at every step.
 
     Raises:
         Interrupted: stopped on request, with everything saved.
@@ -107,7 +109,7 @@ def run_stage(
         _Restore(state), StopOnRequest(stop), ProgressLine(quiet, advice),
         MetricsFile(run, index, settings.log_every),
         Previews(run, settings.preview_every, before=before, x0=settings.preview_x0), checkpoints,
-        *([] if watchers is None else [watchers]),
+        *([] if watchers is None else [watchers]), *others,
     ]  # fmt: skip
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     with warnings.catch_warnings(), stop.waiting():

@@ -39,7 +39,11 @@ class Audience:
     Attributes:
         quiet: nobody on stderr.
         on_step: the caller's function, after every step.
+        viewer: a browser, at this port; None = none.
+        changes: a run (or its ``changes.jsonl``) whose changes are made again; None = none.
     """
 
     quiet: bool = False
     on_step: Callable[[Step], object] | None = None
+    viewer: int | None = None
+    changes: str | Path | None = None

@@ -128,10 +128,15 @@ class Learner(nn.Module):
         self, name: str, model: Student, training: StudentTraining, prompts: PromptSet, asked: TimestepPolicy
     ) -> None:  # fmt: skip
         super().__init__()
-        self.name, self.model, self.settings, self.prompts = name, model, training, prompts
-        self.learned_at = asked if training.timesteps is None else training.timesteps
-        self.measured_at = self.learned_at if training.measured_at is None else training.measured_at
+        self.name, self.model, self.settings = name, model, training
+        self.tell(prompts, asked)
         self.register_buffer("measured", torch.zeros(3))
+
+    def tell(self, prompts: PromptSet, asked: TimestepPolicy) -> None:
+        """What it hears from now on, and the rule's noise levels; as for the constructor."""
+        self.prompts = prompts
+        self.learned_at = asked if self.settings.timesteps is None else self.settings.timesteps
+        self.measured_at = self.learned_at if self.settings.measured_at is None else self.settings.measured_at
 
     @staticmethod
     def stream(name: str) -> str:

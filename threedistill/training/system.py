@@ -47,7 +47,7 @@ from threedistill.training.watchdog import Vital, Watchdog
 from threedistill.types import Cameras, Condition, Mesh, Rendering, Shading, Splats
 from threedistill.values import Rising, Within, settings
 
-__all__ = ["Guidance", "Iterations", "ScoreDistillation", "Stage"]
+__all__ = ["Guidance", "Iterations", "ScoreDistillation", "Stage", "Wishes"]
 
 
 @settings
@@ -166,9 +166,9 @@ class ScoreDistillation(pl.LightningModule):
         self.register_buffer("iteration", torch.zeros((), dtype=torch.int64))
         self.register_buffer("mean_color", torch.full((3,), 0.5))
         self.metrics: dict[str, float] = {}
-        #: Where asked for: the last step's clean samples, and what the rule would rather see.
+        #: Where asked for: what the last step saw, and what it was told.
         self.keep_wishes = False
-        self.wishes: tuple[Tensor, Tensor] | None = None
+        self.wishes: Wishes | None = None
         self._untried = True  # no step of this process has gone through yet
         #: Warnings of the watchdog, and of memory that ran out: those of the last step, and all of this process.
         self.warnings: list[str] = []
@@ -326,7 +326,10 @@ class ScoreDistillation(pl.LightningModule):
         evidence = collect(guidance.rule, situation, progress)
         g = guidance.rule(evidence, progress).to(x0)
         if self.keep_wishes:
-            self.wishes = (x0.detach(), wished_x0(x0.detach(), g, evidence.level))
+            told = next(
+                (p.x0 for name in ("cond", "own") if (p := evidence.predictions.get(name)) is not None), None
+            )
+            self.wishes = Wishes(facts.cameras, x0.detach(), wished_x0(x0.detach(), g, evidence.level), told)
         weighted = apply(guidance.weighting(evidence.level), g)
         direction, nonfinite = guidance.surrogate.guard(weighted, progress)
         return direction, float(level.index.mean()), nonfinite
@@ -343,6 +346,23 @@ class ScoreDistillation(pl.LightningModule):
             rgb = self.scenes[self.scenes.turn(rng)].unedited(cameras)
             assert rgb is not None  # the check saw to it
         return self.prior.space.encode(rgb)
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a step saw and what its networks would rather see, for people who look.
+
+    Attributes:
+        cameras: of its views.
+        x0: (B, C, h, w) the clean samples.
+        wished: what the rule would rather see (:func:`threedistill.guidance.rules.wished_x0`).
+        predicted: the teacher's clean prediction from the prompt alone; None where the rule does not ask for it.
+    """
+
+    cameras: Cameras | None
+    x0: Tensor
+    wished: Tensor
+    predicted: Tensor | None
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def _work(
     from threedistill.toybox.bench.report import verdict_lines, write_report
 
     by_part: dict[str, list[dict]] = {part.name: [] for part in parts}
-    stopped = False
+    stopped, plan = False, None
     if checked is not None:
         plan, numbers = prepare(root, checked)
         if not only_tables:
@@ -141,13 +141,14 @@ def _work(
             except KeyboardInterrupt:
                 stopped = True
         by_part = rows_by_part(plan, parts, checked)
-        write_tables(plan, "bench guidance")
     shares = []
     if noise is not None and not stopped:
         shares = noise_shares(root, noise, only_tables)
     possible = checked.configs if checked else {}
     shown = [replace(p, settings=tuple(s for s in p.settings if s.name in possible)) for p in parts]
     page = write_report(root, shown, by_part, shares, command, checked.impossible if checked else ())
+    if plan is not None:
+        write_tables(plan, "bench guidance")  # the page shows the plots too
     if stopped:
         raise SweepInterrupted
     if not launch.quiet:

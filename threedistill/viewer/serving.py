@@ -1,0 +1,61 @@
+"""The server behind a viewer: where it listens, and one line for whatever keeps it from that."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import socket
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from threedistill.errors import UsageError
+
+if TYPE_CHECKING:
+    from viser import ViserServer
+
+__all__ = ["LOCAL", "PORT", "check_served", "served"]
+
+PORT = 8080
+#: This machine only: whoever reaches the port can steer the run.
+LOCAL = "127.0.0.1"
+
+
+@contextlib.contextmanager
+def served(port: int = PORT, host: str = LOCAL) -> Iterator[ViserServer]:
+    """A server whose world has +Y up; it ends with the block.
+
+    Raises:
+        UsageError: viser is not installed, or the port is taken.
+    """
+    check_served(port, host)
+    import viser
+
+    server = viser.ViserServer(host=host, port=port, verbose=False)
+    try:
+        server.scene.set_up_direction("+y")
+        server.gui.configure_theme(
+            control_width="large", show_logo=False, show_share_button=False, dark_mode=False
+        )
+        server.initial_camera.position = (1.0, 0.75, 2.6)
+        server.initial_camera.look_at = (0.0, 0.0, 0.0)
+        yield server
+    finally:
+        server.stop()
+
+
+def check_served(port: int, host: str = LOCAL) -> None:
+    """Refuse what :func:`served` would refuse (UsageError), before anything else is done.
+
+    The library would take the next port that is free; a command means the one that it names.
+    """
+    if importlib.util.find_spec("viser") is None:
+        raise UsageError('the viewer needs viser: pip install "threedistill[viewer]"')
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise UsageError(
+                f"the viewer cannot listen at {host}:{port}: {reason}; name another port"
+            ) from None
