@@ -73,6 +73,7 @@ def generate(
     """
     chosen = {"prior": prior, "representation": representation, "guidance": guidance, "recipe": recipe}
     run = RunFolder(out if out is not None else default_folder(prompt, seed or 0, chosen))
+    to = Audience(quiet, on_step, viewer, changes)
     going_on = resume and (run.holds_run or run.holds_request)
     seen = pictures(images, image_cameras)
     config = compose(
@@ -87,8 +88,7 @@ def generate(
         }  # fmt: skip
         given = {name: value for name, value in given.items() if value is not None}
         chosen_device = None if device == "auto" else device
-        audience = Audience(quiet, on_step, viewer, changes)
-        return _go_on(run, audience, chosen_device, asked=(given, overrides, config))
+        return _go_on(run, to, chosen_device, asked=(given, overrides, config))
     with stoppable() as stop:
         check_place(run, config, overwrite=overwrite)
         from threedistill.training.planning import build_plan
@@ -97,8 +97,7 @@ def generate(
 
         plan = build_plan(config)
         start = read_start(init, init_up, init_front, quiet) if init else None
-        shown, audience = read_images(plan.images), Audience(quiet, on_step, viewer, changes)
-        return _begin(plan, config, run, start, overwrite, audience, stop, shown)
+        return _begin(plan, config, run, start, overwrite, to, stop, read_images(plan.images))
 
 
 def start_run(
