@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.reports.folders import cloud
+from tests.viewer.ports import free_port
 from threedistill import pipeline
 from threedistill.exports.splat_files import write_splats
 from threedistill.training.steering import Steering, read_changes
@@ -27,12 +28,6 @@ _DRAWN = """() => {
   for (let k = 0; k < data.length; k += 4) values.push(data[k] > 1.6 * data[k + 1] && data[k] > 60);
   return values.some(Boolean);
 }"""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_a_run_is_watched_and_steered(visit: Callable, workspace: Path, monkeypatch: pytest.MonkeyPatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -30,7 +31,8 @@ def served(port: int = PORT, host: str = LOCAL) -> Iterator[ViserServer]:
     check_served(port, host)
     import viser
 
-    server = viser.ViserServer(host=host, port=port, verbose=False)
+    with contextlib.redirect_stdout(io.StringIO()):  # its banner; ours is one line on stderr
+        server = viser.ViserServer(host=host, port=port, verbose=False)
     try:
         server.scene.set_up_direction("+y")
         server.gui.configure_theme(
