@@ -11,6 +11,7 @@ import contextlib
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LiveViewer", "live_viewer"]
 
-#: Heights of a view's renders while its camera rests, one after the other.
-HEIGHTS = (64, 128, 256, 512)
+#: Pixels a side of a square view's renders while its camera rests, one after the other; others have as many pixels.
+HEIGHTS = (64, 128, 256)
 #: Cells a side of a surface that is extracted while a run runs.
 CELLS = 96
 
@@ -194,12 +195,18 @@ class _View:
     def render(self, system: ScoreDistillation, height: int) -> None:
         """Draw the scene as it is now behind the browser's camera."""
         level = HEIGHTS.index(height)
-        cameras = seen_from(self.client.camera, height).to(system.device)
+        aspect = min(max(self.client.camera.aspect, 0.2), 5.0)
+        side = max(16, round(height / aspect**0.5 / 8) * 8)
+        cameras = seen_from(self.client.camera, side).to(system.device)
         scene, progress = system.scenes[0], int(system.iteration) / system.stage.iterations
         context = RenderContext(
             progress=progress, background=torch.ones(1, 3, device=system.device), shading=system.stage.shading
         )
-        rgb = scene.render(cameras, context).rgb[0].clamp(0, 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # a field's advice about its sample budget is for its own resolution
+            rgb = scene.render(cameras, context).rgb[0].clamp(0, 1)
         picture = (rgb * 255).byte().cpu().numpy()
         self.client.scene.set_background_image(picture, format="jpeg", jpeg_quality=88)
         self._rendered = (int(system.iteration), level)
