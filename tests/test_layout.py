@@ -206,7 +206,7 @@ def test_long_files_say_why():
 def test_the_main_path_is_short():
     file = PACKAGE / "pipeline.py"
     if file.exists():
-        assert len(file.read_text().splitlines()) <= 260
+        assert len(file.read_text().splitlines()) <= 270
 
 
 def _targets() -> list[str]:
