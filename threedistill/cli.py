@@ -41,7 +41,10 @@ VERBS = {
     "bench": ("threedistill.toybox.commands.bench", "compare the rules on a world with ground truth"),
     "app": ("threedistill.commands.app", "a page in a browser to type prompts into"),
     "cite": ("threedistill.commands.cite", "the BibTeX of exactly what a run used"),
-    "list": ("threedistill.commands.listing", "show representations, priors, rules, presets, words, formats"),
+    "list": (
+        "threedistill.commands.listing",
+        "show what can be chosen: priors, rules, presets, metrics, formats ...",
+    ),
     "doctor": ("threedistill.doctor", "say what is installed, what is missing, and what brings it"),
     "toybox": (
         "threedistill.toybox.commands.toybox",

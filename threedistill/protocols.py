@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,8 @@ from threedistill.types import (
 
 __all__ = [
     "STUDENT_CAMERA", "Critic", "GuidanceRule", "ImageSpace", "NetworkPrior", "NoiseLaw", "NoisePath", "Prior",
-    "RenderContext", "Representation", "Student", "StudentMaker", "Surface", "TimestepPolicy", "vector_jacobian",
+    "RenderContext", "Representation", "Student", "StudentMaker", "Surface", "TimestepPolicy",
+    "vector_jacobian",
 ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from threedistill.commands.arguments import Parser, limit_option, limits_of
+from threedistill.commands.metric_options import asked_metrics, metric_options
 from threedistill.commands.resume import run_folder
 from threedistill.errors import UsageError
 from threedistill.messages import shown
@@ -16,8 +17,15 @@ from threedistill.messages import shown
 __all__ = ["ceiling_fit", "parser", "run"]
 
 _EPILOG = """\
-Writes eval.json into each run's folder. The judge knows the Toybox vocabulary; --ceiling adds what the same field
-reaches when it is fitted to ground-truth pictures with the same budget and export (as long as a run, per prompt).
+examples:
+  threedistill eval runs/*
+  threedistill eval runs/* --metrics clip,rprecision,janus --model clip=models/clip-vit-base-patch32
+  threedistill eval runs/* --metrics fid:clip --model clip=models/clip --reference pictures
+
+Writes eval.json into each run's folder. The judge knows the Toybox vocabulary; of other assets the mesh's health is
+said. --metrics measures 24 fixed views (threedistill list metrics; NAME:SCORER for another scorer than a metric's
+own). --ceiling adds what the same field reaches when it is fitted to ground-truth pictures with the same budget and
+export (as long as a run, per prompt).
 """
 
 
@@ -25,6 +33,7 @@ def parser() -> Parser:
     """The options of ``eval``."""
     p = Parser("eval", "DIR [DIR ...] [options]", "Judge the assets of finished runs.", _EPILOG)
     p.add_argument("--out", metavar="FILE", help="write all results and their summary as one JSON file")
+    metric_options(p)
     p.add_argument("--ceiling", action="store_true", help="add the ceiling row (slow)")
     limit_option(p)
     p.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -38,6 +47,7 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError("eval needs run folders: threedistill eval runs/a-red-mushroom-s0")
     folders = [run_folder(name) for name in data]
     from threedistill.config.critics import critic_for
+    from threedistill.config.metrics import metrics_for
     from threedistill.evaluation.report import evaluate_runs
 
     def say(line: str) -> None:
@@ -45,8 +55,8 @@ def run(argv: Sequence[str]) -> int:
 
     with contextlib.redirect_stdout(sys.stderr), limits_of(options):
         report = evaluate_runs(
-            folders, critic_for, combined=options.out, ceiling=ceiling_fit() if options.ceiling else None,
-            progress=say,
+            folders, critic_for, metrics=metrics_for(asked_metrics(options, options.metrics or ())),
+            combined=options.out, ceiling=ceiling_fit() if options.ceiling else None, progress=say,
         )  # fmt: skip
     if options.json:
         print(json.dumps(report.as_dict(), ensure_ascii=False, default=str))

@@ -24,6 +24,8 @@ _GROUPS = {
     "guidance": "guidance",
     "presets": "preset",
     "recipes": "experiment",
+    "metrics": "metric",
+    "scorers": "scorer",
 }
 #: What of a recipe is said, and under which name.
 _OF_RECIPES = {"source": "source", "memory": "GPU memory", "time": "time", "differs": "differs"}

@@ -20,7 +20,7 @@ FLAG_GROUPS = ("preset", "representation", "prior", "guidance")
 _CALLED = {"experiment": "recipe"}
 
 #: Folders of configurations that are no groups: nothing of them is chosen, all of it is there.
-TABLES = ("critic", "format")
+TABLES = ("critic", "format", "scorer", "metric")
 
 
 @dataclass(frozen=True)

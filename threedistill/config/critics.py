@@ -6,10 +6,11 @@ from threedistill.config.building import build
 from threedistill.config.choices import options
 from threedistill.config.files import parse_yaml
 from threedistill.errors import UsageError
+from threedistill.evaluation.metrics.metric import Metric, Sight
 from threedistill.plugins import trusted
 from threedistill.protocols import Critic
 
-__all__ = ["critic_for", "critics"]
+__all__ = ["CriticPreference", "critic_for", "critics"]
 
 
 def critics() -> list[Critic]:
@@ -41,3 +42,17 @@ def critic_for(prompt: str) -> Critic:
         else:
             return critic
     raise reason
+
+
+class CriticPreference(Metric):
+    """What the critic who knows a prompt's words prefers: the same by which the best of several particles is kept."""
+
+    @property
+    def version(self) -> str:
+        return ", ".join(dict.fromkeys(one.version for one in critics()))
+
+    def measure(self, sight: Sight) -> dict[str, float]:
+        return {"value": critic_for(sight.prompt).preference(sight.asset, sight.prompt)}
+
+    def check_text(self, text: str) -> None:
+        critic_for(text)

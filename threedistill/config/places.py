@@ -42,6 +42,8 @@ PLACES = {
     "export": "threedistill.exports.asset.ExportSettings",
     "stages": "threedistill.training.system.Stage",
     "critic": "threedistill.protocols.Critic",
+    "scorer": "threedistill.scoring.Scorer",
+    "metric": "threedistill.evaluation.metrics.metric.Metric",
 }
 
 

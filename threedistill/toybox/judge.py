@@ -238,9 +238,10 @@ class Judge:
         """What pictures show: sRGB in [0, 1], square, any size, one object on a plain background."""
         if images.ndim != 4 or images.shape[-1] != 3 or images.shape[1] != images.shape[2]:
             raise ValueError(f"the judge wants square (B, H, W, 3) pictures, not {tuple(images.shape)}")
-        return JudgeReading.concatenated([self._read(part) for part in images.detach().cpu().split(batch)])
+        return JudgeReading.concatenated([self.read(part) for part in images.detach().cpu().split(batch)])
 
-    def _read(self, images: Tensor) -> JudgeReading:
+    def read(self, images: Float[Tensor, "B H W 3"]) -> JudgeReading:
+        """As a call, all at once and with gradients to the pictures."""
         out = self.network(to_input(images))
         logp = {
             k: F.log_softmax(out[k] / self.temperatures.get(k, 1.0), -1)

@@ -100,13 +100,15 @@ def _heads(reading: JudgeReading) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
-def caption_logp(reading: JudgeReading, scene: Scene, words: Vocabulary) -> Float[Tensor, "B"]:
-    """How well each picture fits a caption: ``sum over attributes of max(log p, log 0.001)``.
+def caption_logp(
+    reading: JudgeReading, scene: Scene, words: Vocabulary, floor: float = FLOOR
+) -> Float[Tensor, "B"]:
+    """How well each picture fits a caption: ``sum over attributes of max(log p, floor)``, the floor log 0.001.
 
     Attributes the caption does not mention count as absent (no pattern, no hat, no second object), except colour.
     Things "next to" each other change sides when seen from behind, so there the better order counts, per picture.
     """
-    return torch.stack([_one_order(reading, s, words) for s in orders(scene)]).amax(0)
+    return torch.stack([_one_order(reading, s, words, floor) for s in orders(scene)]).amax(0)
 
 
 def orders(scene: Scene) -> list[Scene]:
@@ -116,9 +118,11 @@ def orders(scene: Scene) -> list[Scene]:
     return [scene, replace(scene, objects=scene.objects[::-1])]
 
 
-def _one_order(reading: JudgeReading, scene: Scene, words: Vocabulary) -> Float[Tensor, "B"]:
+def _one_order(
+    reading: JudgeReading, scene: Scene, words: Vocabulary, floor: float = FLOOR
+) -> Float[Tensor, "B"]:
     heads = _heads(reading)
-    parts = [heads[name][:, i].clamp_min(FLOOR) for name, i in scene_labels(scene, words).items()]
+    parts = [heads[name][:, i].clamp_min(floor) for name, i in scene_labels(scene, words).items()]
     return torch.stack(parts).sum(0)
 
 

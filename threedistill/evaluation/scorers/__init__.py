@@ -1,0 +1,1 @@
+"""Networks that give pictures numbers, read from folders that the user names."""

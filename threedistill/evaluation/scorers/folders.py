@@ -1,0 +1,138 @@
+"""The folder of a scorer's model: what it says of itself, its version, and how it wants pictures prepared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from threedistill.errors import ThreedistillError, UsageError
+from threedistill.priors.fetching import quiet
+from threedistill.resources import weights_hash
+
+__all__ = ["ModelFolder", "Preparation", "prepared"]
+
+T = TypeVar("T")
+
+#: What OpenAI's CLIP was trained with; for folders without preprocessor_config.json.
+_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+#: PIL's numbers of filters -> torch's.
+_FILTERS = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a network wants its pictures: ``(resize(x) - mean) / std``.
+
+    Attributes:
+        size: pixels a side.
+        mean, std: per channel, of sRGB in [0, 1].
+        filter: of the resizing, antialiased.
+    """
+
+    size: int
+    mean: tuple[float, float, float] = _CLIP_MEAN
+    std: tuple[float, float, float] = _CLIP_STD
+    filter: str = "bicubic"
+
+
+class ModelFolder:
+    """A model of ``transformers`` or ``open_clip`` on the disk.
+
+    Arguments:
+        folder: where.
+
+    Raises:
+        UsageError: no folder, or nothing in it says which model it is.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder).expanduser()
+        if not self.path.is_dir():
+            raise UsageError(f"--model {folder}: there is no such folder")
+        names = ("config.json", "open_clip_config.json")
+        self.file = next((self.path / n for n in names if (self.path / n).is_file()), self.path / names[0])
+        self.facts = self._json(self.file)
+
+    @property
+    def kind(self) -> str:
+        """``model_type`` of transformers; "open_clip" for that library's folders."""
+        return "open_clip" if "model_cfg" in self.facts else str(self.facts.get("model_type"))
+
+    @property
+    def version(self) -> str:
+        """The folder's name and the first digits of its weights' SHA-256."""
+        return f"{self.path.resolve().name}@{weights_hash(self.path)}"
+
+    def preparation(self, size: int) -> Preparation:
+        """What the folder says about pictures; squares of ``size`` where it says nothing of their size."""
+        if self.kind == "open_clip":
+            said = dict(self.facts.get("preprocess_cfg") or {})
+            mean, std = said.get("mean", _CLIP_MEAN), said.get("std", _CLIP_STD)
+            return Preparation(size, _three(mean), _three(std), str(said.get("interpolation", "bicubic")))
+        file = self.path / "preprocessor_config.json"
+        said = self._json(file) if file.is_file() else {}
+        mean, std = said.get("image_mean", _CLIP_MEAN), said.get("image_std", _CLIP_STD)
+        return Preparation(size, _three(mean), _three(std), _FILTERS.get(said.get("resample", 3), "bicubic"))
+
+    def load(self, read: Callable[..., T], **options: Any) -> T:
+        """A part of the model, without network and without anybody's code; weights from safetensors only.
+
+        Raises:
+            ThreedistillError: with the folder and what its library says.
+        """
+        quiet()
+        try:
+            return read(str(self.path), local_files_only=True, trust_remote_code=False, **options)
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+            line = " ".join(str(error).split())[:300]
+            raise ThreedistillError(f"{self.path} cannot be loaded: {line}") from None
+
+    def tokenizer(self) -> Any:
+        """Its words."""
+        from transformers import AutoTokenizer
+
+        return self.load(AutoTokenizer.from_pretrained)
+
+    def network(self, cls: Any) -> Any:
+        """Its network, float32, for evaluation: its own parameters take no gradients."""
+        found = self.load(cls.from_pretrained, use_safetensors=True, dtype=torch.float32)
+        return found.eval().requires_grad_(False)
+
+    def _json(self, file: Path) -> dict[str, Any]:
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UsageError(
+                f"--model {self.path}: no config.json in it; give a folder of transformers or open_clip"
+            ) from None
+        except (OSError, ValueError):
+            found = None
+        if not isinstance(found, dict):
+            raise UsageError(f"--model {file}: no JSON object")
+        return found
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    first, second, third = (float(v) for v in values)
+    return first, second, third
+
+
+def prepared(pictures: Float[Tensor, "B H W 3"], how: Preparation) -> Float[Tensor, "B 3 h w"]:
+    """sRGB pictures in [0, 1] as a network wants them; differentiable."""
+    if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.shape[1] != pictures.shape[2]:
+        raise ValueError(f"scorers want square (B, H, W, 3) pictures, not {tuple(pictures.shape)}")
+    x = pictures.float().permute(0, 3, 1, 2)
+    if x.shape[-1] != how.size:
+        smooth = how.filter in ("bilinear", "bicubic")
+        options: dict[str, Any] = {"antialias": True, "align_corners": False} if smooth else {}
+        x = F.interpolate(x, (how.size, how.size), mode=how.filter, **options)
+    mean, std = (x.new_tensor(v)[:, None, None] for v in (how.mean, how.std))
+    return (x.clamp(0, 1) - mean) / std
