@@ -60,9 +60,9 @@ def save_blip(folder: Path) -> Path:
         vision_config={**TEXT, "image_size": 24, "patch_size": 8},
     )  # fmt: skip
     network = BlipForImageTextRetrieval(config)
-    with torch.no_grad():  # as they are drawn, what it says hardly depends on the picture
-        for parameter in network.parameters():
-            parameter.mul_(8 if parameter.ndim > 1 else 1)
+    for parameter in network.parameters():  # its own first weights are 1e-10: it would not see the picture
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
     network.save_pretrained(folder)
     words.save_pretrained(folder)
     return folder

@@ -168,3 +168,28 @@ def test_uv_coverage_is_the_charts_area():
     assert health.uv_coverage == pytest.approx(0.25, abs=0.01) and health.uv_outside == 0
     outside = Mesh(quad.vertices, quad.faces, uv=quad.uv * 3)
     assert mesh_health(outside).uv_outside == 1
+
+
+def test_uv_overlap_and_texel_density_are_what_was_laid_out():
+    """A square metre and a square of 2 m on one texture, beside each other and then half over each other."""
+    one = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
+    two = 2 * one + torch.tensor([5.0, 0, 0])
+    faces = torch.tensor([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]])
+    chart = torch.tensor([[0.0, 0], [0.5, 0], [0.5, 1], [0, 1]])
+    mesh = Mesh(
+        torch.cat([one, two]), faces, uv=torch.cat([chart, chart + torch.tensor([0.5, 0])]),
+        texture=torch.zeros(64, 256, 3),
+    )  # fmt: skip
+    health = mesh_health(mesh)
+    assert health.uv_overlap == 0 and health.uv_coverage == pytest.approx(1, abs=0.01)
+    # 128 x 64 texels on one square metre, and on four.
+    dense, sparse = (128 * 64) ** 0.5, (128 * 64 / 4) ** 0.5
+    assert health.texel_density == pytest.approx(sparse) and health.texel_spread == pytest.approx(
+        dense / sparse
+    )
+    half = Mesh(
+        mesh.vertices, faces, uv=torch.cat([chart, chart + torch.tensor([0.25, 0])]), texture=mesh.texture
+    )
+    assert mesh_health(half).uv_overlap == pytest.approx(1 / 3, abs=0.02)
+    bare = mesh_health(Mesh(mesh.vertices, faces))
+    assert bare.uv_overlap is None and bare.texel_density is None

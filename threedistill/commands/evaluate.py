@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from threedistill.commands.arguments import Parser, limit_option, limits_of
+from threedistill.commands.arguments import Parser, limit_option, limits_of, unknown
 from threedistill.commands.metric_options import asked_metrics, metric_options
 from threedistill.commands.resume import run_folder
 from threedistill.errors import UsageError
@@ -34,6 +37,11 @@ def parser() -> Parser:
     p = Parser("eval", "DIR [DIR ...] [options]", "Judge the assets of finished runs.", _EPILOG)
     p.add_argument("--out", metavar="FILE", help="write all results and their summary as one JSON file")
     metric_options(p)
+    p.add_argument(
+        "--layout", action="append", metavar="L=DIR",
+        help="also write the assets as a benchmark reads them: gpteval3d=DIR or t3bench=DIR",
+    )  # fmt: skip
+    p.add_argument("--method", metavar="NAME", help="what they are called there (default threedistill)")
     p.add_argument("--ceiling", action="store_true", help="add the ceiling row (slow)")
     limit_option(p)
     p.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -46,6 +54,7 @@ def run(argv: Sequence[str]) -> int:
     if not data:
         raise UsageError("eval needs run folders: threedistill eval runs/a-red-mushroom-s0")
     folders = [run_folder(name) for name in data]
+    layouts = _layouts(options)
     from threedistill.config.critics import critic_for
     from threedistill.config.metrics import metrics_for
     from threedistill.evaluation.report import evaluate_runs
@@ -58,6 +67,9 @@ def run(argv: Sequence[str]) -> int:
             folders, critic_for, metrics=metrics_for(asked_metrics(options, options.metrics or ())),
             combined=options.out, ceiling=ceiling_fit() if options.ceiling else None, progress=say,
         )  # fmt: skip
+        for write in layouts:
+            for found in report.runs:
+                say(str(write(found)))
     if options.json:
         print(json.dumps(report.as_dict(), ensure_ascii=False, default=str))
     else:
@@ -66,6 +78,26 @@ def run(argv: Sequence[str]) -> int:
         # A pipe has no width of its own; a table that is cut off says nothing.
         Console(width=None if sys.stdout.isatty() else 160).print(report.table())
     return 1 if report.failed else 0
+
+
+def _layouts(options: argparse.Namespace) -> list[Callable[[dict[str, Any]], Path]]:
+    """Who writes a run into each benchmark's folder; raises UsageError for one that is none."""
+    from threedistill.evaluation.layouts import LAYOUTS
+
+    method = options.method or "threedistill"
+    if not method.replace("-", "").replace("_", "").isalnum():
+        raise UsageError(f"--method {method!r} must be letters, digits, - and _")
+    if options.method and not options.layout:
+        raise UsageError("--method names us in a benchmark's folder; add --layout L=DIR")
+    found: list[Callable[[dict[str, Any]], Path]] = []
+    for given in options.layout or ():
+        name, _, place = given.partition("=")
+        if not place:
+            raise UsageError(f"--layout needs a layout and a folder, such as t3bench=T3Bench, not {given!r}")
+        if name not in LAYOUTS:
+            raise UsageError(unknown("--layout", name, tuple(LAYOUTS)))
+        found.append(functools.partial(LAYOUTS[name], Path(place), method))
+    return found
 
 
 def ceiling_fit() -> Callable[[Path, str], Path]:

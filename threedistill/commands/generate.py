@@ -7,7 +7,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from threedistill.commands.arguments import (
     viewer_option,
     whole_number,
 )
+from threedistill.commands.metric_options import best_by, best_options
 from threedistill.errors import UsageError
 from threedistill.exports.foreign.limits import limits, parse_limits
 from threedistill.exports.formats import of_kind
@@ -33,7 +34,9 @@ from threedistill.texts import check_prompt
 
 if TYPE_CHECKING:
     from threedistill.config import Config
+    from threedistill.config.metrics import Asked
     from threedistill.exports.frames import Axis
+    from threedistill.training.result import Result
 
 __all__ = ["DEVICES", "LARGEST_SEED", "PRESETS", "Request", "answer", "composed", "parse", "parser", "run"]
 
@@ -51,6 +54,7 @@ examples:
   threedistill generate "a yellow duck" --negative blurry export.faces=4000
   threedistill generate "a yellow duck" --init duck.glb --representation dmtet
   threedistill generate "a yellow duck" --image duck.png --image-camera 30,15 --prior my_prior
+  threedistill generate "a yellow duck" --seeds 8 --keep best --by clip --model clip=models/clip
   echo "a green tree" | threedistill generate --prompt-file -
 
 key=value words behind the prompt override the configuration (threedistill list shows the choices).
@@ -87,6 +91,8 @@ class Request:
     changes: Path | None = None
     limits: dict[str, int | None] = field(default_factory=dict)
     overrides: list[str] = field(default_factory=list)
+    seeds: int | None = None
+    best_by: Asked | None = None
 
 
 def parser() -> Parser:
@@ -105,6 +111,7 @@ def parser() -> Parser:
         help="bench | draft | standard | high: time and detail",
     )
     p.add_argument("--seed", type=whole_number("--seed", 0, LARGEST_SEED), metavar="N", help="default 0")
+    best_options(p)
     p.add_argument(
         "--representation", metavar="R", help="what is optimised (threedistill list representations)"
     )
@@ -180,7 +187,7 @@ def parse(argv: Sequence[str]) -> Request:
         image_cameras=image_cameras, resume=options.resume, overwrite=options.overwrite,
         quiet=options.quiet, json=options.json, print_config=options.print_config,
         viewer=options.viewer, changes=Path(options.changes) if options.changes else None,
-        limits=parse_limits(options.limit), overrides=overrides,
+        limits=parse_limits(options.limit), overrides=overrides, seeds=options.seeds, best_by=best_by(options),
     )  # fmt: skip
 
 
@@ -189,20 +196,52 @@ def run(argv: Sequence[str]) -> int:
     request = parse(argv)
     if request.print_config:
         return _print_config(request)
-    from threedistill import pipeline
-
     # Whatever libraries print belongs to the log: stdout carries the answer and nothing else.
     with contextlib.redirect_stdout(sys.stderr), limits(request.limits):
-        result = pipeline.generate(
-            request.prompt, out=request.out, preset=request.preset, seed=request.seed,
-            representation=request.representation, prior=request.prior, guidance=request.guidance,
-            recipe=request.recipe, formats=request.formats, negative=request.negative, device=request.device,
-            init=request.init, init_up=request.init_up, init_front=request.init_front, images=request.images,
-            image_cameras=request.image_cameras, resume=request.resume, overwrite=request.overwrite,
-            quiet=request.quiet, overrides=request.overrides, changes=request.changes, viewer=request.viewer,
-        )  # fmt: skip
+        result = _make(request) if request.seeds is None else _best(request, request.seeds)
     answer(result, as_json=request.json)
     return 0
+
+
+def _make(request: Request) -> Result:
+    """Make one asset."""
+    from threedistill import pipeline
+
+    return pipeline.generate(
+        request.prompt, out=request.out, preset=request.preset, seed=request.seed,
+        representation=request.representation, prior=request.prior, guidance=request.guidance,
+        recipe=request.recipe, formats=request.formats, negative=request.negative, device=request.device,
+        init=request.init, init_up=request.init_up, init_front=request.init_front, images=request.images,
+        image_cameras=request.image_cameras, resume=request.resume, overwrite=request.overwrite,
+        quiet=request.quiet, overrides=request.overrides, changes=request.changes, viewer=request.viewer,
+    )  # fmt: skip
+
+
+def _best(request: Request, count: int) -> Result:
+    """Make several seeds' assets, and choose."""
+    from threedistill.config.metrics import metrics_for
+    from threedistill.sweeps.best import best_of, check_folders, seed_folders
+    from threedistill.training.naming import default_folder
+
+    assert request.best_by is not None
+    chosen = {"prior": request.prior, "representation": request.representation, "guidance": request.guidance}
+    folders = seed_folders(
+        request.seed or 0,
+        count,
+        request.out,
+        lambda seed: default_folder(request.prompt, seed, chosen),
+        LARGEST_SEED,
+    )
+    ((name, metric),) = metrics_for(request.best_by).items()
+    try:
+        metric.check_text(request.prompt)
+    except UsageError as error:
+        raise UsageError(f"--by {name}: {error}; choose another (threedistill list metrics)") from None
+    check_folders(folders, lambda seed: composed(replace(request, seed=seed)))
+    return best_of(
+        folders, lambda seed, out: _make(replace(request, seed=seed, out=out, resume=True)), name, metric,
+        request.quiet,
+    )  # fmt: skip
 
 
 def _print_config(request: Request) -> int:

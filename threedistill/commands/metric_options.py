@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from threedistill.commands.arguments import Parser
+from threedistill.commands.arguments import Parser, one_of, whole_number
 from threedistill.errors import UsageError
 
 if TYPE_CHECKING:
     from threedistill.config.metrics import Asked
 
-__all__ = ["asked_metrics", "metric_options", "model_options"]
+__all__ = ["asked_metrics", "best_by", "best_options", "metric_options"]
 
 
 def metric_options(parser: Parser) -> None:
@@ -33,6 +33,38 @@ def model_options(parser: Parser) -> None:
     parser.add_argument(
         "--distractors", metavar="FILE", help="other prompts for rprecision (default: a list that ships)"
     )
+
+
+def best_options(parser: Parser) -> None:
+    """Add the flags that make several seeds and choose among them."""
+    parser.add_argument(
+        "--seeds", type=whole_number("--seeds", 1, 1000), metavar="N",
+        help="make N seeds, from --seed on, each a run of its own; the same command goes on",
+    )  # fmt: skip
+    parser.add_argument(
+        "--keep", type=one_of("--keep", ("best",)), metavar="best", help="the answer is the best seed's asset"
+    )
+    parser.add_argument(
+        "--by", metavar="METRIC", help="which is the best: default critic (threedistill list metrics)"
+    )
+    model_options(parser)
+
+
+def best_by(options: argparse.Namespace) -> Asked | None:
+    """By what the best of several seeds is chosen; None where there is one seed.
+
+    Raises:
+        UsageError: flags about a choice without one, or a run that both goes on and is replaced.
+    """
+    if options.seeds is None:
+        for flag in ("keep", "by", "model", "distractors"):
+            if getattr(options, flag) is not None:
+                raise UsageError(f"--{flag} is about several seeds; add --seeds N")
+        return None
+    if options.resume or options.overwrite:
+        flag = "--resume" if options.resume else "--overwrite"
+        raise UsageError(f"{flag} and --seeds exclude each other: with --seeds the same command goes on")
+    return asked_metrics(options, (options.by or "critic",))
 
 
 def asked_metrics(options: argparse.Namespace, names: Sequence[str]) -> Asked:

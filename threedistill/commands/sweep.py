@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from threedistill.commands.arguments import (
     Parser,
-    image_options,
     images_of,
     is_setting,
     number,
@@ -19,6 +18,7 @@ from threedistill.commands.arguments import (
     whole_number,
 )
 from threedistill.commands.generate import DEVICES, LARGEST_SEED, PRESETS
+from threedistill.commands.search import is_search, search, search_options
 from threedistill.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ examples:
   threedistill sweep --prompts prompts.txt "cfg.scale=choice(2,4,8)" "seed=range(0,5)" --out sweeps/scale
   threedistill sweep --prompts duck.txt --image duck.png --image-camera 30,15 prior=my_prior seed=0,1
   threedistill sweep --prompts prompts.txt guidance=sds,csd hydra/launcher=joblib hydra.launcher.n_jobs=4
+  threedistill sweep --prompts prompts.txt --maximize iou --trials 20 "cfg.scale=interval(2,20)" guidance=sds,csd
 
 Finished runs are never repeated: after Ctrl-C, a crash or a failure the same command goes on, and a longer one adds
 to what is there. The last line on stdout is the path of results.csv; results.json and index.html lie beside it.
@@ -50,7 +51,7 @@ def parser() -> Parser:
     )
     p.add_argument("--preset", type=one_of("--preset", PRESETS), metavar="P", help="default standard")
     p.add_argument("--negative", metavar="TEXT", help="what no asset must look like")
-    image_options(p)
+    search_options(p)
     p.add_argument("--device", type=one_of("--device", DEVICES), metavar="D", help="auto | cpu | cuda")
     p.add_argument(
         "--budget",
@@ -70,6 +71,9 @@ def run(argv: Sequence[str]) -> int:
     options, data = parser().parse(argv)
     if options.prompts is None:
         raise UsageError("sweep needs prompts: threedistill sweep --prompts prompts.txt guidance=sds,csd")
+    root = Path(options.out) if options.out else Path("sweeps") / (Path(options.prompts).stem or "sweep")
+    if is_search(options):
+        return search(options, read_words(data, searched=True), root)
     from threedistill.sweeps.launch import Launch, check_launcher, check_runs, prepare
     from threedistill.sweeps.plan import cells, grid, read_pictures, read_prompts
 
@@ -87,7 +91,6 @@ def run(argv: Sequence[str]) -> int:
         device=options.device or "auto", pictures=read_pictures(images, image_cameras),
     )  # fmt: skip
     runs = cells(prompts, words.seeds, settings)
-    root = Path(options.out) if options.out else Path("sweeps") / (Path(options.prompts).stem or "sweep")
     launch = Launch(
         words.launcher, words.hydra, None if options.budget is None else 60 * options.budget,
         evaluate=not options.no_eval, quiet=options.quiet,
@@ -140,16 +143,21 @@ class Words:
     seeds: tuple[int, ...]
     launcher: str
     hydra: tuple[str, ...]
+    searched: tuple[str, ...] = ()
 
 
-def read_words(words: Sequence[str]) -> Words:
+def read_words(words: Sequence[str], searched: bool = False) -> Words:
     """Sort the words into axes (in Hydra's sweep grammar), seeds, the launcher, and settings of Hydra's own.
+
+    Arguments:
+        words: of the command line.
+        searched: they are for a search, which reads its axes itself; only seeds are a grid.
 
     Raises:
         UsageError: a word that is no ``key=value``, an axis given twice, or seeds that are no whole numbers.
     """
     axes: dict[str, tuple[str, ...]] = {}
-    launcher, hydra = "basic", []
+    launcher, hydra, left = "basic", [], dict[str, str]()
     for word in words:
         if not is_setting(word):
             raise UsageError(
@@ -160,15 +168,23 @@ def read_words(words: Sequence[str]) -> Words:
             launcher = value
         elif key.startswith("hydra/"):
             raise UsageError(f"{word}: a sweep is a grid; only hydra/launcher can be chosen")
-        elif key.startswith("hydra."):
+        elif key.lstrip("+~").startswith("hydra."):
             hydra.append(word)
-        elif key in axes:
-            raise UsageError(f"{key} is given twice; write {key}={','.join(axes[key])},{value}")
+        elif key in axes or key in left:
+            raise UsageError(f"{key} is given twice; write {key}={','.join(axes.get(key, ('...',)))},{value}")
+        elif searched and key != "seed":
+            left[key] = word
         else:
             axes[key] = _values(word)
     seeds = axes.pop("seed", ("0",))
     check = whole_number("seed", 0, LARGEST_SEED)
-    return Words(tuple(axes.items()), tuple(dict.fromkeys(check(s) for s in seeds)), launcher, tuple(hydra))
+    return Words(
+        tuple(axes.items()),
+        tuple(dict.fromkeys(check(s) for s in seeds)),
+        launcher,
+        tuple(hydra),
+        tuple(left.values()),
+    )
 
 
 def _values(word: str) -> tuple[str, ...]:

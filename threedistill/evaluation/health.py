@@ -10,7 +10,15 @@ from torch import Tensor
 
 from threedistill.types import Mesh
 
-__all__ = ["MeshHealth", "components", "is_watertight", "mesh_health", "uv_coverage", "welded_faces"]
+__all__ = [
+    "MeshHealth",
+    "components",
+    "is_watertight",
+    "mesh_health",
+    "texel_density",
+    "uv_coverage",
+    "welded_faces",
+]
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,9 @@ class MeshHealth:
         degenerate_faces: faces with (nearly) no area or a repeated corner.
         uv_coverage: share of the unit square that the texture charts fill, None without texture coordinates.
         uv_outside: share of faces whose texture coordinates leave the unit square, None likewise.
+        uv_overlap: share of the charts' texels that more than one face covers, None likewise.
+        texel_density: texels per metre along the surface, median by area; None without a texture.
+        texel_spread: its 90th percentile over its 10th; 1 = as fine everywhere. None likewise.
         longest_side: metres.
     """
 
@@ -38,6 +49,9 @@ class MeshHealth:
     uv_coverage: float | None
     uv_outside: float | None
     longest_side: float
+    uv_overlap: float | None = None
+    texel_density: float | None = None
+    texel_spread: float | None = None
 
     def as_dict(self) -> dict[str, float | int | bool | None]:
         """Plain values for JSON."""
@@ -75,12 +89,49 @@ def is_watertight(faces: np.ndarray) -> bool:
     return bool(len(np.unique(forward)) == len(forward) and np.array_equal(forward, backward))
 
 
-def uv_coverage(uv: Tensor, faces: Tensor, size: int = 256) -> float:
-    """Share of the unit square that the charts cover, on a ``size`` squared raster."""
+def uv_coverage(uv: Tensor, faces: Tensor, size: int = 256) -> tuple[float, float]:
+    """Share of the unit square that the charts cover, and share of that which more than one face covers.
+
+    On a ``size`` squared raster, drawn twice: the first and the last face over a texel are the same where there is one.
+    """
     from threedistill.ops.rasterize import rasterize
 
-    clip = torch.cat([uv * 2 - 1, torch.zeros_like(uv[:, :1]), torch.ones_like(uv[:, :1])], -1)
-    return float((rasterize(clip[None].float(), faces, size, size).triangle >= 0).float().mean())
+    corner = torch.arange(3 * len(faces)).view(-1, 3)
+    flat = uv[faces.reshape(-1).long()].float() * 2 - 1
+    depth = ((torch.arange(len(faces)) + 0.5) / len(faces) * 2 - 1).repeat_interleave(3)[:, None]
+    first, last = (
+        rasterize(
+            torch.cat([flat, sign * depth, torch.ones_like(depth)], -1)[None], corner, size, size
+        ).triangle
+        for sign in (1.0, -1.0)
+    )
+    covered = first >= 0
+    count = int(covered.sum())
+    return float(covered.float().mean()), int((covered & (first != last)).sum()) / max(count, 1)
+
+
+def texel_density(
+    corner_uv: Tensor, area: Tensor, width: int, height: int
+) -> tuple[float, float] | tuple[None, None]:
+    """Texels per metre, ``sqrt(area in texels / area)``: the median by area, and the 90th percentile over the 10th.
+
+    Arguments:
+        corner_uv: (F, 3, 2) texture coordinates of the faces' corners.
+        area: (F,) square metres.
+        width, height: of the texture.
+    """
+    one, two = corner_uv[:, 1] - corner_uv[:, 0], corner_uv[:, 2] - corner_uv[:, 0]
+    texels = (one[:, 0] * two[:, 1] - one[:, 1] * two[:, 0]).abs() / 2 * width * height
+    seen = area > 0
+    if not seen.any():
+        return None, None
+    density, order = (texels[seen] / area[seen]).sqrt().sort()
+    share = area[seen][order].cumsum(0) / area[seen].sum()
+    low, middle, high = (
+        float(density[int(torch.searchsorted(share, share.new_tensor(q)).clamp_max(len(share) - 1))])
+        for q in (0.1, 0.5, 0.9)
+    )
+    return middle, high / max(low, 1e-12)
 
 
 def mesh_health(mesh: Mesh) -> MeshHealth:
@@ -94,11 +145,15 @@ def mesh_health(mesh: Mesh) -> MeshHealth:
     label = components(faces)
     shares = np.bincount(label, weights=area.cpu().numpy()) if len(label) else np.zeros(1)
     textured = mesh.uv is not None and len(mesh.faces) > 0
-    outside = None
+    outside = coverage = overlap = density = spread = None
     if textured:
         assert mesh.uv is not None
         corner_uv = mesh.uv[mesh.faces.long()]
         outside = float(((corner_uv < -1e-4) | (corner_uv > 1 + 1e-4)).any(-1).any(-1).float().mean())
+        coverage, overlap = uv_coverage(mesh.uv, mesh.faces)
+        if mesh.texture is not None:
+            height, width = mesh.texture.shape[:2]
+            density, spread = texel_density(corner_uv.double(), area, width, height)
     return MeshHealth(
         vertices=len(mesh.vertices),
         faces=len(mesh.faces),
@@ -106,7 +161,10 @@ def mesh_health(mesh: Mesh) -> MeshHealth:
         components=int(label.max()) + 1 if len(label) else 0,
         largest_share=float(shares.max() / max(shares.sum(), 1e-30)),
         degenerate_faces=int((repeated | thin).sum()),
-        uv_coverage=uv_coverage(mesh.uv, mesh.faces) if textured and mesh.uv is not None else None,
+        uv_coverage=coverage,
         uv_outside=outside,
         longest_side=extent,
+        uv_overlap=overlap,
+        texel_density=density,
+        texel_spread=spread,
     )

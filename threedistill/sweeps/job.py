@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from threedistill.atomic import write_text
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.sweeps.plan import Plan
+from threedistill.sweeps.workers import one_gpu, with_parent
 from threedistill.training.run_folder import RunBusy, RunFolder
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def run_job(cfg: Any) -> str:
 
     Arguments:
         cfg: ``root`` (the sweep's folder), ``job`` (a run's number), ``threads`` (0 = as the environment says),
-            ``deadline`` (seconds since the epoch after which nothing is started; 0 = none), ``evaluate``.
+            ``deadline`` (seconds since the epoch after which nothing is started; 0 = none), ``evaluate``, ``parent``
+            (who started the sweep: a worker ends with it), ``gpu`` (whether it takes one GPU of several).
     """
     from threedistill.threads import settle_threads
 
@@ -41,7 +43,8 @@ def run_job(cfg: Any) -> str:
         import torch
 
         torch.set_num_threads(int(cfg.threads))
-    return work(Plan(cfg.root), int(cfg.job), deadline=float(cfg.deadline), evaluate=bool(cfg.evaluate))
+    with with_parent(str(cfg.parent)), one_gpu() if cfg.gpu else contextlib.nullcontext():
+        return work(Plan(cfg.root), int(cfg.job), deadline=float(cfg.deadline), evaluate=bool(cfg.evaluate))
 
 
 def work(plan: Plan, index: int, *, deadline: float = 0.0, evaluate: bool = True) -> Outcome:
@@ -151,7 +154,8 @@ def evaluate_run(folder: Path) -> dict[str, Any] | None:
     if critic is not None:
         found = read_json(folder / "eval.json")
         if not _of_today(found, critic):
-            found = {**run, **critic.judge(run["asset"], run["prompt"])}
+            kept = {k: found[k] for k in ("rig", "metrics") if k in found}  # of the same asset
+            found = {**run, **critic.judge(run["asset"], run["prompt"]), **kept}
             write_json(folder / "eval.json", found)
     # Last, because it is by the picture that a later call sees that nothing is left to do here.
     views = folder / "asset" / "views.png"

@@ -16,6 +16,7 @@ from threedistill.config import compose, pictures
 from threedistill.errors import UsageError, nearest
 from threedistill.sweeps.job import finished, looked_at, read_json, read_record, run_job
 from threedistill.sweeps.plan import Cell, Plan, Setting
+from threedistill.sweeps.workers import me
 from threedistill.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -218,11 +219,11 @@ def _launch(plan: Plan, numbers: Sequence[int], launch: Launch, task: Any) -> No
         f"hydra.sweep.dir='{place}'",
         "hydra.sweep.subdir=${hydra.job.num}", "hydra.output_subdir=null", "hydra.job.chdir=false",
         "hydra/job_logging=disabled", "hydra/hydra_logging=disabled",
-        *_batches(launch), *launch.options, "job=" + ",".join(map(str, numbers)),
+        *_batches(launch), *_gpus(launch), *launch.options, "job=" + ",".join(map(str, numbers)),
     ]  # fmt: skip
     config = {
         "root": str(plan.root.resolve()), "job": 0, "threads": _threads(launch), "deadline": deadline,
-        "evaluate": launch.evaluate,
+        "evaluate": launch.evaluate, "parent": me(), "gpu": launch.launcher in ("joblib", "submitit_local"),
     }  # fmt: skip
     hydra_launch(
         config, task, overrides=overrides, multirun=True, version_base=None, job_name="threedistill-sweep",
@@ -231,7 +232,7 @@ def _launch(plan: Plan, numbers: Sequence[int], launch: Launch, task: Any) -> No
 
 
 def _option(launch: Launch, key: str) -> str | None:
-    found = [line.split("=", 1)[1] for line in launch.options if line.split("=", 1)[0] == key]
+    found = [line.split("=", 1)[1] for line in launch.options if line.split("=", 1)[0].lstrip("+") == key]
     return found[-1] if found else None
 
 
@@ -261,6 +262,16 @@ def _batches(launch: Launch) -> list[str]:
     if launch.launcher == "submitit_local" and _option(launch, "hydra.sweeper.max_batch_size") is None:
         return [f"hydra.sweeper.max_batch_size={_at_once(launch)}"]
     return []
+
+
+def _gpus(launch: Launch) -> list[str]:
+    """Ray hides GPUs from those who do not ask: one for each run, where there are some."""
+    asked = "hydra.launcher.ray.remote.num_gpus"
+    if launch.launcher != "ray" or _option(launch, asked) is not None:
+        return []
+    import torch
+
+    return [f"+{asked}=1"] if torch.cuda.device_count() else []
 
 
 @dataclass

@@ -39,6 +39,7 @@ __all__ = [
     "grid",
     "read_pictures",
     "read_prompts",
+    "setting_of",
 ]
 
 PLAN_SCHEMA = 1
@@ -286,19 +287,41 @@ def grid(
         preset, negative, device: as for ``generate``.
         pictures: what all runs' priors are shown.
     """
-    constant = [f"{key}={values[0]}" for key, values in axes if len(values) == 1]
-    if preset is not None:
-        constant.insert(0, f"preset={preset}")
+    constant = [(key, values[0]) for key, values in axes if len(values) == 1]
     varied = [(key, values) for key, values in axes if len(values) > 1]
-    settings = []
-    for values in product(*[values for _, values in varied]):
-        choices = {key: value for (key, _), value in zip(varied, values)}
-        lines = [f"{key}={value}" for key, value in choices.items()]
-        # Groups first: a group brings the keys that later lines may set.
-        overrides = sorted([*constant, *lines], key=lambda line: "." in line.split("=")[0])
-        name = " ".join(lines) or "default"
-        settings.append(Setting(name, tuple(overrides), choices, negative, device, pictures))
-    return settings
+    return [
+        setting_of(
+            constant, [(key, value) for (key, _), value in zip(varied, values)],
+            preset=preset, negative=negative, device=device, pictures=pictures,
+        )
+        for values in product(*[values for _, values in varied])
+    ]  # fmt: skip
+
+
+def setting_of(
+    constant: Sequence[tuple[str, str]],
+    choices: Sequence[tuple[str, str]],
+    *,
+    preset: str | None = None,
+    negative: str = "",
+    device: str = "auto",
+    pictures: tuple[Picture, ...] = (),
+) -> Setting:
+    """One combination.
+
+    Arguments:
+        constant: keys that are the same for all runs.
+        choices: keys that vary, with this setting's values; it is named after them.
+        preset, negative, device, pictures: as for :func:`grid`.
+    """
+    lines = [f"{key}={value}" for key, value in choices]
+    fixed = [f"{key}={value}" for key, value in constant]
+    if preset is not None:
+        fixed.insert(0, f"preset={preset}")
+    # Groups first: a group brings the keys that later lines may set.
+    overrides = sorted([*fixed, *lines], key=lambda line: "." in line.split("=")[0])
+    name = " ".join(lines) or "default"
+    return Setting(name, tuple(overrides), dict(choices), negative, device, pictures)
 
 
 def cells(prompts: Sequence[str], seeds: Sequence[int], settings: Sequence[Setting]) -> list[Cell]:
