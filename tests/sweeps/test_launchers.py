@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,9 +29,36 @@ SMALL = ["prior=oracle", "budget.iterations=2", "budget.grid=24", "budget.resolu
 LAUNCHERS = {
     "joblib": ["hydra.launcher.n_jobs=2"],
     "submitit_local": ["hydra.sweeper.max_batch_size=2"],
-    "ray": ["+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false"],
+    # The plug-in gives every cluster an object store's size, which one that is there already refuses.
+    "ray": ["hydra.launcher.ray.init.address=auto", "+hydra.launcher.ray.init.object_store_memory=null"],
 }
 MODULES = {"joblib": "joblib", "submitit_local": "submitit", "ray": "ray"}
+
+
+@contextlib.contextmanager
+def cluster(launcher: str, folder: Path) -> Iterator[dict[str, str]]:
+    """For Ray, a local cluster of two workers; what its members have in their environment."""
+    if launcher != "ray":
+        yield {}
+        return
+    # Its workers run at low priority else, and wait for those of everybody.
+    environment = {"RAY_worker_niceness": "0", "RAY_raylet_start_wait_time_s": "300"}
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    start = [*ray, "start", "--head", "--num-cpus=2", "--port=0", "--object-store-memory=80000000",
+             "--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={folder}"]  # fmt: skip
+    source = str(Path(threedistill.__file__).parent.parent)
+    settings = {**os.environ, **environment, "PYTHONPATH": source}
+    begun = subprocess.run(start, env=settings, capture_output=True, text=True)
+    try:
+        assert begun.returncode == 0, begun.stdout + begun.stderr
+        found = next(
+            line.split("'")[1]
+            for line in begun.stdout.splitlines()
+            if "--address='" in line or "address='" in line
+        )
+        yield {"RAY_ADDRESS": found}
+    finally:
+        subprocess.run([*ray, "stop", "--force"], env=settings, capture_output=True)
 
 
 def command(launcher: str) -> list[str]:
@@ -54,9 +83,21 @@ def offspring(mark: str) -> dict[int, str]:
 
 def kill_and_go_on(launcher: str, prompts: int, seeds: int, after: int, limit: float) -> SimpleNamespace:
     """Start the sweep, SIGKILL it once ``after`` runs are done, wait for its offspring to end, start it again."""
+    with cluster(launcher, Path("ray").absolute()) as joined:
+        return _kill_and_go_on(launcher, prompts, seeds, after, limit, joined)
+
+
+def _kill_and_go_on(
+    launcher: str, prompts: int, seeds: int, after: int, limit: float, joined: dict[str, str]
+) -> SimpleNamespace:
     total, mark = prompts * seeds, f"THREEDISTILL_TEST_MARK={os.getpid()}-{launcher}-{time.time_ns()}"
     key, _, value = mark.partition("=")
-    environment = {**os.environ, "PYTHONPATH": str(Path(threedistill.__file__).parent.parent), key: value}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(threedistill.__file__).parent.parent),
+        key: value,
+        **joined,
+    }
     environment.pop("PYTEST_XDIST_WORKER", None)
     names = ["a red mushroom", "a blue car", "a yellow duck", "a green tree"][:prompts]
     Path("prompts.txt").write_text("\n".join(names) + "\n")
