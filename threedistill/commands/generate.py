@@ -224,7 +224,10 @@ def _best(request: Request, count: int) -> Result:
     from threedistill.training.naming import default_folder
 
     assert request.best_by is not None
-    chosen = {"prior": request.prior, "representation": request.representation, "guidance": request.guidance}
+    chosen = {
+        "prior": request.prior, "representation": request.representation, "guidance": request.guidance,
+        "recipe": request.recipe,
+    }  # fmt: skip
     folders = seed_folders(
         request.seed or 0,
         count,
