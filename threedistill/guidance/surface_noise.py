@@ -82,9 +82,9 @@ def surface_noise(
     views, rows, columns = solid.shape[0], solid.shape[1] - 1, solid.shape[2] - 1
     side, channels = square.shape[0], square.shape[2]
     flat = octahedral(points).reshape(views, -1, 2)
-    radius = points.norm(dim=-1).reshape(views, -1)
+    radius = points.square().sum(-1).sqrt().reshape(views, -1)
     quads = _quads(rows, columns).to(flat.device)
-    out = []
+    out: list[Tensor] = []
     for view in range(views):
         spots = flat[view][quads]  # (h w, 4, 2)
         whole = solid[view].reshape(-1)[quads].all(1)
