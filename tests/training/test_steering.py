@@ -126,6 +126,7 @@ WRONG = [
     ("shading", "shiny", "shading"),
     ("prompt", "", "prompt"),
     ("prompt", 7, "must be a text"),
+    ("background.learned", 0.5, "cannot be changed while a run runs"),
     ("budget.iterations", 5, "cannot be changed while a run runs"),
     ("representation.model.bound", 5, "cannot be changed while a run runs"),
     ("__class__", 5, "cannot be changed while a run runs"),

@@ -18,6 +18,9 @@ CHANGEABLE = (
     "guidance.rule", "guidance.timesteps", "guidance.weighting", "guidance.surrogate", "background", "light", "shading",
 )  # fmt: skip
 
+#: But these: learned surroundings, their degree and their optimizer are made once, when a stage begins.
+_BUILT = ("background.learned", "background.degree", "background.lr")
+
 #: Texts, which hold for the whole run.
 _TEXTS = ("prompt", "negative")
 
@@ -46,7 +49,8 @@ def with_change(config: Config, index: int, key: str, value: Any) -> Config:
         stage["shading"] = value
         return changed
     part, *path = key.split(".")
-    if part not in STAGE_PARTS or not any(f"{key}.".startswith(f"{place}.") for place in CHANGEABLE):
+    changeable = any(f"{key}.".startswith(f"{place}.") for place in CHANGEABLE) and key not in _BUILT
+    if part not in STAGE_PARTS or not changeable:
         raise UsageError(
             f"{shown(key)} cannot be changed while a run runs; what can: {', '.join((*_TEXTS, *CHANGEABLE))}"
         )
