@@ -115,7 +115,7 @@ def test_pictures_are_taken_where_a_teacher_sees_them():
 
 
 def test_a_request_names_only_files_that_were_sent_here(tmp_path):
-    """Also where gradio would not look: nested, as an address, through a link."""
+    """However it is named: nested, as an address, through a link."""
     uploads, secret = tmp_path / "cache", tmp_path / "secret.txt"
     uploads.mkdir()
     secret.write_text("secret")
@@ -124,9 +124,7 @@ def test_a_request_names_only_files_that_were_sent_here(tmp_path):
     doors = Doors(inside, None, 1000, uploads)
 
     def status(place: object, behind: Doors = doors) -> int:
-        body = json.dumps(
-            {"data": ["a duck", [{"x": {"path": place, "meta": {"_type": "gradio.FileData"}}}]]}
-        )
+        body = json.dumps({"data": ["a duck", [{"x": {"path": place}}]]})
         return request(behind, "/gradio_api/run/predict", "POST", body=body.encode(), content_length="9")[0]
 
     assert status(str(uploads / "sent.png")) == 200

@@ -4,8 +4,8 @@ Bound to this machine, the page answers to its own names only (a page elsewhere 
 refused). Bound elsewhere it wants a token, which the first address carries and a cookie keeps. Addresses that the page
 does not use are not there, whatever gradio has behind them, and the browser is told to load nothing from elsewhere.
 
-A request that names a file is let through only where the file is one that was sent here. Gradio itself looks at that in
-apps that it launches, not in those that are mounted, and addresses it would fetch.
+A request that names a file is let through only where the file is one that was sent here; this is not left to what is
+behind the doors.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def build(jobs: Jobs, offered: Offer, limits: Limits, token: str | None) -> Any:
         return FileResponse(path, media_type="application/zip", filename=path.name)
 
     blocks = page(jobs, offered, limits)
-    blocks.has_launched = True  # otherwise gradio takes any file of this machine that a browser names
+    blocks.has_launched = True  # gradio's own look at what requests name, behind ours
     whole = gradio.mount_gradio_app(
         inner, blocks, "/", allowed_paths=[], show_error=False, ssr_mode=False, pwa=False,
         max_file_size=limits.picture, enable_monitoring=False, mcp_server=False, footer_links=[], theme=theme(),
