@@ -127,7 +127,7 @@
       one("direction").textContent = rising ? "↑" : "↓";
       draw();
     });
-    one("reset").addEventListener("click", () => {
+    one("clear").addEventListener("click", () => {
       chosen.clear();
       one("filters").reset();
       rising = true;

@@ -214,7 +214,7 @@ def ask(port: int, path: str, body: bytes | None = None, kind: str = "applicatio
 
 
 def test_no_way_from_a_browser_to_other_files(tmp_path):
-    """More than a hundred addresses, and files named in what a browser sends."""
+    """More than a hundred addresses, and a name that leads elsewhere."""
     secret = tmp_path / "secret.txt"
     secret.write_text(SECRET)
     offered = Offer({**offer(["draft"]).choices}, frozenset({"toybox"}))  # the field for pictures is there
