@@ -13,7 +13,7 @@ from threedistill.representations.refinement import apply_refinement
 from threedistill.schedule import Schedule, value_at
 from threedistill.values import Below, NonNegative, Within, settings
 
-__all__ = ["Adam", "AdamW", "Adan", "Betas", "SceneOptimizer", "apply_refinement"]
+__all__ = ["Adam", "AdamW", "Adan", "AdanSteps", "Betas", "SceneOptimizer", "apply_refinement"]
 
 
 #: Adam's decay rates of the two moments.
