@@ -257,7 +257,9 @@ def test_help_version_and_unknown_verbs(command):
 
 def test_list_shows_what_ships(command):
     tables = json.loads(command("list", "--json").out)
-    assert set(tables) == {"representations", "priors", "guidance", "presets", "recipes", "words", "formats"}
+    assert set(tables) == {
+        "representations", "priors", "guidance", "presets", "recipes", "metrics", "scorers", "words", "formats",
+    }  # fmt: skip
     assert {"glb", "obj", "ply", "stl", "usdz", "3dgs", "spz", "sog", "mp4"} <= set(tables["formats"])
     assert "mushroom" in tables["words"]["kinds"]
     for table in tables.values():

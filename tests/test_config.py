@@ -48,6 +48,8 @@ def test_every_option_composes_builds_and_lists_every_constructor_argument(group
     else:
         overrides.append(f"{group}={option}")
     needs: dict[str, str] = {}
+    if group == "student" and option != "none":  # somebody asks it
+        flags["guidance"] = "vsd"
     if option == "dreammat":  # paints what is there
         needs["init"] = "model.glb"
     if option == "dds":  # an edit has something to start from, and words for it
