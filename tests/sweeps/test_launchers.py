@@ -180,6 +180,30 @@ def test_a_worker_ends_with_its_parent(tmp_path: Path):
     wait_for(tmp_path / "stopped")
 
 
+def test_a_worker_that_waits_for_work_ends_with_its_parent(tmp_path: Path):
+    """As joblib's do, for minutes, holding their memory."""
+    child = (
+        "import os, sys, time\nfrom threedistill.sweeps.workers import with_parent\n"
+        "with with_parent(sys.argv[1], every=0.1):\n    pass\n"
+        "open('mine', 'w').write(str(os.getpid()))\nos.rename('mine', 'ready')\ntime.sleep(60)\n"
+    )
+    parent = (
+        "import subprocess, sys, time\nfrom threedistill.sweeps.workers import me\n"
+        f"subprocess.Popen([sys.executable, '-c', {child!r}, me()])\ntime.sleep(60)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(threedistill.__file__).parent.parent)}
+    process = subprocess.Popen([sys.executable, "-c", parent], cwd=tmp_path, env=environment)
+    wait_for(tmp_path / "ready")
+    number = int((tmp_path / "ready").read_text())
+    assert workers._started(number)
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 30
+    while workers._started(number):
+        assert time.monotonic() < end, "it waits on"
+        time.sleep(0.05)
+
+
 def wait_for(file: Path, limit: float = 60) -> None:
     end = time.monotonic() + limit
     while not file.exists():

@@ -25,6 +25,8 @@ def me() -> str:
 def with_parent(parent: str, every: float = 2.0, patience: float = 30.0) -> Iterator[None]:
     """Within the block, this process stops when its parent is gone: first as on SIGTERM, with its state on disk.
 
+    A worker that waits for its next block when that happens (joblib's do, for minutes) ends as well.
+
     Arguments:
         parent: of :func:`me`; one on another machine cannot be watched, and is not.
         every: seconds between two looks.
@@ -34,23 +36,31 @@ def with_parent(parent: str, every: float = 2.0, patience: float = 30.0) -> Iter
     if host != socket.gethostname() or int(pid) == os.getpid():
         yield
         return
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(every):
-            if _started(int(pid)) != started:
-                os.kill(os.getpid(), signal.SIGTERM)
-                if not done.wait(patience):
-                    os._exit(143)
-                return
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
+    idle = _IDLE.get(parent)
+    if idle is None:
+        idle = _IDLE[parent] = threading.Event()
+        arguments = (int(pid), started, idle, every, patience)
+        threading.Thread(target=_watch, args=arguments, daemon=True).start()
+    idle.clear()
     try:
         yield
     finally:
-        done.set()
-        thread.join()
+        idle.set()
+
+
+#: Of the parents that this process watches: whether it works for them.
+_IDLE: dict[str, threading.Event] = {}
+
+
+def _watch(pid: int, started: str, idle: threading.Event, every: float, patience: float) -> None:
+    """End this process after that one, as gently as it can be done."""
+    while _started(pid) == started:
+        time.sleep(every)
+    if not idle.is_set():
+        os.kill(os.getpid(), signal.SIGTERM)
+        idle.wait(patience)
+        time.sleep(every)  # what has ended by itself says so first
+    os._exit(143)
 
 
 def _started(pid: int) -> str:
