@@ -50,7 +50,8 @@ _FACTS = "tests/test_cli_run.py::test_the_facts_travel_whichever_way_a_file_is_m
 MUTATIONS = (
     Mutation(
         "stage.span ignored by the guidance", "training/system.py",
-        "self._direction(x0, facts, self.stage.along(progress), rng)", "self._direction(x0, facts, progress, rng)",
+        "self._direction(x0, facts, self.stage.along(progress), rng, out)",
+        "self._direction(x0, facts, progress, rng, out)",
         _SPAN,
     ),
     Mutation(
@@ -118,7 +119,7 @@ MUTATIONS = (
     ),
     Mutation(
         "prior_licence dropped from the run's record", "training/record.py",
-        ', "prior_licence": prior.licence}', "}", _FACTS,
+        '"prior_licence": " + ".join(dict.fromkeys(prior.licence for prior in priors)),', "", _FACTS,
     ),
     Mutation(
         "prior_licence dropped from the asset's facts", "training/record.py",

@@ -35,7 +35,7 @@ SIGNED = {
 def _configurations():
     """Configurations that together have every option of every group, several in each."""
     known = groups()
-    apart = ("prior", "preset", "student")
+    apart = ("prior", "preset", "student", "experiment", "metric", "scorer")
     rows = max(len(names) for group, names in known.items() if group not in apart)
     for row in range(rows):
         lines = [f"{group}={names[row % len(names)]}" for group, names in known.items() if group not in apart]

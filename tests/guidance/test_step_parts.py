@@ -219,6 +219,6 @@ def test_schedules_switch_terms_off_and_missing_statistics_are_named():
 def test_total_variation_of_a_ramp_and_of_a_checkerboard():
     ramp = torch.linspace(0, 0.7, 8).view(1, 1, 8, 1).expand(2, 8, 8, 1)
     board = ((torch.arange(8)[:, None] + torch.arange(8)) % 2).float().view(1, 8, 8, 1)
-    seen = Rendering(board.expand(2, 8, 8, 3), board, ramp, torch.ones(2, 3))
+    seen = Rendering(board.expand(2, 8, 8, 3), board.expand(2, 8, 8, 1), ramp, torch.ones(2, 3))
     assert float(tv_color(seen)) == pytest.approx(2.0)
     assert float(tv_depth(seen)) == pytest.approx(0.1**2, rel=1e-4)

@@ -211,7 +211,10 @@ def test_a_copy_of_the_same_weights_is_the_same_version(pipelines, tmp_path):
             {"_class_name": "StableDiffusionXLPipeline"},
             "is a StableDiffusionXLPipeline, .*; use --prior sdxl",
         ),
-        ({"_class_name": "WanPipeline"}, "is a WanPipeline, .*; none that ships does"),
+        (
+            {"_class_name": "WanPipeline"},
+            "is a WanPipeline, .*; it draws videos, whose frames share their latents",
+        ),
         ({"in_channels": 9}, "its unet takes 9 channels and its VAE gives 4"),
         (
             {"scheduler": "EDMEulerScheduler"},

@@ -27,7 +27,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tiny")
 
 
-@pytest.fixture(params=OPTIONS)
+#: But those that are asked about groups of four views, not of two.
+ALONE = [option for option in OPTIONS if option not in ("mvdream", "imagedream")]
+
+
+@pytest.fixture(params=ALONE)
 def pair(request: pytest.FixtureRequest, folder: Path) -> tuple[DiffusersPrior, LoRAStudent, LoRA]:
     """A teacher and its fresh student, with the adapters that the prior's option recommends."""
     option = request.param
@@ -91,7 +95,9 @@ def test_every_adapted_layer_gets_gradients(pair):
     idle = {
         name for name in ends if student.adapter[name].grad is None or not student.adapter[name].grad.any()
     }
-    assert ends and all("add_q_proj" in name for name in idle), idle
+    # Told one token, cross attention has nothing to weigh (Zero123): its questions and keys change nothing.
+    weighs = ("add_q_proj", "attn2/to_q", "attn2/to_k") if "zero123" in prior.name else ("add_q_proj",)
+    assert ends and all(any(part in name for part in weighs) for name in idle), idle
     assert student.camera.outer.weight.grad is not None and student.camera.outer.weight.grad.any()
 
 

@@ -88,7 +88,7 @@ class Plan:
     given: bool
     images: tuple[()] = ()
     stages: tuple[SimpleNamespace, ...] = (
-        SimpleNamespace(cameras=SimpleNamespace(views=4), scene=SimpleNamespace(particles=1)),
+        SimpleNamespace(cameras=SimpleNamespace(views=4, most=4), scene=SimpleNamespace(particles=1)),
     )
 
 
@@ -97,7 +97,7 @@ def stubbed_plan(config) -> Plan:
     return Plan(names, config["device"], bool(config["init"]))
 
 
-def stubbed_work(parts, plan: Plan, run: RunFolder, start, quiet, stop, record) -> Result:
+def stubbed_work(parts, plan: Plan, run: RunFolder, start, to, stop, record, steers) -> Result:
     """The writes of a run of three steps, in the order of the real one, without its computations."""
     state = load_stage(run.checkpoint(0, "coarse"))
     done = int(state.facts["iteration"]) if state else 0

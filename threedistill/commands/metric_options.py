@@ -12,7 +12,7 @@ from threedistill.errors import UsageError
 if TYPE_CHECKING:
     from threedistill.config.metrics import Asked
 
-__all__ = ["asked_metrics", "best_by", "best_options", "metric_options"]
+__all__ = ["asked_metrics", "best_by", "best_options", "metric_options", "model_options"]
 
 
 def metric_options(parser: Parser) -> None:

@@ -48,15 +48,21 @@ class SingleFile(Source):
         with safe_open(self.location, "pt") as file:
             return (file.metadata() or {}).get("modelspec.license")
 
-    def load(self, component: str, dtype: torch.dtype | None = None, variant: str | None = None) -> Any:
+    def load(
+        self, component: str, dtype: torch.dtype | None = None, variant: str | None = None, kind: Any = None
+    ) -> Any:
         """A component with the file's weights, or with the layout's where the file has none of it.
 
         Raises:
-            UsageError: the weights are not all of such a component.
+            UsageError: the weights are not all of such a component, or it is of a class that diffusers has not.
         """
         import diffusers
         from diffusers.loaders.single_file_utils import SingleFileComponentError
 
+        if kind is not None:
+            raise UsageError(
+                f"{self.index['_class_name']} is read from folders only, or with prior.model.family.checkpoint"
+            )
         parts = [name for name, value in self.index.items() if isinstance(value, list)]
         _, kind = self.index.get(component) or (None, "")
         if "Tokenizer" in kind or "Scheduler" in kind:

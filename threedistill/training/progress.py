@@ -110,7 +110,7 @@ class _Cell:
 def _notebook_output() -> Any:
     """A new output of the running cell that can be changed; None outside of notebooks."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    if shell is None or not hasattr(shell, "kernel"):
+    if type(shell).__name__ != "ZMQInteractiveShell":  # what kernels run
         return None
     from IPython.display import display
 

@@ -156,7 +156,7 @@ class Panel:
 
     def _fill(self, system: ScoreDistillation) -> None:
         """The stage's own values, where they are plain numbers."""
-        scale = getattr(getattr(system.guidance.rule, "cfg", None), "scale", None)
+        scale = getattr(system.guidance.rule.cfg, "scale", None)
         window = getattr(system.guidance.timesteps, "window", None)
         self._scale.value = float(scale) if isinstance(scale, int | float) else self._scale.value
         low, high = getattr(window, "min", None), getattr(window, "max", None)

@@ -16,7 +16,7 @@ from threedistill.evaluation.metrics.metric import Metric, Sight
 from threedistill.resources import assets_dir
 from threedistill.scoring import Scorer
 
-__all__ = ["Retrieval", "TextScore", "ViewWords", "shipped_distractors"]
+__all__ = ["Retrieval", "TextScore", "ViewWords", "read_lines", "shipped_distractors"]
 
 
 def shipped_distractors() -> tuple[str, ...]:
