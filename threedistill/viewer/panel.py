@@ -15,6 +15,7 @@ from torch import Tensor
 from threedistill.atomic import make_folder
 from threedistill.config import parse_override
 from threedistill.errors import ThreedistillError, UsageError
+from threedistill.guidance.cfg import base_of
 from threedistill.training.steering import Steering
 from threedistill.training.system import ScoreDistillation
 
@@ -156,7 +157,8 @@ class Panel:
 
     def _fill(self, system: ScoreDistillation) -> None:
         """The stage's own values, where they are plain numbers."""
-        scale = getattr(system.guidance.rule.cfg, "scale", None)
+        guided = base_of(system.guidance.rule.cfg)
+        scale = None if guided is None else guided.scale
         window = getattr(system.guidance.timesteps, "window", None)
         self._scale.value = float(scale) if isinstance(scale, int | float) else self._scale.value
         low, high = getattr(window, "min", None), getattr(window, "max", None)
