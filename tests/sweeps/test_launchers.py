@@ -158,48 +158,45 @@ def test_twenty_four_runs_on_ray_killed_half_way(workspace: Path):
     check(found)
 
 
+def orphaned(child: str, place: Path) -> None:
+    """Start a program that is told its parent, wait until it is ``ready``, and kill the parent."""
+    parent = (
+        "import subprocess, sys, time\nfrom threedistill.sweeps.workers import me\n"
+        f"subprocess.Popen([sys.executable, '-c', {child!r}, me()])\ntime.sleep(60)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(threedistill.__file__).parent.parent)}
+    process = subprocess.Popen([sys.executable, "-c", parent], cwd=place, env=environment)
+    wait_for(place / "ready")
+    process.kill()
+    process.wait()
+
+
 def test_a_worker_ends_with_its_parent(tmp_path: Path):
     """A parent that is killed; its child, busy, is told to stop as by SIGTERM, and does."""
-    child = (
+    orphaned(
         "import sys, time\nfrom threedistill.sweeps.workers import with_parent\n"
         "from threedistill.training.interruption import stoppable\n"
         "with with_parent(sys.argv[1], every=0.1), stoppable():\n"
         "    open('ready', 'w').close()\n"
         "    try:\n        time.sleep(60)\n"
-        "    except KeyboardInterrupt:\n        open('stopped', 'w').close()\n"
+        "    except KeyboardInterrupt:\n        open('stopped', 'w').close()\n",
+        tmp_path,
     )
-    parent = (
-        "import subprocess, sys, time\nfrom threedistill.sweeps.workers import me\n"
-        f"subprocess.Popen([sys.executable, '-c', {child!r}, me()])\ntime.sleep(60)\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(threedistill.__file__).parent.parent)}
-    process = subprocess.Popen([sys.executable, "-c", parent], cwd=tmp_path, env=environment)
-    wait_for(tmp_path / "ready")
-    process.kill()
-    process.wait()
     wait_for(tmp_path / "stopped")
 
 
 def test_a_worker_that_waits_for_work_ends_with_its_parent(tmp_path: Path):
     """As joblib's do, for minutes, holding their memory."""
-    child = (
-        "import os, sys, time\nfrom threedistill.sweeps.workers import with_parent\n"
+    orphaned(
+        "import os, sys, time\nfrom threedistill.sweeps.workers import me, with_parent\n"
         "with with_parent(sys.argv[1], every=0.1):\n    pass\n"
-        "open('mine', 'w').write(str(os.getpid()))\nos.rename('mine', 'ready')\ntime.sleep(60)\n"
+        "open('mine', 'w').write(me())\nos.rename('mine', 'ready')\ntime.sleep(60)\n",
+        tmp_path,
     )
-    parent = (
-        "import subprocess, sys, time\nfrom threedistill.sweeps.workers import me\n"
-        f"subprocess.Popen([sys.executable, '-c', {child!r}, me()])\ntime.sleep(60)\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(threedistill.__file__).parent.parent)}
-    process = subprocess.Popen([sys.executable, "-c", parent], cwd=tmp_path, env=environment)
-    wait_for(tmp_path / "ready")
-    number = int((tmp_path / "ready").read_text())
-    assert workers._started(number)
-    process.kill()
-    process.wait()
+    _, number, started = (tmp_path / "ready").read_text().split()
+    assert started, "it was alive when it was ready"
     end = time.monotonic() + 30
-    while workers._started(number):
+    while workers._started(int(number)) == started:
         assert time.monotonic() < end, "it waits on"
         time.sleep(0.05)
 

@@ -11,7 +11,6 @@ finds its jobs, and those that wait go on.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -30,8 +29,10 @@ from typing import Literal
 from threedistill.app.asked import Asked, Limits
 from threedistill.atomic import make_folder, write_bytes, write_text
 from threedistill.errors import UsageError
+from threedistill.locks import lock
 from threedistill.sweeps.job import read_json, read_record
 from threedistill.training.naming import prompt_name
+from threedistill.training.run_folder import RunFolder
 
 __all__ = ["Job", "Jobs", "State", "View", "folder_bytes"]
 
@@ -238,7 +239,8 @@ class Jobs:
         while not self._over.wait(0.2):
             self._reap()
             with self._lock:
-                ready = [job for job in self._queue() if not _in_use(self.run(job))]
+                # Not those on which a process works that outlived the page which started it.
+                ready = [job for job in self._queue() if not RunFolder(self.run(job)).in_use]
                 for job in ready[: self.limits.running - len(self._children)]:
                     self._start(job)
 
@@ -339,30 +341,15 @@ class Jobs:
         return self.folder / "logs" / f"{job.key}.json"
 
     def _locked(self) -> int:
-        handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
-            raise UsageError(f"{self.folder} is in use by another page; choose another --share-dir") from None
+        handle = lock(self.folder / ".lock")
+        if handle is None:
+            raise UsageError(f"{self.folder} is in use by another page; choose another --share-dir")
         return handle
 
 
 def _send(child: _Child, number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         child.process.send_signal(number)
-
-
-def _in_use(run: Path) -> bool:
-    """Whether a process works on a run: one that outlived the page which started it."""
-    try:
-        with (run / ".lock").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
 
 
 def _last_step(metrics: Path) -> tuple[int, int]:

@@ -14,7 +14,6 @@ finished stays finished whatever else is added to the sweep.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -27,6 +26,7 @@ from typing import Any
 from threedistill.atomic import make_folder, os_errors_in_words, write_bytes, write_text
 from threedistill.config import pictures, with_pictures
 from threedistill.errors import UsageError
+from threedistill.locks import lock
 from threedistill.training.naming import slug
 
 __all__ = [
@@ -135,9 +135,9 @@ class Plan:
         file = self.root / "sweep" / ".lock"
         make_folder(file.parent)
         with os_errors_in_words(file):
-            handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+            handle = lock(file, wait=True)
+        assert handle is not None
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
             self._read()
             yield
         finally:

@@ -8,7 +8,6 @@ with ``k``, so that a search that was stopped asks the same questions as one tha
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.util
 import json
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from threedistill.atomic import make_folder, os_errors_in_words, write_text
 from threedistill.errors import UsageError
+from threedistill.locks import lock
 from threedistill.sweeps.plan import Setting, setting_of
 
 if TYPE_CHECKING:
@@ -217,12 +217,11 @@ class Search:
         file = self.root / "sweep" / ".search"
         make_folder(file.parent)
         with os_errors_in_words(file):
-            handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+            handle = lock(file)
+        if handle is None:
+            raise UsageError(f"{self.root}: another process searches here; wait for it")
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
-        except BlockingIOError:
-            raise UsageError(f"{self.root}: another process searches here; wait for it") from None
         finally:
             os.close(handle)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import socket
@@ -12,6 +11,8 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from threedistill.locks import lock
 
 __all__ = ["me", "one_gpu", "with_parent"]
 
@@ -109,11 +110,7 @@ def _free(folder: Path, names: list[str], wait: float) -> tuple[int, int]:
     """The lock and the index of the first GPU that nobody holds."""
     while True:
         for index, name in enumerate(names):
-            handle = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(handle)
-                continue
-            return handle, index
+            handle = lock(folder / name)
+            if handle is not None:
+                return handle, index
         time.sleep(wait)

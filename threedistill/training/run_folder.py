@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from typing import Any, Literal
 
 from threedistill.atomic import is_temporary, make_folder, move, os_errors_in_words, remove, write_text
 from threedistill.errors import ThreedistillError, UsageError
+from threedistill.locks import is_locked, lock
 
 __all__ = ["OWN", "RunBusy", "RunFolder", "RunHere"]
 
@@ -155,6 +155,11 @@ class RunFolder:
             if found - _traces_of_us(self.path):
                 raise UsageError(f"{self.path} is not empty and holds no run; choose another --out")
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a process works on it."""
+        return is_locked(self.path / _LOCK)
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run so that no second process works on it; a folder that stays empty is gone afterwards.
@@ -176,18 +181,15 @@ class RunFolder:
             make_folder(self.path)
             try:
                 with os_errors_in_words(self.path):
-                    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+                    handle = lock(file)
             except ThreedistillError:
                 if not self.path.is_dir():  # whoever made it for nothing has removed it: once more
                     continue
                 raise
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(handle)
+            if handle is None:
                 raise RunBusy(
                     f"{self.path} is in use by another process; wait for it or choose another --out"
-                ) from None
+                )
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.stat(file), os.fstat(handle)):
                     return handle
