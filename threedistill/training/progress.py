@@ -110,7 +110,7 @@ class _Cell:
 def _notebook_output() -> Any:
     """A new output of the running cell that can be changed; None outside of notebooks."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    if type(shell).__name__ != "ZMQInteractiveShell":  # what kernels run
+    if getattr(shell, "kernel", None) is None:  # a terminal's has none
         return None
     from IPython.display import display
 
