@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from threedistill.errors import ThreedistillError, UsageError
 
 __all__ = [
-    "append_text", "copy_file", "fill", "is_temporary", "make_folder", "move", "os_errors_in_words", "remove",
-    "replacing", "write_bytes", "write_text",
+    "append_text", "copy_file", "fill", "is_temporary", "make_folder", "move", "os_errors_in_words", "read_json",
+    "remove", "replacing", "write_bytes", "write_text",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -164,6 +165,15 @@ def append_text(path: Path, text: str) -> None:
 
     with os_errors_in_words(path):
         _act("append", path, add)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, or an empty one where there is none (or half of one)."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def copy_file(source: Path, target: Path) -> None:

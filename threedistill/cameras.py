@@ -36,6 +36,7 @@ __all__ = [
     "look_at",
     "orbit",
     "place",
+    "standing",
     "view_name",
 ]
 
@@ -118,11 +119,17 @@ def look_at(
     right = F.normalize(torch.linalg.cross(up, back), dim=1)
     c2w = cameras.c2w.clone()
     c2w[:, :3] = torch.stack([right, torch.linalg.cross(back, right), back, position], 2)
-    distance = position.norm(dim=1)
-    return replace(
-        cameras, c2w=c2w, azimuth=torch.atan2(position[:, 0], position[:, 2]),
-        elevation=torch.asin((position[:, 1] / distance).clamp(-1, 1)), distance=distance,
-    )  # fmt: skip
+    azimuth, elevation, distance = standing(position)
+    return replace(cameras, c2w=c2w, azimuth=azimuth, elevation=elevation, distance=distance)
+
+
+def standing(
+    position: Float[Tensor, "B 3"],
+) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"], Float[Tensor, "B"]]:
+    """Azimuth and elevation (radians) and distance (metres, at least 1e-6) of places, seen from the origin."""
+    distance = position.norm(dim=1).clamp_min(1e-6)
+    elevation = torch.asin((position[:, 1] / distance).clamp(-1, 1))
+    return torch.atan2(position[:, 0], position[:, 2]), elevation, distance
 
 
 def orbit(

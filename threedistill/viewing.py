@@ -9,7 +9,7 @@ from pathlib import Path
 
 from threedistill.resources import assets_dir
 
-__all__ = ["alone", "viewer_file", "viewer_page"]
+__all__ = ["alone", "data_url", "viewer_file", "viewer_page"]
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>asset</title>
 <style>html, body, model-viewer {{margin: 0; width: 100%; height: 100%; background: #fff}}</style>
@@ -23,6 +23,11 @@ const packed = Uint8Array.from(atob("{packed}"), c => c.charCodeAt(0));
 const plain = new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip")));
 await import(URL.createObjectURL(new Blob([await plain.text()], {{type: "text/javascript"}})));
 </script>"""
+
+
+def data_url(data: bytes, kind: str) -> str:
+    """Bytes as an address of their own; ``kind`` is their media type."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def viewer_file() -> Path:
@@ -39,5 +44,4 @@ def viewer_page(asset: str, script: str) -> str:
 def alone(glb: bytes) -> str:
     """The page with everything inside: the viewer, 0.4 MB of it, and the asset."""
     packed = base64.b64encode(gzip.compress(viewer_file().read_bytes(), mtime=0)).decode()
-    asset = f"data:model/gltf-binary;base64,{base64.b64encode(glb).decode()}"
-    return _PAGE.format(script=_UNPACK.format(packed=packed), asset=asset)
+    return _PAGE.format(script=_UNPACK.format(packed=packed), asset=data_url(glb, "model/gltf-binary"))

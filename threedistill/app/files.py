@@ -12,10 +12,10 @@ from collections import defaultdict
 from pathlib import Path
 
 from threedistill.app.jobs import Jobs, View
-from threedistill.atomic import make_folder, replacing
+from threedistill.atomic import make_folder, read_json, replacing
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.exports.formats import file_of, of_kind
-from threedistill.sweeps.job import read_json
+from threedistill.training.run_folder import RunFolder
 
 __all__ = ["Files", "downloads"]
 
@@ -81,7 +81,7 @@ class Files:
     def preview(self, key: str, number: int) -> Path:
         """A strip of views that was drawn on the way."""
         view = self.jobs.look(key)
-        path = None if view is None else view.run / "preview" / f"{number:06d}.png"
+        path = None if view is None else RunFolder(view.run).preview(number)
         if path is None or not path.is_file():
             raise UsageError("there is no such picture")
         return path

@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Literal
 
 from threedistill.app.asked import Asked, Limits
-from threedistill.atomic import make_folder, write_bytes, write_text
+from threedistill.atomic import make_folder, read_json, write_bytes, write_text
 from threedistill.errors import UsageError
 from threedistill.locks import lock
-from threedistill.sweeps.job import read_json, read_record
+from threedistill.sweeps.job import read_record
 from threedistill.training.naming import prompt_name
 from threedistill.training.run_folder import RunFolder
 
@@ -174,7 +174,7 @@ class Jobs:
             ahead = [other for other in self._queue() if other.asked < job.asked]
             job = Job(**asdict(job))
         run = self.run(job)
-        record = read_record(run)
+        record, previews = read_record(run), RunFolder(run).previews
         stages = record.get("stages")
         counts = [n for n in stages if isinstance(n, int)] if isinstance(stages, list) else []
         stage, iteration = _last_step(run / "metrics.csv")
@@ -182,8 +182,9 @@ class Jobs:
         spent = time.monotonic() - child.started if child else 0.0
         left = spent * (total - done) / done if child and 0 < done < total else None
         return View(
-            job, len(ahead) if job.state == "waiting" else 0, min(done, total), total, _newest(run / "preview"),
-            job.seconds + spent, left, job.state in ("stopped", "failed"), (run / "asset" / "model.glb").is_file(), run,
+            job, len(ahead) if job.state == "waiting" else 0, min(done, total), total,
+            int(previews[-1].stem) if previews else None, job.seconds + spent, left,
+            job.state in ("stopped", "failed"), (run / "asset" / "model.glb").is_file(), run,
         )  # fmt: skip
 
     def stop(self, key: object) -> None:
@@ -361,12 +362,6 @@ def _last_step(metrics: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return (int(rows[-1][0]), int(rows[-1][1])) if rows else (0, 0)
-
-
-def _newest(previews: Path) -> int | None:
-    """The number of the newest preview strip."""
-    numbers = [int(file.stem) for file in previews.glob("*.png") if file.stem.isdigit()]
-    return max(numbers, default=None)
 
 
 def folder_bytes(folder: Path) -> int:

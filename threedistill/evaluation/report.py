@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from threedistill.atomic import write_text
+from threedistill.atomic import read_json, write_text
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.evaluation.health import mesh_health
 from threedistill.evaluation.metrics.metric import RIG, Metric, Sight
@@ -284,10 +284,7 @@ def evaluate_runs(
 
 def earlier_metrics(folder: Path) -> dict[str, Any]:
     """What was measured of this asset before; a new asset's folder has no eval.json."""
-    try:
-        found = json.loads((folder / "eval.json").read_text(encoding="utf-8")).get("metrics")
-    except (OSError, ValueError, AttributeError):
-        return {}
+    found = read_json(folder / "eval.json").get("metrics")
     return found if isinstance(found, dict) else {}
 
 

@@ -8,9 +8,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from threedistill.atomic import read_json
 from threedistill.errors import ThreedistillError
 from threedistill.training.callbacks import read_metrics
-from threedistill.training.run_folder import OWN
+from threedistill.training.run_folder import OWN, RunFolder
 
 __all__ = ["curves", "details", "files", "motion", "previews", "scene"]
 
@@ -34,7 +35,7 @@ def details(folder: Path) -> dict[str, Any]:
         ``files``, ``previews``, ``curves``, ``config``, ``record``, ``notes``, ``changes``, ``citation``, ``licence``;
         paths are relative to the folder.
     """
-    record = _json(folder / "run.json")
+    record = read_json(folder / "run.json")
     config = _text(folder / "config.yaml")
     notes = [f"warning: {line}" for line in record.get("warnings") or []]
     notes += [f"error: {record['error']}"] if record.get("error") else []
@@ -43,7 +44,7 @@ def details(folder: Path) -> dict[str, Any]:
     return {
         "files": files(folder), "previews": previews(folder), "curves": curves(folder), "config": config,
         "record": json.dumps(record, indent=1, ensure_ascii=False), "notes": notes,
-        "verdict": _json(folder / "eval.json").get("verdict"), "citation": _citation(folder),
+        "verdict": read_json(folder / "eval.json").get("verdict"), "citation": _citation(folder),
         "licence": record.get("prior_licence"), "prior": record.get("prior_version"),
         "changes": [line for line in _text(folder / "changes.jsonl").splitlines() if line.strip()],
     }  # fmt: skip
@@ -63,7 +64,7 @@ def files(folder: Path) -> list[dict[str, Any]]:
 
 def previews(folder: Path) -> list[str]:
     """The strips of views that a run left on its way, at most :data:`FRAMES`, in order."""
-    found = sorted(p for p in folder.glob("preview/*.png") if p.stem.isdigit())
+    found = RunFolder(folder).previews
     if len(found) > FRAMES:
         found = [found[round(k * (len(found) - 1) / (FRAMES - 1))] for k in range(FRAMES)]
     return [str(p.relative_to(folder)) for p in found]
@@ -159,14 +160,6 @@ def _number(text: str) -> float | None:
     except ValueError:
         return None
     return value if abs(value) < float("inf") else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _text(path: Path) -> str:

@@ -27,6 +27,7 @@ from threedistill.atomic import make_folder, remove, write_bytes, write_text
 from threedistill.errors import UsageError
 from threedistill.reports.details import details, motion, scene
 from threedistill.resources import assets_dir
+from threedistill.viewing import data_url
 
 __all__ = ["MARK", "key_of", "refuse_foreign", "write_report"]
 
@@ -221,7 +222,7 @@ class _Poster:
     def data(self) -> str | None:
         """The same as an address."""
         found = self.bytes()
-        return None if found is None else "data:image/webp;base64," + base64.b64encode(found).decode("ascii")
+        return None if found is None else data_url(found, "image/webp")
 
 
 class _Files:
@@ -273,4 +274,4 @@ def _embedded(folder: Path, *groups: Iterable[str]) -> dict[str, str]:
 
 def _data_url(file: Path) -> str:
     kind = {"svg": "svg+xml"}.get(file.suffix[1:], file.suffix[1:])
-    return f"data:image/{kind};base64," + base64.b64encode(file.read_bytes()).decode("ascii")
+    return data_url(file.read_bytes(), f"image/{kind}")

@@ -38,9 +38,9 @@ def check_folders(folders: Mapping[int, Path], config: Callable[[int], Config]) 
     from threedistill.config import different_settings, read_config
 
     for seed, folder in folders.items():
-        run = RunFolder(folder)
-        if not run.holds_run or different_settings(config(seed), read_config(run.config)):
-            check_place(run, config(seed), overwrite=False)
+        run, asked = RunFolder(folder), config(seed)
+        if not run.holds_run or different_settings(asked, read_config(run.config)):
+            check_place(run, asked, overwrite=False)
 
 
 def best_of(

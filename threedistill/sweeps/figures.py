@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from threedistill.atomic import read_json
 from threedistill.errors import UsageError
 from threedistill.evaluation.metrics.metric import RIG, Metric, Sight
 from threedistill.evaluation.report import lookup, measured, read_run, write_json
-from threedistill.sweeps.job import read_json
 from threedistill.sweeps.table import FIGURES
 
 if TYPE_CHECKING:

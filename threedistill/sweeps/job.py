@@ -7,14 +7,13 @@ escapes from here, so one failed run never stops the rest.
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 import traceback
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from threedistill.atomic import write_text
+from threedistill.atomic import read_json, write_text
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.sweeps.plan import Plan
 from threedistill.sweeps.workers import one_gpu, with_parent
@@ -23,7 +22,7 @@ from threedistill.training.run_folder import RunBusy, RunFolder
 if TYPE_CHECKING:
     from threedistill.protocols import Critic
 
-__all__ = ["Outcome", "evaluate_run", "finished", "looked_at", "read_json", "read_record", "run_job", "work"]
+__all__ = ["Outcome", "evaluate_run", "finished", "looked_at", "read_record", "run_job", "work"]
 
 Outcome = Literal["done", "skipped", "failed", "busy", "waiting"]
 
@@ -114,15 +113,6 @@ def finished(folder: Path) -> bool:
     """Whether a run is done and its asset is there."""
     record = read_json(folder / "run.json")
     return record.get("status") == "done" and any((folder / "asset").glob("model.*"))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or an empty one where there is none (or half of one)."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def read_record(folder: Path) -> dict[str, Any]:

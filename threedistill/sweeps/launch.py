@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from threedistill.atomic import read_json
 from threedistill.config import compose, pictures
 from threedistill.errors import UsageError, nearest
-from threedistill.sweeps.job import finished, looked_at, read_json, read_record, run_job
+from threedistill.sweeps.job import finished, looked_at, read_record, run_job
 from threedistill.sweeps.plan import Cell, Plan, Setting
 from threedistill.sweeps.workers import me
 from threedistill.training.run_folder import RunFolder

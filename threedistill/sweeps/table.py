@@ -10,8 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from threedistill.atomic import write_text
-from threedistill.sweeps.job import read_json, read_record
+from threedistill.atomic import read_json, write_text
+from threedistill.sweeps.job import read_record
 from threedistill.sweeps.plan import Plan
 
 __all__ = [

@@ -149,6 +149,8 @@ class Book:
 
         The run must have taken its place, because they keep their files open.
         """
+        if not self._waiting:
+            return
         record = self.run.read_record().get("loggers")
         marks = record if isinstance(record, dict) else {}
         waiting, self._waiting = self._waiting, []
@@ -158,8 +160,7 @@ class Book:
                 self._open[name] = logger
                 logger.log_hyperparams(read_config(self.run.config))
                 marks[name] = KINDS[name].mark(logger)
-        if waiting:
-            self.run.update_record(loggers=marks)
+        self.run.update_record(loggers=marks)
 
     def numbers(self, numbers: Mapping[str, float], step: int) -> None:
         """A row of figures."""

@@ -113,6 +113,12 @@ class RunFolder:
         return self.base / "preview" / f"{iteration:06d}.png"
 
     @property
+    def previews(self) -> list[Path]:
+        """The preview sheets that are there, in the order of their iterations."""
+        found = [file for file in self.base.glob("preview/*.png") if file.stem.isdigit()]
+        return sorted(found, key=lambda file: int(file.stem))
+
+    @property
     def holds_run(self) -> bool:
         """Whether a run is here that has got somewhere: its first checkpoint, or an asset."""
         if (self.path / _TAKING).is_dir() or (self.path / _ARRIVING).is_dir():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from threedistill.viewing import alone
+from threedistill.viewing import alone, data_url
 
 if TYPE_CHECKING:
     from threedistill.training.result import Result
@@ -41,9 +40,8 @@ def result_html(result: Result) -> str:
 def _picture(file: Path | None) -> str:
     if file is None:
         return ""
-    data = base64.b64encode(file.read_bytes()).decode()
-    kind = file.suffix[1:]
-    return f'<img alt="the asset" style="{_STYLE};max-width:320px" src="data:image/{kind};base64,{data}">'
+    address = data_url(file.read_bytes(), f"image/{file.suffix[1:]}")
+    return f'<img alt="the asset" style="{_STYLE};max-width:320px" src="{address}">'
 
 
 def _table(result: Result) -> str:

@@ -24,7 +24,7 @@ from threedistill.protocols import RenderContext
 from threedistill.training.steering import Steering
 from threedistill.training.system import ScoreDistillation
 from threedistill.viewer.budget import Budget
-from threedistill.viewer.panel import Panel
+from threedistill.viewer.panel import Panel, seen
 from threedistill.viewer.scene import frustum, seen_from, splat_arrays, surface_arrays
 from threedistill.viewer.serving import LOCAL, served
 
@@ -152,11 +152,11 @@ class LiveViewer(pl.Callback):
         wishes = system.wishes
         assert wishes is not None and wishes.cameras is not None
         self._framed = wishes.x0
-        pictures = self.panel.pictures(system)
+        pictures = seen(system, wishes.x0)
         for row in range(min(len(wishes.cameras), 8)):
             self.server.scene.add_camera_frustum(
                 f"/teacher/{row}", scale=0.12, color=(230, 120, 40), visible=self.panel.frusta,
-                image=pictures["render"][row], **frustum(wishes.cameras, row),
+                image=pictures[row], **frustum(wishes.cameras, row),
             )  # fmt: skip
 
     # ---- the browsers' side -------------------------------------------------------------------------

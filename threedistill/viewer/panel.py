@@ -18,11 +18,12 @@ from threedistill.errors import ThreedistillError, UsageError
 from threedistill.guidance.cfg import base_of
 from threedistill.training.steering import Steering
 from threedistill.training.system import ScoreDistillation
+from threedistill.viewer.scene import add_curve
 
 if TYPE_CHECKING:
     from viser import ViserServer
 
-__all__ = ["Panel"]
+__all__ = ["Panel", "seen"]
 
 #: Points that a curve remembers.
 _POINTS = 600
@@ -103,14 +104,9 @@ class Panel:
         """(B, H, W, 3) bytes of each picture of the last step's views."""
         wishes = system.wishes
         assert wishes is not None
-        decode = system.prior.space.decode
-
-        def seen(x0: Tensor) -> np.ndarray:
-            return (decode(x0).clamp(0, 1) * 255).byte().cpu().numpy()
-
-        found = {"render": seen(wishes.x0), "wished": seen(wishes.wished)}
+        found = {"render": seen(system, wishes.x0), "wished": seen(system, wishes.wished)}
         if wishes.predicted is not None:
-            found["predicted"] = seen(wishes.predicted)
+            found["predicted"] = seen(system, wishes.predicted)
         pull = (wishes.x0 - wishes.wished).norm(dim=1, keepdim=True)
         pull = torch.nn.functional.interpolate(pull, found["render"].shape[1:3])[:, 0]
         found["gradient"] = _heat(pull / pull.amax().clamp(min=1e-9))
@@ -232,8 +228,6 @@ class Panel:
     # ---- curves -------------------------------------------------------------------------
 
     def _draw_curves(self) -> None:
-        from viser import uplot
-
         names = [name for name, points in self._history.items() if len({y for _, y in points}) > 1]
         for name in names[:_MOST_CURVES]:
             x, y = (np.array(column, dtype=np.float64) for column in zip(*self._history[name]))
@@ -241,12 +235,12 @@ class Panel:
                 self._curves[name].data = (x, y)
                 continue
             with self._folder:
-                self._curves[name] = self.server.gui.add_uplot(
-                    (x, y),
-                    (uplot.Series(label="step"), uplot.Series(label=name, stroke="#0b62c4", width=2)),
-                    title=name.replace("_", " "), aspect=2.2, scales={"x": uplot.Scale(time=False)},
-                    legend=uplot.Legend(show=False),
-                )  # fmt: skip
+                self._curves[name] = add_curve(self.server, name, x, y, "step")
+
+
+def seen(system: ScoreDistillation, x0: Tensor) -> np.ndarray:
+    """(B, H, W, 3) bytes of clean samples."""
+    return (system.prior.space.decode(x0).clamp(0, 1) * 255).byte().cpu().numpy()
 
 
 def _settings(key: str, value: Any) -> list[tuple[str, Any]]:

@@ -1,21 +1,28 @@
-"""Between our world and viser's: splats, meshes and cameras. Both have +Y up; viser's cameras look down +z, ours -z."""
+"""Between our world and viser's: splats, meshes, cameras, curves.
+
+Both have +Y up; viser's cameras look down +z, ours -z.
+"""
 
 from __future__ import annotations
 
-import math
 import tempfile
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from threedistill.cameras import standing
 from threedistill.protocols import Representation
 from threedistill.render.harmonics import C0
+from threedistill.render.projection import rotations
 from threedistill.types import Cameras, Mesh, Splats
 
-__all__ = ["SplatArrays", "frustum", "glb_of", "seen_from", "splat_arrays", "surface_arrays"]
+if TYPE_CHECKING:
+    from viser import ViserServer
+
+__all__ = ["SplatArrays", "add_curve", "frustum", "glb_of", "seen_from", "splat_arrays", "surface_arrays"]
 
 #: From our cameras' axes (x right, y up) to viser's (x right, y down).
 _FLIP = np.diag([1.0, -1.0, -1.0])
@@ -32,15 +39,7 @@ class SplatArrays(TypedDict):
 
 def splat_arrays(splats: Splats) -> SplatArrays:
     """What viser draws: centres, covariances, colours without view dependence, opacities."""
-    w, x, y, z = torch.nn.functional.normalize(splats.quaternions, dim=1).unbind(1)
-    rotation = torch.stack(
-        [
-            1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-            2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-            2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
-        ], 1,
-    ).view(-1, 3, 3)  # fmt: skip
-    half = rotation * splats.log_scales.exp()[:, None]
+    half = rotations(splats.quaternions) * splats.log_scales.exp()[:, None]
 
     def array(value: Tensor) -> np.ndarray:
         return value.detach().cpu().numpy()
@@ -81,19 +80,14 @@ def seen_from(camera: Any, height: int) -> Cameras:
         camera: viser's: ``wxyz``, ``position``, ``fov`` (vertical, radians), ``aspect``.
         height: of the picture; the width follows, and both are multiples of 8.
     """
-    position = np.asarray(camera.position, dtype=np.float64)
     c2w = np.eye(4)
-    c2w[:3, :3], c2w[:3, 3] = _rotation(camera.wxyz) @ _FLIP, position
-    distance = max(float(np.linalg.norm(position)), 1e-6)
+    c2w[:3, :3], c2w[:3, 3] = _rotation(camera.wxyz) @ _FLIP, np.asarray(camera.position, dtype=np.float64)
+    pose = torch.from_numpy(c2w).float()[None]
+    azimuth, elevation, distance = standing(pose[:, :3, 3])
     width = max(8, round(height * min(max(camera.aspect, 0.2), 5.0) / 8) * 8)
     return Cameras(
-        c2w=torch.from_numpy(c2w).float()[None],
-        fov_y=torch.tensor([float(camera.fov)]),
-        azimuth=torch.tensor([math.atan2(position[0], position[2])]),
-        elevation=torch.tensor([math.asin(max(-1.0, min(1.0, position[1] / distance)))]),
-        distance=torch.tensor([distance]),
-        height=height,
-        width=width,
+        c2w=pose, fov_y=torch.tensor([float(camera.fov)]), azimuth=azimuth, elevation=elevation, distance=distance,
+        height=height, width=width,
     )  # fmt: skip
 
 
@@ -104,6 +98,17 @@ def frustum(cameras: Cameras, row: int) -> dict[str, Any]:
         "fov": float(cameras.fov_y[row]), "aspect": cameras.width / cameras.height,
         "wxyz": _quaternion(c2w[:3, :3] @ _FLIP), "position": c2w[:3, 3],
     }  # fmt: skip
+
+
+def add_curve(server: ViserServer, name: str, x: np.ndarray, y: np.ndarray, across: str) -> Any:
+    """One figure of ``metrics.csv`` over steps or rows, at the end of the panel."""
+    from viser import uplot
+
+    return server.gui.add_uplot(
+        (x, y), (uplot.Series(label=across), uplot.Series(label=name, stroke="#0b62c4", width=2)),
+        title=name.replace("_", " "), aspect=2.2, scales={"x": uplot.Scale(time=False)},
+        legend=uplot.Legend(show=False),
+    )  # fmt: skip
 
 
 def _rotation(wxyz: Any) -> np.ndarray:

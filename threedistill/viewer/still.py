@@ -14,7 +14,7 @@ from threedistill.errors import ThreedistillError, UsageError
 from threedistill.exports.frames import Axis
 from threedistill.training.run_folder import RunFolder
 from threedistill.types import Mesh, Splats
-from threedistill.viewer.scene import glb_of, splat_arrays
+from threedistill.viewer.scene import add_curve, glb_of, splat_arrays
 from threedistill.viewer.serving import LOCAL, PORT, served
 
 if TYPE_CHECKING:
@@ -121,11 +121,10 @@ def _facts(name: str, asset: Mesh | Splats) -> str:
 
 def _add_run(server: ViserServer, run: RunFolder) -> None:
     from PIL import Image
-    from viser import uplot
 
     from threedistill.training.callbacks import read_metrics
 
-    previews = sorted(p for p in run.base.glob("preview/*.png") if p.stem.isdigit())
+    previews = run.previews
     if previews:
         with server.gui.add_folder("On the way"):
             first = np.asarray(Image.open(previews[-1]).convert("RGB"))
@@ -146,11 +145,7 @@ def _add_run(server: ViserServer, run: RunFolder) -> None:
             if name.startswith("seconds_") or len(set(y.tolist())) < 2:
                 continue
             x = np.arange(len(rows), dtype=np.float64)
-            server.gui.add_uplot(
-                (x, y), (uplot.Series(label="row"), uplot.Series(label=name, stroke="#0b62c4", width=2)),
-                title=name.replace("_", " "), aspect=2.2, scales={"x": uplot.Scale(time=False)},
-                legend=uplot.Legend(show=False),
-            )  # fmt: skip
+            add_curve(server, name, x, y, "row")
 
 
 def _for_ever() -> None:

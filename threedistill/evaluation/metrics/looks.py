@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.errors import ThreedistillError, UsageError
-from threedistill.evaluation.metrics.metric import Metric, Sight
+from threedistill.evaluation.metrics.metric import ScorerMetric, Sight
 from threedistill.exports.foreign.beside import Pictures
 from threedistill.scoring import Scorer
 
@@ -53,15 +53,8 @@ def folder_pictures(folder: str | Path, size: int) -> Float[Tensor, "N H W 3"]:
     return torch.stack(found)
 
 
-class _Seeing(Metric):
+class _Seeing(ScorerMetric):
     """Asks an encoder for its features."""
-
-    def __init__(self, scorer: Scorer) -> None:
-        self.scorer = scorer
-
-    @property
-    def version(self) -> str:
-        return self.scorer.version
 
     @torch.no_grad()
     def _features(self, pictures: Tensor) -> Float[Tensor, "N D"]:

@@ -21,9 +21,10 @@ from threedistill.contracts import Contract
 from threedistill.evaluation.appearance import pictures
 from threedistill.evaluation.janus import AZIMUTHS, ELEVATION
 from threedistill.exports.read import read_mesh
+from threedistill.scoring import Scorer
 from threedistill.types import Mesh
 
-__all__ = ["RIG", "Metric", "Sight"]
+__all__ = ["RIG", "Metric", "ScorerMetric", "Sight"]
 
 #: The rig in words and numbers, as it stands in every eval.json.
 RIG = {
@@ -83,3 +84,14 @@ class Metric(Contract, interface=True):
     def check_text(self, text: str) -> None:
         """Refuse a prompt that it has no words for; raises UsageError. Loads nothing heavy."""
         return
+
+
+class ScorerMetric(Metric):
+    """A metric by what a scorer makes of pictures, and of that scorer's version."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+
+    @property
+    def version(self) -> str:
+        return self.scorer.version

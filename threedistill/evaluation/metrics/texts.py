@@ -12,7 +12,7 @@ from torch import Tensor
 
 from threedistill.errors import UsageError
 from threedistill.evaluation.janus import janus_estimate
-from threedistill.evaluation.metrics.metric import Metric, Sight
+from threedistill.evaluation.metrics.metric import ScorerMetric, Sight
 from threedistill.resources import assets_dir
 from threedistill.scoring import Scorer
 
@@ -37,15 +37,8 @@ def read_lines(file: Path) -> tuple[str, ...]:
     return tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
 
 
-class _Asking(Metric):
+class _Asking(ScorerMetric):
     """Asks a scorer."""
-
-    def __init__(self, scorer: Scorer) -> None:
-        self.scorer = scorer
-
-    @property
-    def version(self) -> str:
-        return self.scorer.version
 
     def check_text(self, text: str) -> None:
         self.scorer.check_text(text)

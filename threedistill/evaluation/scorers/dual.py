@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,16 +12,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.errors import UsageError
-from threedistill.evaluation.scorers.folders import ModelFolder, prepared
+from threedistill.evaluation.scorers.folders import FolderScorer, prepared
 from threedistill.evaluation.scorers.openclip import clip_config, clip_network
-from threedistill.scoring import Scorer
 
 __all__ = ["DualEncoder"]
 
 _KINDS = ("clip", "siglip", "open_clip")
 
 
-class DualEncoder(Scorer):
+class DualEncoder(FolderScorer):
     """``100 cos(f(picture), g(text))``, or as the model was trained to compare: ``exp(s) cos + b``.
 
     The first is the CLIP score of the text-to-3D papers (not cut off at 0, so that it has gradients everywhere). The
@@ -36,25 +35,13 @@ class DualEncoder(Scorer):
         batch: pictures or texts at once.
     """
 
-    differentiable = True
-
     def __init__(
         self, folder: str, unit: Literal["cosine", "logit"] = "cosine", template: str = "{}", batch: int = 24
     ) -> None:
-        self.folder, self.unit, self.template, self.batch = ModelFolder(folder), unit, template, batch
-        if self.folder.kind not in _KINDS:
-            raise UsageError(
-                f"--model {folder}: a {self.folder.kind} model; this scorer takes {', '.join(_KINDS)}"
-            )
+        super().__init__(folder, _KINDS, batch)
+        self.unit, self.template = unit, template
         if "{}" not in template:
             raise UsageError(f"template={template!r} must hold {{}}, where the text goes")
-        self.how = self.folder.preparation(int(self._config.vision_config.image_size))
-        self.size = self.how.size
-        self._device = torch.device("cpu")
-
-    @cached_property
-    def version(self) -> str:
-        return self.folder.version
 
     @cached_property
     def _config(self) -> Any:
@@ -77,10 +64,6 @@ class DualEncoder(Scorer):
     @cached_property
     def logit_scale(self) -> float:
         return float(self._network.logit_scale.exp()) / 100 if self.unit == "cosine" else 1.0
-
-    @cached_property
-    def _words(self) -> Any:
-        return self.folder.tokenizer()
 
     def __call__(self, pictures: Float[Tensor, "B H W 3"], texts: Sequence[str]) -> Float[Tensor, "B T"]:
         network = self._network
@@ -116,9 +99,3 @@ class DualEncoder(Scorer):
                 given.pop("attention_mask", None)
             found.append(self._network.get_text_features(**given).pooler_output)
         return F.normalize(torch.cat(found), dim=-1)
-
-    def to(self, device: torch.device | str) -> Self:
-        self._device = torch.device(device)
-        if "_network" in vars(self):
-            self._network.to(self._device)
-        return self

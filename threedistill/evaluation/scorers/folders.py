@@ -1,23 +1,26 @@
-"""The folder of a scorer's model: what it says of itself, its version, and how it wants pictures prepared."""
+"""Scorers whose model is a folder: what it says of itself, its version, and how it wants pictures prepared."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.priors.fetching import quiet
 from threedistill.resources import weights_hash
+from threedistill.scoring import Scorer
 
-__all__ = ["ModelFolder", "Preparation", "prepared"]
+__all__ = ["FolderScorer", "ModelFolder", "Preparation", "prepared"]
 
 T = TypeVar("T")
 
@@ -136,3 +139,49 @@ def prepared(pictures: Float[Tensor, "B H W 3"], how: Preparation) -> Float[Tens
         x = F.interpolate(x, (how.size, how.size), mode=how.filter, **options)
     mean, std = (x.new_tensor(v)[:, None, None] for v in (how.mean, how.std))
     return (x.clamp(0, 1) - mean) / std
+
+
+class FolderScorer(Scorer):
+    """A scorer whose network, words and preparation of pictures come from one folder; they are read when first asked.
+
+    Arguments:
+        folder: the model's.
+        kinds: which models it takes.
+        batch: pictures or texts at once.
+
+    Raises:
+        UsageError: a model of another kind.
+    """
+
+    differentiable = True
+
+    def __init__(self, folder: str, kinds: Sequence[str], batch: int) -> None:
+        self.folder, self.batch = ModelFolder(folder), batch
+        if self.folder.kind not in kinds:
+            raise UsageError(
+                f"--model {folder}: a {self.folder.kind} model; this scorer takes {', '.join(kinds)}"
+            )
+        self.how = self.folder.preparation(int(self._config.vision_config.image_size))
+        self.size = self.how.size
+        self._device = torch.device("cpu")
+
+    @property
+    @abstractmethod
+    def _config(self) -> Any:
+        """The model's configuration."""
+
+    @cached_property
+    def version(self) -> str:
+        return self.folder.version
+
+    @cached_property
+    def _words(self) -> Any:
+        return self.folder.tokenizer()
+
+    def to(self, device: torch.device | str) -> Self:
+        """Moves what is loaded; what is not will be loaded there."""
+        self._device = torch.device(device)
+        for part in vars(self).values():
+            if isinstance(part, nn.Module):
+                part.to(self._device)
+        return self

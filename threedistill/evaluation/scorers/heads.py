@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.evaluation.scorers.dual import DualEncoder
-from threedistill.evaluation.scorers.folders import ModelFolder, prepared
+from threedistill.evaluation.scorers.folders import FolderScorer, prepared
 from threedistill.scoring import Scorer
 
 __all__ = ["Aesthetic", "MatchReward", "linear_head"]
@@ -101,7 +101,7 @@ class Aesthetic(Scorer):
         return self
 
 
-class MatchReward(Scorer):
+class MatchReward(FolderScorer):
     """A network that reads the text while it looks at the picture (BLIP), and a head on what it makes of both.
 
     With a head it is a reward as ImageReward: ``(head(h) - mean) / std`` of the first token's state ``h``. Without one
@@ -116,24 +116,14 @@ class MatchReward(Scorer):
         batch: pairs at once.
     """
 
-    differentiable = True
-
     def __init__(
         self, folder: str, head: str | None = None, mean: float = 0.16717362830052426,
         std: float = 1.0333394966054072, batch: int = 24,
     ) -> None:  # fmt: skip
-        self.folder, self.mean, self.std, self.batch = ModelFolder(folder), mean, std, batch
-        if self.folder.kind != "blip":
-            raise UsageError(f"--model {folder}: a {self.folder.kind} model; this scorer takes blip")
+        super().__init__(folder, ("blip",), batch)
+        self.mean, self.std = mean, std
         beside = self.folder.path / "reward.safetensors"
         self.head = Path(head) if head else beside if beside.is_file() else None
-        self.how = self.folder.preparation(int(self._config.vision_config.image_size))
-        self.size = self.how.size
-        self._device = torch.device("cpu")
-
-    @cached_property
-    def version(self) -> str:
-        return self.folder.version
 
     @cached_property
     def _config(self) -> Any:
@@ -152,10 +142,6 @@ class MatchReward(Scorer):
         if self.head is None:
             return None
         return linear_head(self.head, self._config.text_config.hidden_size).to(self._device)
-
-    @cached_property
-    def _words(self) -> Any:
-        return self.folder.tokenizer()
 
     def __call__(self, pictures: Float[Tensor, "B H W 3"], texts: Sequence[str]) -> Float[Tensor, "B T"]:
         seen = self._seen(pictures)
@@ -187,10 +173,3 @@ class MatchReward(Scorer):
             return (self._head(state)[:, 0] - self.mean) / self.std
         odds = self._network.itm_head(state)
         return odds[:, 1] - odds[:, 0]
-
-    def to(self, device: torch.device | str) -> Self:
-        self._device = torch.device(device)
-        for name in ("_network", "_head"):
-            if vars(self).get(name) is not None:
-                vars(self)[name].to(self._device)
-        return self

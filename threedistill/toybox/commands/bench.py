@@ -188,11 +188,11 @@ class NoiseRequest:
 
 def noise_shares(root: Path, request: NoiseRequest, only_read: bool) -> list[NoiseShare]:
     """The noise shares of the rules without a student, measured once and kept in ``noise.json``."""
+    from threedistill.atomic import read_json
     from threedistill.config import compose
     from threedistill.evaluation.report import write_json
     from threedistill.evaluation.statistics import Estimate
     from threedistill.resources import assets_dir, weights_hash
-    from threedistill.sweeps.job import read_json
     from threedistill.toybox.bench.noise import NoiseShare, measure
     from threedistill.toybox.bench.parts import PROMPTS, RULES, taught
 
