@@ -7,7 +7,6 @@ import http.client
 import io
 import json
 import os
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -27,12 +26,6 @@ pytestmark = pytest.mark.browser
 TINY = (
     "budget.iterations=3", "budget.views=2", "budget.resolution=32", "budget.grid=24", "export.faces=200",
     "export.texture_size=0", "export.turntable_frames=0", "trainer.preview_every=1", "trainer.log_every=1",
-)  # fmt: skip
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--use-gl=angle", "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
 )  # fmt: skip
 
 
@@ -62,16 +55,6 @@ def served(folder: Path, offered: Offer, settings=(), command=None, token=None) 
         thread.join()
         bound.close()
         jobs.close()
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield browser
-        browser.close()
 
 
 @contextlib.contextmanager

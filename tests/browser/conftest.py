@@ -1,20 +1,13 @@
-"""A browser: Debian's chromium with software GL, driven by Playwright; every page's complaints are collected."""
+"""Visits of pages in a browser; every page's complaints are collected."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-#: Neither a network nor a sandbox, which containers do not allow.
-ARGUMENTS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
-)  # fmt: skip
 #: Milliseconds; the machine may be busy.
 PATIENCE = 90_000
 
@@ -26,22 +19,6 @@ class Opened:
     page: Any
     errors: list[str] = field(default_factory=list)
     fetched: list[str] = field(default_factory=list)
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    """The browser; skips where there is none."""
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.skip("chromium is not installed (apt install chromium)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=path, args=list(ARGUMENTS), timeout=PATIENCE, handle_sigint=False
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
