@@ -22,8 +22,8 @@ constexpr int kMaxChannels = 16;
 constexpr int kMoments = 6;
 constexpr double kSlack = 0.01; // pixels: boxes are computed in double, opacities in T
 
-// The same three numbers as in gsplat 1.5.3, which serves CUDA: what is thinner is skipped, what is denser is capped, and a pixel is
-// finished before less than kDark of its light is left.
+// The same three numbers as in gsplat 1.5.3, which serves CUDA: what is thinner is skipped, what is denser is
+// capped, and a pixel is finished before less than kDark of its light is left.
 template <typename T> constexpr T kLeast = T(1) / T(255);
 template <typename T> constexpr T kMost = T(0.999);
 template <typename T> constexpr T kDark = T(1e-4);
