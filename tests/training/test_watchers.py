@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import inspect
 import json
+import os
+import sqlite3
+import struct
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -192,10 +198,10 @@ def test_wandb_and_mlflow_are_told_the_same(recorded, plain, tmp_path):
     first, again = recorded[::2], recorded[1::2]
     wandb, mlflow = (r for r in recorded[:2])
     assert wandb.arguments["offline"] is True and wandb.arguments["resume"] == "allow"
-    assert mlflow.arguments["tracking_uri"] is None
-    assert (
-        Path(mlflow.arguments["save_dir"]) == run / "logs" / "mlflow" and mlflow.arguments["run_id"] is None
-    )
+    place = run / "logs" / "mlflow"
+    assert mlflow.arguments["tracking_uri"] == f"sqlite:///{place / 'mlflow.db'}"
+    assert mlflow.arguments["artifact_location"] == (place / "files").as_uri()
+    assert mlflow.arguments["run_id"] is None
     later = recorded[2:]
     assert (
         later[0].arguments["id"] == wandb.arguments["id"]
@@ -219,6 +225,87 @@ def test_only_the_users_own_environment_goes_online(recorded, monkeypatch, tmp_p
         KINDS[name].open(tmp_path, "run", None, 0)
     assert recorded[0].arguments["offline"] is False
     assert recorded[1].arguments["tracking_uri"] == "http://localhost:1"
+    assert recorded[1].arguments["artifact_location"] is None
+
+
+# ---- the same with the packages themselves, where they are installed -----------------------------------------------
+
+
+def wandb_records(file: Path) -> Iterator[Any]:
+    """What a ``.wandb`` file holds: messages in LevelDB's log format, 7 bytes of its own before the first block."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content, place, message = file.read_bytes(), 7, b""
+    assert content[:4] == b":W&B"
+    while place + 7 <= len(content):
+        if 32768 - place % 32768 < 7:  # the end of a block is too short for a header
+            place += 32768 - place % 32768
+            continue
+        _, length, part = struct.unpack_from("<IHB", content, place)
+        message += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if part in (1, 4):  # whole, or the last part
+            yield Record.FromString(message)
+            message = b""
+
+
+INTERRUPTED = """
+import sys, threedistill
+
+def once(step):
+    if step.done == 2:
+        raise KeyboardInterrupt
+
+try:
+    threedistill.generate("a red ball", out="run", prior="oracle", preset="bench", quiet=True,
+                          overrides=[*sys.argv[1:], "trainer.loggers=[wandb,mlflow]"], on_step=once)
+except KeyboardInterrupt:
+    threedistill.resume("run", quiet=True)
+"""
+
+
+@pytest.mark.slow
+def test_wandb_and_mlflow_themselves(tmp_path):
+    """An interrupted and continued run, in wandb's offline file and in MLflow's database, read without our code."""
+    for package in ("wandb", "mlflow"):
+        pytest.importorskip(package)
+    environment = {
+        k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "MLFLOW_"))
+    } | {"PYTHONPATH": str(ROOT)}  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, *TINY],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "the logger" not in done.stderr, done.stderr
+    assert {p.name for p in tmp_path.iterdir()} == {"run"}, "nothing beside the run's folder"
+    logs = tmp_path / "run" / "logs"
+    with contextlib.closing(sqlite3.connect(logs / "mlflow" / "mlflow.db")) as database:
+        ((mark, status, place),) = database.execute(
+            "select run_uuid, status, artifact_uri from runs"
+        ).fetchall()
+        rows = database.execute(
+            "select step from metrics where key = 'direction_rms' order by step"
+        ).fetchall()
+        figures = {key for (key,) in database.execute("select key from latest_metrics")}
+        prompt = database.execute("select value from params where key = 'prompt'").fetchone()
+    assert (status, prompt) == ("FINISHED", ("a red ball",)) and "seconds/export" in figures
+    assert [step for (step,) in rows] == [2, 3, 5, 6]
+    assert {p.name for p in (Path(place.removeprefix("file://")) / "preview").iterdir()} >= {"000006.png"}
+    files = sorted(logs.glob("wandb/offline-run-*/run-*.wandb"))
+    assert len({file.name for file in files}) == 1, "both processes wrote under one mark"
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["loggers"]["mlflow"] == mark
+    records = [record for file in files for record in wandb_records(file)]
+    history = [
+        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+        for record in records
+        if record.HasField("history")
+    ]
+    assert [row["trainer/global_step"] for row in history if "direction_rms" in row] == [2, 3, 5, 6]
+    assert any("seconds/export" in row for row in history) and any("preview" in str(row) for row in history)
+    assert any(item.key == "prompt" for r in records for item in (*r.run.config.update, *r.config.update))
 
 
 def test_a_logger_that_fails_is_left_out_with_a_word(recorded, monkeypatch, tmp_path):

@@ -83,16 +83,21 @@ def _wandb(folder: Path, name: str, mark: str | None, step: int) -> Any:
     offline = os.environ.get("WANDB_MODE", "offline") != "online"
     return WandbLogger(
         name=name, save_dir=folder, id=mark or secrets.token_hex(4), project="threedistill", offline=offline,
-        resume="allow",
+        resume="allow", settings={"silent": True},
     )  # fmt: skip
 
 
 def _mlflow(folder: Path, name: str, mark: str | None, step: int) -> Any:
+    """A database in the folder, and the pictures beside it: MLflow 3 refuses to write folders of its own any more."""
     from pytorch_lightning.loggers import MLFlowLogger
 
+    place = (folder / "mlflow").absolute()
+    server = os.environ.get("MLFLOW_TRACKING_URI")
+    if not server:
+        place.mkdir(parents=True, exist_ok=True)
     return MLFlowLogger(
-        experiment_name="threedistill", run_name=name, tracking_uri=os.environ.get("MLFLOW_TRACKING_URI"),
-        save_dir=str((folder / "mlflow").absolute()), run_id=mark,
+        experiment_name="threedistill", run_name=name, tracking_uri=server or f"sqlite:///{place / 'mlflow.db'}",
+        artifact_location=None if server else (place / "files").as_uri(), run_id=mark,
     )  # fmt: skip
 
 
