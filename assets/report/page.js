@@ -245,6 +245,9 @@
       } }, words(name) + (boardBy === name ? boardRising ? " ↑" : " ↓" : "")));
     const cell = (estimate, name) => {
       if (!estimate) return make("td", {}, "-");
+      // One prompt, or equal ones, make no interval.
+      if (estimate.low === estimate.high)
+        return make("td", { title: `${estimate.count} runs` }, number(estimate.value));
       const [low, span] = range(name), bar = make("div", { class: "range" }, make("i"), make("b"));
       bar.firstChild.style.left = `${100 * (estimate.low - low) / span}%`;
       bar.firstChild.style.width = `${100 * (estimate.high - estimate.low) / span}%`;

@@ -140,6 +140,7 @@ def test_bootstrap_over_prompts_is_wider_than_over_runs():
     assert by_prompt.value == by_run.value == 0.5
     assert by_prompt.high - by_prompt.low > 2 * (by_run.high - by_run.low)
     assert bootstrap([0.3], groups=["a"]).low == pytest.approx(0.3)
+    assert str(bootstrap([0.3], groups=["a"])) == "0.30", "one prompt makes no interval"
     with pytest.raises(ValueError):
         bootstrap([])
 

@@ -31,7 +31,9 @@ class Estimate:
         return {"value": self.value, "low": self.low, "high": self.high, "count": self.count}
 
     def __str__(self) -> str:
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        """Without the interval where one group, or equal ones, make none."""
+        width = "" if self.low == self.high else f" [{self.low:.2f}, {self.high:.2f}]"
+        return f"{self.value:.2f}{width}"
 
 
 def bootstrap(

@@ -132,7 +132,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def evaluate_run(folder: Path) -> dict[str, Any] | None:
-    """Judge a finished run and write ``eval.json`` and ``asset/views.png``, unless that is done already.
+    """Judge a finished run and write ``eval.json``, ``asset/views.png`` and a turntable, unless that is done already.
 
     Returns:
         the evaluation, or None where no critic knows the prompt's words.
@@ -184,12 +184,18 @@ def _critic(prompt: str) -> Critic | None:
 
 
 def _write_views(asset: Path, target: Path) -> None:
-    """The ring of views that variety is measured on, side by side in one picture."""
+    """The ring of views that variety is measured on, side by side in one picture; and where the run's budget has no
+    turntable, a small one for the report.
+    """
     import torch
 
     from threedistill.atomic import write_bytes
     from threedistill.evaluation.appearance import pictures
     from threedistill.exports.files import png_bytes
     from threedistill.exports.read import read_mesh
+    from threedistill.exports.video import write_turntable
 
-    write_bytes(target, png_bytes(torch.cat(list(pictures(read_mesh(asset), lit=False).rgb), 1)))
+    mesh, turntable = read_mesh(asset), target.with_name("turntable.webp")
+    if not turntable.exists():
+        write_turntable(mesh, turntable, frames=12, size=192)
+    write_bytes(target, png_bytes(torch.cat(list(pictures(mesh, lit=False).rgb), 1)))

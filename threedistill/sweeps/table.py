@@ -263,9 +263,9 @@ def settings_table(facts: dict[str, Any], title: str) -> Any:
 
 
 def interval(estimate: dict[str, float] | None) -> str:
-    """A mean and its interval in one cell."""
+    """A mean and its interval in one cell; the mean alone where one prompt, or equal ones, make no interval."""
     if estimate is None:
         return "-"
     digits = 0 if abs(estimate["value"]) >= 100 else 1 if abs(estimate["value"]) >= 10 else 2
     value, low, high = (f"{estimate[k]:.{digits}f}" for k in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
+    return value if estimate["low"] == estimate["high"] else f"{value} [{low}, {high}]"
