@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -36,11 +37,17 @@ MODULES = {"joblib": "joblib", "submitit_local": "submitit", "ray": "ray"}
 
 
 @contextlib.contextmanager
-def cluster(launcher: str, folder: Path) -> Iterator[dict[str, str]]:
+def cluster(launcher: str) -> Iterator[dict[str, str]]:
     """For Ray, a local cluster of two workers; what its members have in their environment."""
     if launcher != "ray":
         yield {}
         return
+    # A socket's path has 107 bytes at most, of which Ray needs 64: pytest's folders are too deep for it.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield from _cluster(Path(folder))
+
+
+def _cluster(folder: Path) -> Iterator[dict[str, str]]:
     # Its workers run at low priority else, and wait for those of everybody.
     environment = {"RAY_worker_niceness": "0", "RAY_raylet_start_wait_time_s": "300"}
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
@@ -83,7 +90,7 @@ def offspring(mark: str) -> dict[int, str]:
 
 def kill_and_go_on(launcher: str, prompts: int, seeds: int, after: int, limit: float) -> SimpleNamespace:
     """Start the sweep, SIGKILL it once ``after`` runs are done, wait for its offspring to end, start it again."""
-    with cluster(launcher, Path("ray").absolute()) as joined:
+    with cluster(launcher) as joined:
         return _kill_and_go_on(launcher, prompts, seeds, after, limit, joined)
 
 
@@ -251,6 +258,21 @@ def test_ray_gives_every_run_a_gpu_where_there_are_some(monkeypatch: pytest.Monk
     assert launch_module._gpus(own) == [] and launch_module._gpus(launch_module.Launch("joblib")) == []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert launch_module._gpus(launch) == []
+
+
+def test_slurm_is_refused_where_there_is_none(
+    command, workspace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    Path("prompts.txt").write_text("a red mushroom\n")
+    done = command("sweep", "--prompts", "prompts.txt", "hydra/launcher=submitit_slurm", "--out", "out")
+    assert (done.status, done.err.count("\n")) == (2, 1) and "there is no sbatch here" in done.err
+    assert not Path("out").exists()
+    for name in ("sbatch", "srun"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    launch_module.check_launcher("submitit_slurm")
 
 
 def test_words_that_add_to_hydras_own_settings_are_no_axes():

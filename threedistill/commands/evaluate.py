@@ -53,7 +53,7 @@ def run(argv: Sequence[str]) -> int:
     options, data = parser().parse(argv)
     if not data:
         raise UsageError("eval needs run folders: threedistill eval runs/a-red-mushroom-s0")
-    folders = [run_folder(name) for name in data]
+    folders = [folder for name in data for folder in _folders(name)]
     layouts = _layouts(options)
     from threedistill.config.critics import critic_for
     from threedistill.config.metrics import metrics_for
@@ -78,6 +78,23 @@ def run(argv: Sequence[str]) -> int:
         # A pipe has no width of its own; a table that is cut off says nothing.
         Console(width=None if sys.stdout.isatty() else 160).print(report.table())
     return 1 if report.failed else 0
+
+
+def _folders(name: str) -> list[Path]:
+    """The run of this name, or those of a benchmark's folder."""
+    folder = Path(name)
+    if folder.parent.name == "outputs_mesh_t3" and folder.is_dir():
+        from threedistill.evaluation.layouts import read_t3bench
+
+        found = read_t3bench(folder)
+        if not found:
+            raise UsageError(
+                f"{name}: no PROMPT/save/it0-export/model.obj in it, as T3Bench's methods leave them"
+            )
+        return found
+    if next(folder.glob("*/*/rgb_0.png"), None) is not None:
+        raise UsageError(f"{name}: GPTEval3D's folders hold pictures only; give the runs they were made from")
+    return [run_folder(name)]
 
 
 def _layouts(options: argparse.Namespace) -> list[Callable[[dict[str, Any]], Path]]:

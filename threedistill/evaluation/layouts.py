@@ -5,12 +5,15 @@
     T3Bench    DIR/outputs_mesh_t3/METHOD_GROUP/a_prompt-s0/save/it0-export/model.obj, with its MTL and PNG
                DIR/data/prompt_GROUP.txt, of which the first that lists the prompt names the group
 
+T3Bench's are read as well (:func:`read_t3bench`), whatever method made them. GPTEval3D's hold pictures, and no assets.
+
 Source: Wu et al. 2024, arXiv:2401.04092; He et al. 2023, arXiv:2310.02977.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,13 +26,16 @@ from threedistill.errors import UsageError
 from threedistill.evaluation.alignment import centred
 from threedistill.exports.asset import ExportSettings, write_mesh
 from threedistill.exports.files import png_bytes
+from threedistill.exports.frames import Frame, frame_of, turned
 from threedistill.exports.read import read_mesh
 from threedistill.types import Mesh
 
-__all__ = ["GROUPS", "LAYOUTS", "write_gpteval3d", "write_t3bench"]
+__all__ = ["GROUPS", "LAYOUTS", "read_t3bench", "write_gpteval3d", "write_t3bench"]
 
 #: T3Bench's lists: one object, one with surroundings, several.
 GROUPS = ("single", "surr", "multi")
+#: The axes of threestudio's meshes, which T3Bench's are.
+_THREESTUDIO = Frame("z", "x")
 
 
 def write_gpteval3d(
@@ -88,7 +94,7 @@ def _prompt_id(root: Path, prompt: str) -> int:
 
 
 def write_t3bench(root: Path, method: str, run: dict[str, Any]) -> Path:
-    """A run's mesh for T3Bench: OBJ, MTL and PNG, +Z up, as threestudio exports them.
+    """A run's mesh for T3Bench: OBJ, MTL and PNG, +Z up and front +X, as threestudio exports them.
 
     Arguments:
         root: the benchmark's folder.
@@ -109,8 +115,57 @@ def write_t3bench(root: Path, method: str, run: dict[str, Any]) -> Path:
     folder = place / "save" / "it0-export"
     make_folder(folder)
     mesh: Mesh = read_mesh(Path(run["asset"]))
-    write_mesh(mesh, folder / "model.obj", ExportSettings(up="z"))
+    turn = (
+        frame_of("z").to_ours() @ _THREESTUDIO.to_ours().T
+    )  # the file's up axis can be asked for, its front cannot
+    write_mesh(turned(mesh, turn), folder / "model.obj", ExportSettings(up="z"))
     return place
+
+
+def read_t3bench(folder: Path) -> list[Path]:
+    """A method's assets in T3Bench's folder, made readable as runs are: ``threedistill/`` in each of their folders gets
+    a ``run.json`` and the mesh as GLB in our frame. Nothing of theirs is changed.
+
+    The prompt is the listed one (``data/prompt_GROUP.txt`` two folders up) that the folder's name begins with, the
+    longest if there are several; without a list, the name up to ``@`` or ``-s0``.
+
+    Arguments:
+        folder: ``outputs_mesh_t3/METHOD_GROUP``.
+
+    Returns:
+        those folders; empty where this is no such folder.
+    """
+    lists = [folder.parent.parent / "data" / f"prompt_{group}.txt" for group in GROUPS]
+    listed = {prompt.replace(" ", "_"): prompt for file in lists if file.is_file() for prompt in _lines(file)}
+    found = []
+    for place in sorted(p for p in folder.iterdir() if p.is_dir()):
+        files = sorted(place.glob("save/it*-export/model.obj"), key=lambda file: _number(file.parent.name))
+        if not files:
+            continue
+        known = [name for name in listed if name and place.name.startswith(name)]
+        named = re.sub(r"(@.*|-s\d+)$", "", place.name).replace("_", " ")
+        prompt = listed[max(known, key=len)] if known else named
+        seed = re.search(r"-s(\d+)$", place.name)
+        own = place / "threedistill"
+        make_folder(own / "asset")
+        write_mesh(
+            read_mesh(files[-1], _THREESTUDIO.up, _THREESTUDIO.front),
+            own / "asset" / "model.glb",
+            ExportSettings(),
+        )
+        record = {
+            "prompt": prompt,
+            "seed": int(seed[1]) if seed else None,
+            "source": str(files[-1].relative_to(place)),
+        }
+        write_text(own / "run.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        found.append(own)
+    return found
+
+
+def _number(text: str) -> int:
+    """The iteration in ``it10000-export``."""
+    return int("".join(filter(str.isdigit, text)) or 0)
 
 
 def _lines(file: Path) -> list[str]:

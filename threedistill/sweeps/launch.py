@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import shutil
 import sys
 import threading
 import time
@@ -58,7 +59,7 @@ class Launch:
 
 
 def check_launcher(name: str) -> None:
-    """Refuse a launcher that does not exist or is not installed."""
+    """Refuse a launcher that does not exist, is not installed, or has nothing to launch on."""
     if name not in LAUNCHERS:
         close = nearest(name, LAUNCHERS, 1)
         hint = f"; did you mean {close[0]}?" if close else ""
@@ -67,12 +68,21 @@ def check_launcher(name: str) -> None:
     if needed is None:
         return
     module, package, extra = needed
+    if not _installed(module):
+        raise UsageError(
+            f'hydra/launcher={name} needs {package}, which is not installed: pip install "threedistill[{extra}]"'
+        )
+    if name == "submitit_slurm" and (missing := [c for c in ("sbatch", "srun") if shutil.which(c) is None]):
+        raise UsageError(
+            f"hydra/launcher={name}: there is no {missing[0]} here; start it where SLURM's commands are, or take "
+            "submitit_local"
+        )
+
+
+def _installed(module: str) -> bool:
     with contextlib.suppress(ModuleNotFoundError):
-        if importlib.util.find_spec(module) is not None:
-            return
-    raise UsageError(
-        f'hydra/launcher={name} needs {package}, which is not installed: pip install "threedistill[{extra}]"'
-    )
+        return importlib.util.find_spec(module) is not None
+    return False
 
 
 @dataclass(frozen=True)
