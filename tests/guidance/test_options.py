@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import re
 import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from threedistill.guidance.rules_classifier import CSD, CSM, NFSD
 from threedistill.guidance.rules_inversion import CDS, ISM, SCTD, SDI
 from threedistill.guidance.rules_reference import CSDS, DDS
 from threedistill.guidance.rules_student import ESD, SIM, VSD
+from threedistill.guidance.timesteps import Annealed, DreamTime, Uniform, Window
 from threedistill.guidance.trajectory import (
     Interval,
     Inverted,
@@ -34,10 +36,12 @@ from threedistill.guidance.trajectory import (
     draw_noise,
 )
 from threedistill.guidance.two_conditions import TwoConditions
+from threedistill.guidance.weighting import Weighting, WeightingKind
 from threedistill.priors.analytic import GaussianPrior
 from threedistill.priors.noise_path import DiscretePath
 from threedistill.prompts import PromptSet
 from threedistill.protocols import GuidanceRule
+from threedistill.resources import configs_dir
 from threedistill.rng import Streams
 
 SHAPE, VIEWS = (3, 4, 4), 4
@@ -195,6 +199,53 @@ def test_every_variant_of_guidance_has_an_effect_or_is_refused(rule: GuidanceRul
         else:
             new = replace(guidance, **{field.name: OTHERS[field.name]})
             assert float((direction(replace(rule, cfg=new)) - before).abs().max()) > 1e-6, field.name
+
+
+def test_no_rule_of_the_menu_is_left_out_of_the_walk() -> None:
+    targets = {
+        re.search(r"^rule:\n  _target_: (\S+)$", one.read_text(), re.MULTILINE)[1]  # type: ignore[index]
+        for one in (configs_dir() / "guidance").glob("*.yaml")
+    }
+    assert targets == {f"{type(rule).__module__}.{type(rule).__name__}" for rule in RULES}
+
+
+def test_every_option_of_the_weights_has_an_effect_or_is_refused() -> None:
+    level = DiscretePath.from_betas().at_fraction(torch.tensor([0.05, 0.3, 0.6, 0.95], dtype=torch.float64))
+    weights = {kind: Weighting(kind)(level) for kind in get_args(WeightingKind)}
+    for one, other in itertools.combinations(weights, 2):
+        assert float((weights[one] - weights[other]).abs().max()) > 1e-3, (one, other)
+    for kind, plain in weights.items():
+        torch.testing.assert_close(Weighting(kind, factor=3.0)(level), 3 * plain)
+        for cap in (0.01, 1.0):
+            try:
+                capped = Weighting(kind, cap=cap)(level)
+            except ValueError as error:
+                assert "cap=1 would have no effect" in str(error) and float(plain.max()) <= 1
+            else:
+                assert float((capped - plain).abs().max()) > 1e-3, (kind, cap)
+
+
+POLICIES = [
+    (Uniform(), {"window": Window(0.1, 0.9), "draw": "spread"}),
+    (Uniform(Window(0.3, 0.7)), {"draw": "shared"}),
+    (Annealed(), {"start": 0.9, "end": 0.2, "shape": "linear", "unit": "logsnr"}),
+    (DreamTime(), {"high": 0.7, "low": 0.4, "high_width": 0.1, "low_width": 0.3, "min": 0.4, "max": 0.9}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("policy", "options"), POLICIES)
+def test_every_option_of_the_noise_levels_has_an_effect(policy: Any, options: dict[str, Any]) -> None:
+    def drawn(one: Any) -> torch.Tensor:
+        path = DiscretePath.from_betas()
+        return torch.cat([one.sample(path, progress, Streams(0).at(3), 6).index for progress in (0.4, 0.99)])
+
+    before = drawn(policy)
+    for name, value in options.items():
+        assert not torch.equal(drawn(replace(policy, **{name: value})), before), name
+    assert all(set(options) <= {field.name for field in fields(policy)} for policy, options in POLICIES)
+    for kind in {type(policy) for policy, _ in POLICIES}:
+        varied = {name for policy, options in POLICIES if type(policy) is kind for name in options}
+        assert varied == {field.name for field in fields(kind)}
 
 
 def test_what_is_said_about_no_gap_is_refused() -> None:

@@ -43,8 +43,8 @@ def test_weights_at_a_level_known_by_hand(kind, expected):
     level = double_level(0.6, 0.8, 3)
     torch.testing.assert_close(Weighting(kind)(level), torch.full((3,), expected, dtype=torch.float64))
     torch.testing.assert_close(
-        Weighting(kind, factor=2.0, cap=0.5)(level),
-        torch.full((3,), 2 * min(expected, 0.5), dtype=torch.float64),
+        Weighting(kind, factor=2.0, cap=0.3)(level),
+        torch.full((3,), 2 * min(expected, 0.3), dtype=torch.float64),
     )
 
 

@@ -23,6 +23,10 @@ WeightingKind = Literal[
 ]
 
 
+#: The most that ``w`` can be, of the kinds that do not grow without limit.
+_MOST = {"uniform": 1.0, "sigma2": 1.0, "alpha_sigma": 0.5, "alpha_sigma2": 2 / 27**0.5}
+
+
 @settings
 class Weighting:
     """``w(t)`` as a function of the noise level, per sample.
@@ -42,12 +46,23 @@ class Weighting:
     Arguments:
         kind: one of the above.
         factor: multiplies it (with Adam only the ratio to the regularisers matters).
-        cap: upper bound on ``w`` before the factor, for the kinds that grow without limit; None = none.
+        cap: upper bound on ``w`` before the factor; None = none.
+
+    Raises:
+        ValueError: a cap that no weight of this kind reaches on a variance-preserving path.
     """
 
     kind: WeightingKind = "sigma2"
     factor: Positive = 1.0
     cap: Positive | None = None
+
+    def __post_init__(self) -> None:
+        most = _MOST.get(self.kind)
+        if self.cap is not None and most is not None and self.cap >= most:
+            raise ValueError(
+                f"weighting.cap={self.cap:g} would have no effect: w(t) of kind={self.kind} is at most {most:.3g}; "
+                "leave it null, or take factor"
+            )
 
     def __call__(self, level: NoiseLevel) -> Float[Tensor, "B"]:
         """(B,) the weights of ``B`` noise levels."""
