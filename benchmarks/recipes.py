@@ -2,7 +2,8 @@
 
 python benchmarks/recipes.py --preset bench --out /tmp/recipes --picture docs/pictures/recipes.png
 
-An asset that is there already is not made again. DreamMat's mesh is the one that Magic3D's recipe made.
+An asset that is there already is not made again, and a run that was stopped goes on where it was. DreamMat's mesh is
+the one that Magic3D's recipe made.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ def make(
 
     out = folder / name
     asset = out / "asset" / "model.glb"
-    if not asset.exists():
+    if not asset.exists() and any(out.glob("checkpoints/*/last.safetensors")):
+        pipeline.resume(out, quiet=True)
+    elif not asset.exists():
         init = folder / "magic3d" / "asset" / "model.glb" if name == "dreammat" else None
         pipeline.generate(
             prompt, out=out, recipe=name, prior="toybox", preset=preset, seed=seed, init=init, overwrite=True,
