@@ -47,6 +47,7 @@ class TeacherSettings:
         sketch_width, sketch_channels, masks: of the sketch.
         text_width, text_layers: of the text encoder.
         view_layers: of the encoder of reference views.
+        slots: flat colours of a picture.
     """
 
     size: int = 128
@@ -61,6 +62,7 @@ class TeacherSettings:
     text_width: int = 128
     text_layers: int = 3
     view_layers: int = 2
+    slots: int = 16
 
 
 def build_scheduler(size: int) -> DDIMScheduler:
@@ -146,6 +148,7 @@ class TransformerToyboxPipeline(DiffusionPipeline):
         transformer = ToyboxTransformer(
             size=s.size, fine=s.fine, width=s.width, outer=s.outer, middle_width=s.middle_width, depth=s.depth,
             class_size=s.sketch_width + CAMERA_SIZE + BACKGROUND_SIZE, context=s.text_width, shift=64 / s.size,
+            slots=s.slots,
         )  # fmt: skip
         sketch = PaletteSketch(s.text_width, s.sketch_width, s.sketch_channels, s.masks, size=s.size // 2)
         views = ViewEncoder(s.size, s.text_width, s.view_layers)

@@ -1,14 +1,15 @@
 """The embedded prior's transformer: 128-pixel pictures as 16 x 16 and 8 x 8 tokens between fine convolutions.
 
-    x0 = k(t) x_t / alpha + (1 - k(t)) (g(t) drawn + F),      k = s^2 / (s^2 + (sigma / alpha)^2)
+    x0 = k x_t / alpha + (1 - k) P,      k = s^2 / (s^2 + (sigma / alpha)^2)
 
 The first term is a road for the noisy picture itself, open where its noise is smaller than the network's own error s;
-k is the weight of the better of two estimates with error variances s^2 and (sigma / alpha)^2. The second is a road for
-the sketch (the conditional mean), open where nothing but noise is left: g = r^2 / (r^2 + (alpha / sigma)^2).
+k is the weight of the better of two estimates with error variances s^2 and (sigma / alpha)^2. P is a picture of few
+flat colours and, where nothing but noise is left, the sketch, which is the conditional mean
+(:class:`threedistill.toybox.slots.SlotDecoder`).
 
 The picture (4 x 4 pixels a cell) is read by convolutions at 32 x 32, blocks at 16 x 16 let every place see every
 other, wide blocks at 8 x 8 hold what is known of the world and read the words, and convolutions at 32 x 32, which are
-shown the noisy picture's features again, draw the answer, so that no patch has a border.
+shown the noisy picture's features again, say where the colours are, so that no patch has a border.
 
 Words, camera and background act on every block by scale, shift and gate; words (and reference views, where there are
 any) also by cross-attention. Reference views and the control picture enter by roads that are closed (zero) in a fresh
@@ -28,6 +29,8 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from threedistill.toybox.slots import SlotDecoder
 
 __all__ = [
     "CONTROL", "PICTURE", "SKETCH", "STEPS", "Attention", "Block", "ToyboxTransformer", "ViewEncoder",
@@ -149,14 +152,15 @@ class ToyboxTransformer(ModelMixin, ConfigMixin):
         context: width of the words' tokens.
         shift: of the noise path (see :func:`shifted_cosine`).
         noise_floor: s, where the road of the noisy picture is half open.
-        signal_floor: r, where the road of the sketch is half open.
+        signal_floor: r, the ratio alpha / sigma at which a fresh network draws as much of the sketch as of a slot.
+        slots: flat colours of a picture.
     """
 
     @register_to_config
     def __init__(
         self, size: int = 128, fine: int = 64, width: int = 192, outer: int = 1, middle_width: int = 384,
         depth: int = 3, head: int = 64, told: int = 384, class_size: int = 1042, context: int = 128,
-        shift: float = 0.5, noise_floor: float = 0.07, signal_floor: float = 0.1,
+        shift: float = 0.5, noise_floor: float = 0.07, signal_floor: float = 0.1, slots: int = 16,
     ):  # fmt: skip
         super().__init__()
         cells = size // 8
@@ -180,22 +184,22 @@ class ToyboxTransformer(ModelMixin, ConfigMixin):
         self.spread = nn.Linear(width, 4 * fine)
         self.merge = nn.Conv2d(2 * fine, fine, 1)
         self.refine = nn.Conv2d(fine, fine, 3, padding=1)
-        self.conv_out = nn.Conv2d(fine, PICTURE, 3, padding=1)
-        for part in (self.fine_modulation, self.conv_out):
-            nn.init.zeros_(part.bias)  # type: ignore[arg-type]
-            nn.init.normal_(part.weight, std=1e-3)
+        self.flat = SlotDecoder(fine, told, slots, signal_floor)
+        nn.init.zeros_(self.fine_modulation.bias)
+        nn.init.normal_(self.fine_modulation.weight, std=1e-3)
         self.register_buffer("log_snr", shifted_cosine(shift).float(), persistent=False)
 
     def roads(self, timestep: Float[Tensor, "B"]) -> tuple[Tensor, Tensor, Tensor]:
-        """``k / alpha``, ``1 - k`` and ``g`` at (float) steps of the path."""
+        """``k / alpha`` and ``1 - k``, (B, 1, 1, 1), and the SNR, (B,), at (float) steps of the path."""
         table: Tensor = self.log_snr  # type: ignore[assignment]
         place = timestep.to(table).clamp(0, STEPS - 1)
         low = place.floor().long().clamp(max=STEPS - 2)
         snr = torch.lerp(table[low], table[low + 1], place - low).exp().double()
-        s2, r2 = self.config.noise_floor**2, self.config.signal_floor**2  # type: ignore[attr-defined]
+        s2 = self.config.noise_floor**2  # type: ignore[attr-defined]
         alpha = (snr / (1 + snr)).sqrt()
         k = s2 * snr / (s2 * snr + 1)
-        return tuple(x.float().view(-1, 1, 1, 1) for x in (k / alpha.clamp(min=1e-9), 1 - k, r2 / (r2 + snr)))  # type: ignore[return-value]
+        noisy, clean = (x.float().view(-1, 1, 1, 1) for x in (k / alpha.clamp(min=1e-9), 1 - k))
+        return noisy, clean, snr.float()
 
     def forward(
         self,
@@ -221,7 +225,7 @@ class ToyboxTransformer(ModelMixin, ConfigMixin):
         """
         dtype = self.conv_in.weight.dtype
         time = torch.as_tensor(timestep, device=sample.device).float().expand(len(sample))
-        noisy, clean, mean = self.roads(time)
+        noisy, clean, snr = self.roads(time)
         told = self.time_embedding(self.time_proj(time).to(dtype)) + self.class_embedding(
             class_labels.to(dtype)
         )
@@ -249,11 +253,10 @@ class ToyboxTransformer(ModelMixin, ConfigMixin):
         spread = spread.unflatten(1, (2 * side, 2 * side)).permute(0, 3, 1, 2)
         out = self.merge(torch.cat([fine, spread], 1))
         out = out + self.refine(F.silu(out * (1 + scale2) + shift2))
-        found = self.conv_out(F.silu(out)).float()
         drawn = F.interpolate(
-            F.pixel_shuffle(sketch.float(), 2)[:, :3], scale_factor=2, mode="bilinear", align_corners=False
+            F.pixel_shuffle(sketch, 2)[:, :3], scale_factor=2, mode="bilinear", align_corners=False
         )
-        found = found + mean.to(found) * F.pixel_unshuffle(drawn, 4)
+        found = F.pixel_unshuffle(self.flat(F.silu(out), told, sample, drawn, snr), 4)
         found = noisy * sample.float() + clean * found
         found = found.to(sample.dtype)
         return Transformer2DModelOutput(sample=found) if return_dict else (found,)
