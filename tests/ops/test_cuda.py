@@ -152,6 +152,19 @@ def test_cuda_tensors_reach_the_adapter_of_every_operator_through_the_dispatcher
                 call()
             assert reached.value.args == (name.strip(), "cuda")
 
+        def triton_only(name, tensor):
+            return library(name, tensor) if "triton" in name else None
+
+        for module in (hash_op, composite_op):
+            monkeypatch.setattr(module, "cuda_library", triton_only)
+        for name, call in {
+            "hash_encode": lambda: hash_encode(rows, table, LAYOUT),
+            "composite": lambda: composite(one, rows, Samples(offsets, one, one, offsets)),
+        }.items():
+            with pytest.raises(Reached) as reached:
+                call()
+            assert reached.value.args == (f"threedistill.ops.triton.{name}", "cuda")
+
 
 def test_the_library_trains_the_fields_own_table(libraries):
     x = torch.rand(50, 3)

@@ -2,13 +2,14 @@
 
     CPU                                 the native kernels, or the torch twins
     CUDA, float32, library importable   tinycudann encodes, nerfacc marches and composites, gsplat draws splats
+    CUDA, float32, only Triton there    our kernels of ``ops/triton`` encode and composite
     anything else                       the torch twins, which run anywhere
 
 An operator ``threedistill::x`` has, in its own file ``ops/x.py``, a CPU kernel and its gradient, a torch twin, and
 the adapter that :func:`cuda` registers for its ``AutogradCUDA`` key: what it returns carries the gradients of the
 library's (or the twin's) own autograd functions. ``THREEDISTILL_OPS`` set to ``reference`` or ``native`` keeps the
 libraries out. None of the adapters has run on a GPU yet: they are checked against stand-ins that speak the
-libraries' interfaces.
+libraries' interfaces, and the Triton kernels in Triton's interpreter.
 """
 
 from __future__ import annotations

@@ -180,9 +180,12 @@ _composite.register_autograd(_backward, setup_context=_save)
 
 @cuda("composite")
 def _on_cuda(density, rgb, start, end, offsets):
-    """nerfacc's weights and sums."""
+    """nerfacc's weights and sums, or our Triton kernel."""
     library = cuda_library("nerfacc", density)
     if library is None:
+        ours = cuda_library("threedistill.ops.triton.composite", density)
+        if ours is not None:
+            return ours.composite(density, rgb, start, end, offsets)
         return tuple(composite_reference(density, rgb, _samples(start, end, offsets)))
     rays = len(offsets) - 1
     ray = torch.repeat_interleave(torch.arange(rays, device=offsets.device), offsets.diff())

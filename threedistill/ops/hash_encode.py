@@ -302,9 +302,12 @@ _hash_encode.register_autograd(_backward, setup_context=_save)
 
 @cuda("hash_encode")
 def _on_cuda(x, table, levels, features, log2_entries, base, finest, active):
-    """tinycudann's encoding; its table layout is ours, so a checkpoint written by one loads in the other."""
+    """tinycudann's encoding, whose table layout is ours (a checkpoint loads in both), or our Triton kernel."""
     layout = _layout(levels, features, log2_entries, base, finest)
     if cuda_library("tinycudann", table) is None:
+        ours = cuda_library("threedistill.ops.triton.hash_encode", table)
+        if ours is not None:
+            return ours.hash_encode(x, table, layout, active)
         return hash_encode_reference(x, table, layout, active)
     # The library's module owns a parameter vector; ours stands in for it, so gradients land in the field's table.
     module = _tinycudann(layout, table.device)
