@@ -1,5 +1,9 @@
 """Emission-absorption compositing in Triton: one program per ray, its samples in blocks, no atomics."""
 
+# Triton's language is not typed: what it takes and returns inside a kernel is no Python.
+# pyright: reportOperatorIssue=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportArgumentType=false, reportMissingImports=false
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,5 +1,9 @@
 """The hash encoding in Triton: a block of points times a level, eight corners at a time."""
 
+# Triton's language is not typed: what it takes and returns inside a kernel is no Python.
+# pyright: reportOperatorIssue=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportArgumentType=false, reportMissingImports=false
+
 from __future__ import annotations
 
 import functools
