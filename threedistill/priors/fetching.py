@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,28 +33,37 @@ def either(
 ) -> Any:
     """Weights with or without a variant: where only one of the two exists, that one is meant."""
     named = {"variant": variant} if variant else {}
-    try:
-        return fetch(location, revision, call, {**options, **named})
-    except ThreedistillError as error:
-        other = {} if variant else {"variant": "fp16"}
-        try:
-            return fetch(location, revision, call, {**options, **other})
-        except ThreedistillError:
-            raise error from None
+    other = {} if variant else {"variant": "fp16"}
+    return _first(location, revision, call, [{**options, **named}, {**options, **other}])
 
 
 def fetch(location: str, revision: str | None, call: Callable[..., Any], options: dict[str, Any]) -> Any:
     """``call`` on a place: folder or cache first; the network only for what the cache lacks."""
-    where = "/".join((location, *([options["subfolder"]] if "subfolder" in options else [])))
-    if Path(location).is_dir():
-        return guarded(where, lambda: call(location, **options))
-    options = {**options, "revision": revision}
-    try:
-        return guarded(where, lambda: call(location, local_files_only=True, **options))
-    except ThreedistillError:
-        if not hub_reachable():
+    return _first(location, revision, call, [options])
+
+
+def _first(
+    location: str, revision: str | None, call: Callable[..., Any], ways: Sequence[dict[str, Any]]
+) -> Any:
+    """The first way of ``call`` that succeeds: all in the folder or the cache before any on the network, which is
+    asked once whether it is there.
+
+    Raises:
+        ThreedistillError: why the first did not.
+    """
+    where = "/".join((location, *([ways[0]["subfolder"]] if "subfolder" in ways[0] else [])))
+    online: dict[str, Any] = {"revision": revision}
+    failures: list[ThreedistillError] = []
+    for more in [{}] if Path(location).is_dir() else [{**online, "local_files_only": True}, online]:
+        if more is online and not hub_reachable():
             raise ThreedistillError(f"{where}: {UNREACHABLE_LINE}") from None
-    return guarded(where, lambda: call(location, **options))
+        failures = []
+        for way in ways:
+            try:
+                return guarded(where, partial(call, location, **way, **more))
+            except ThreedistillError as error:
+                failures.append(error)
+    raise failures[0] from None
 
 
 def quiet() -> None:
