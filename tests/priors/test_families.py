@@ -83,6 +83,7 @@ CASES: dict[str, Case] = {
                          call={"max_sequence_length": 20}),
     "flux2": Case(tiny.flux2, lambda: FLUX2(text_length=40), folded=True,
                   call={"max_sequence_length": 40}),
+    "flux2-dev": Case(lambda: tiny.flux2(True), lambda: FLUX2(guidance=1.0), folded=True, modes=("off",)),
     "pixart-sigma": Case(tiny.pixart, PixArt, call=FREE),
     "pixart-alpha": Case(lambda: tiny.pixart(False), PixArt, call=FREE),
     "sana": Case(tiny.sana, Sana, sizes=(32, 64), call=FREE),
@@ -244,6 +245,25 @@ def test_latents_of_flux2_are_those_that_its_pipeline_encodes(made: Callable[[st
     torch.testing.assert_close(prior.space.encode(rgb), theirs)
     assert theirs.shape[1:] == prior.space.shape == (16, 8, 8)
     assert bool(torch.isfinite(prior.space.decode(theirs)).all())
+
+
+def test_of_what_reads_pictures_too_the_tokenizer_is_read(
+    made: Callable[[str], tuple[str, Any]], tmp_path: Path
+) -> None:
+    shutil.copytree(made("flux2-dev")[0], tmp_path / "dev")
+    index = tmp_path / "dev" / "model_index.json"
+    index.write_text(
+        json.dumps({**json.loads(index.read_text()), "tokenizer": ["transformers", "PixtralProcessor"]})
+    )
+    priors = [
+        DiffusersPrior(name="dev", family=FLUX2(guidance=scale), model=str(folder), size=32, cache=False)
+        for folder, scale in ((made("flux2-dev")[0], 1.0), (tmp_path / "dev", 1.0), (tmp_path / "dev", 4.0))
+    ]
+    told = [prior.conditioning(Conditions(["a duck"])) for prior in priors]
+    torch.testing.assert_close(told[0], told[1], rtol=0, atol=0)
+    x_t, level = torch.randn(1, *priors[0].space.shape), priors[0].path.at(torch.tensor([500.0]))
+    answers = [prior.predict(x_t, level, told[0]).value for prior in priors]
+    assert torch.equal(answers[0], answers[1]) and not torch.equal(answers[0], answers[2])
 
 
 @pytest.mark.parametrize(("size", "steps"), [(32, 4), (1024, 50), (1280, 50)])

@@ -113,6 +113,29 @@ def differs(prior: DiffusersPrior, pipeline: Any, count: int, scale: float) -> f
     return float((mine - expected).abs().max() / expected.abs().max())
 
 
+def test_a_lora_and_an_adapter_act_together(made: dict[str, Path], tmp_path: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    donor, pipeline = (StableDiffusionPipeline.from_pretrained(str(made["sd"])) for _ in range(2))
+    torch.manual_seed(0)
+    donor.unet.add_adapter(
+        LoraConfig(r=2, lora_alpha=6, init_lora_weights=False, target_modules=["to_q", "to_v"])
+    )
+    donor.save_lora_weights(tmp_path, unet_lora_layers=get_peft_model_state_dict(donor.unet))
+    pipeline.load_lora_weights(str(tmp_path))
+    pipeline.load_ip_adapter(str(made["sd"]), subfolder="models", weight_name="plain.safetensors")
+    pipeline.set_ip_adapter_scale(0.7)
+    pipeline.set_progress_bar_config(disable=True)
+    plain = load(made["sd"], "sd")
+    both = DiffusersPrior(
+        name="tiny", family=plain.family, model=str(made["sd"]), size=32, lora=str(tmp_path), cache=False
+    )
+    assert differs(both, pipeline, 1, 4.0) < 1e-4
+    assert differs(plain, pipeline, 1, 4.0) > 1e-3
+
+
 @pytest.mark.parametrize(("name", "kind", "count", "scale", "size"), RUNS)
 def test_sampler_parity(
     made: dict[str, Path], pipelines_with: Callable[..., Any], name: str, kind: str, count: int, scale: float,

@@ -27,11 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tiny")
 
 
-#: But those that are asked about groups of four views, not of two.
-ALONE = [option for option in OPTIONS if option not in ("mvdream", "imagedream")]
-
-
-@pytest.fixture(params=ALONE)
+@pytest.fixture(params=OPTIONS)
 def pair(request: pytest.FixtureRequest, folder: Path) -> tuple[DiffusersPrior, LoRAStudent, LoRA]:
     """A teacher and its fresh student, with the adapters that the prior's option recommends."""
     option = request.param
@@ -43,15 +39,18 @@ def pair(request: pytest.FixtureRequest, folder: Path) -> tuple[DiffusersPrior, 
 
 def noisy(prior: DiffusersPrior) -> tuple[torch.Tensor, torch.Tensor, NoiseLevel]:
     generator = torch.Generator().manual_seed(5)
-    x0 = torch.rand(2, *prior.space.shape, generator=generator) * 2 - 1
+    x0 = torch.rand(2 * prior.view_group, *prior.space.shape, generator=generator) * 2 - 1
     noise = torch.randn(x0.shape, generator=generator)
-    return x0, noise, prior.path.at_fraction(torch.tensor([0.4, 0.8]))
+    levels = torch.tensor([0.4, 0.8]).repeat_interleave(prior.view_group)
+    return x0, noise, prior.path.at_fraction(levels)
 
 
 def told(prior: DiffusersPrior | LoRAStudent, cameras: bool):
-    """What a network is told of two views; a ControlNet's depth is one of these facts, and not the camera's."""
-    depth = 1 + torch.rand(2, 16, 16, 1, generator=torch.Generator().manual_seed(1))
-    conditions = Conditions([PROMPT] * 2, orbit(2) if cameras else None, torch.ones(2, 3), depth=depth)
+    """What a network is told of two views or groups: wordings of two lengths; a ControlNet's depth is no camera."""
+    rows = 2 * prior.view_group
+    texts = [PROMPT, "a red duck, overhead view"] * prior.view_group
+    depth = 1 + torch.rand(rows, 16, 16, 1, generator=torch.Generator().manual_seed(1))
+    conditions = Conditions(texts, orbit(rows) if cameras else None, torch.ones(rows, 3), depth=depth)
     return prior.conditioning(conditions.only(prior.wants))
 
 

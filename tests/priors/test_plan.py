@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from tests.priors import tiny
-from tests.priors.folders import settings
+from tests.priors.folders import OPTIONS, settings
 from threedistill.cli import main
-from threedistill.config import compose
+from threedistill.conditions import Conditions
+from threedistill.config import compose, recipe
 from threedistill.errors import ThreedistillError
 from threedistill.priors.families import FLUX, StableDiffusion
 from threedistill.priors.footprint import footprint, size_of
@@ -27,6 +28,10 @@ from threedistill.training.estimate import asked
 from threedistill.training.planning import build_plan
 
 GIB = 2**30
+#: Options of which it is read off the model at work what its network is told.
+RECORDED = (
+    "recorded", "lumina2", "qwen_image", "z_image", "hunyuandit", "auraflow", "chroma", "cogview4", "kandinsky3",
+)  # fmt: skip
 
 
 def test_a_chain_of_layers_is_counted_by_hand():
@@ -167,3 +172,62 @@ def test_within_a_quarter_of_measured_peaks(tmp_path, capsys):
         planned = json.loads(said.stdout.splitlines()[-1])["peak"]
         print(f"{name}: said {planned / GIB:.2f} GiB, measured {measured / GIB:.2f}")
         assert 0.75 * measured <= planned <= 1.25 * measured, (name, planned / GIB, measured / GIB)
+
+
+def shapes(told: Any) -> dict[str, tuple[int, ...]]:
+    """What a network is told, but for how many rows of text: a tiny CLIP has other than 77."""
+    return {
+        name: (*value.shape[:1], *value.shape[2 if name.startswith("encoder_") else 1 :])
+        for name, value in told.items()
+    }
+
+
+@pytest.mark.parametrize("option", [
+    name if name in ("flux2", "sdxl_image", "imagedream", "zero123", "sd15_control")
+    else pytest.param(name, marks=pytest.mark.slow) for name in OPTIONS if name not in RECORDED
+])  # fmt: skip
+def test_what_is_counted_is_what_is_loaded(option, tmp_path):
+    """The network's parameters, what it is told, and its answer: outlined on ``meta`` and loaded."""
+    config = compose(prompt="a red duck", prior=option, overrides=settings(option, tmp_path))
+    model = recipe(config["prior"]["model"], "prior.model")
+    outline, found = outlined(model, False)
+    loaded: Any = model.make()
+    assert found and isinstance(outline, OutlinedPrior)
+    rows = 4
+    facts = Conditions(["a duck"] * rows)
+    told, counted = loaded.conditioning(facts), outline.conditioning(facts)
+    assert shapes(told).items() <= shapes(counted).items()
+    sizes = [sum(p.numel() for p in one.network.parameters()) for one in (loaded, outline)]
+    assert sizes[0] == sizes[1] and loaded.space.shape == outline.space.shape
+    level = outline.path.at_fraction(torch.full((rows,), 0.5)).to("meta")
+    answer = outline.predict(torch.zeros(rows, *outline.space.shape, device="meta"), level, counted)
+    assert answer.value.shape == (rows, *loaded.space.shape) and answer.value.device.type == "meta"
+
+
+PUBLISHED = {  # millions of parameters: of the network as it is asked, of the image encoder
+    "flux2": (3876, 0), "sd15_image": (882, 632), "sdxl_image": (2919, 1845), "sd15_control": (1221, 0),
+    "sdxl_control": (3818, 0), "zero123": (860, 304), "mvdream": (868, 0), "imagedream": (942, 631),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("option", PUBLISHED)
+def test_what_is_not_here_is_counted_as_published(option):
+    config = compose(prompt="a red duck", prior=option)
+    prior, found = outlined(recipe(config["prior"]["model"], "prior.model"), True)
+    assert isinstance(prior, OutlinedPrior) and not found
+    network = sum(p.numel() for p in prior.network.parameters()) / 1e6
+    assert (round(network), round(prior.sight_bytes / 4e6)) == PUBLISHED[option]
+    rows = prior.view_group
+    level = prior.path.at_fraction(torch.full((rows,), 0.5)).to("meta")
+    x_t = torch.zeros(rows, *prior.space.shape, device="meta")
+    assert prior.predict(x_t, level, prior.conditioning(Conditions(["a"] * rows))).value.shape == x_t.shape
+
+
+@pytest.mark.parametrize(("option", "setting"), [
+    ("mvdream", "checkpoint=/no/such.safetensors"), ("sd15_image", "weights=models/typo.safetensors"),
+    ("sd15_image", "encoder=typo"), ("sd15_control", "controlnet=some/typo"),
+])  # fmt: skip
+def test_a_part_that_is_neither_here_nor_known_is_refused(option, setting):
+    config = compose(prompt="a duck", prior=option, overrides=[f"prior.model.family.{setting}"])
+    with pytest.raises(ThreedistillError, match=r"its shape is not known; give a folder|no such folder"):
+        outlined(recipe(config["prior"]["model"], "prior.model"), True)

@@ -277,6 +277,7 @@ def test_what_is_not_understood_is_refused_by_name(made: Made) -> None:
     ("pipeline", "words"),
     [
         ("KandinskyV22CombinedPipeline", "at random; use --prior kandinsky3"),
+        ("Kandinsky5T2IPipeline", "which is not read; use --prior kandinsky3"),
         ("StableUnCLIPPipeline", "at random; use --prior sd21"),
         ("StableUnCLIPImg2ImgPipeline", "use --prior sd15_image with --image"),
         ("StableDiffusionImageVariationPipeline", "use --prior zero123"),

@@ -221,11 +221,32 @@ def qwen(tokenizer: Any) -> Any:
     return Qwen3ForCausalLM(config)
 
 
-def flux2() -> Any:
+def mistral(tokenizer: Any) -> Any:
+    """As deep as its readers look."""
+    from transformers import (
+        Mistral3Config,
+        Mistral3ForConditionalGeneration,
+        MistralConfig,
+        PixtralVisionConfig,
+    )
+
+    text = MistralConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=31, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, max_position_embeddings=1024,
+    )  # fmt: skip
+    sight = PixtralVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, head_dim=8, image_size=32,
+        patch_size=16,
+    )  # fmt: skip
+    return Mistral3ForConditionalGeneration(Mistral3Config(text_config=text, vision_config=sight))
+
+
+def flux2(dev: bool = False) -> Any:
     from diffusers import (
         AutoencoderKLFlux2,
         FlowMatchEulerDiscreteScheduler,
         Flux2KleinPipeline,
+        Flux2Pipeline,
         Flux2Transformer2DModel,
     )
 
@@ -237,10 +258,15 @@ def flux2() -> Any:
     torch.nn.init.uniform_(space.bn.running_var, 0.5, 2.0)
     network = Flux2Transformer2DModel(
         in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=48, timestep_guidance_channels=16, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
+        joint_attention_dim=48, timestep_guidance_channels=16, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=dev,
     )  # fmt: skip
-    tokenizer = qwen_tokenizer()
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0)
+    tokenizer = qwen_tokenizer()
+    if dev:  # its tokenizer is part of what reads pictures too, and messages are lists of parts
+        tokenizer.chat_template = (
+            "{% for m in messages %}<{% for c in m['content'] %}{{ c['text'] }}{% endfor %}>{% endfor %}"
+        )
+        return Flux2Pipeline(scheduler, space, mistral(tokenizer), tokenizer, network)
     return Flux2KleinPipeline(scheduler, space, qwen(tokenizer), tokenizer, network)
 
 

@@ -189,6 +189,7 @@ class DiffusersPrior(NetworkPrior):
             for name, part in {**parts, "vae": family.vae}.items()
             if index.get(part, [None])[0] is not None
         }
+        configs |= {name: place.config() for name, place in elsewhere.items()}
         facts = Facts(index, configs)
         try:
             family.check(facts)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["KNOWN", "Known"]
+__all__ = ["ENCODERS", "KNOWN", "PUBLISHED", "Known"]
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,13 @@ class Known:
     encoders: int
 
 
-_CLIP_L, _CLIP_H, _CLIP_G, _T5_XXL, _GEMMA_2B = (
+_CLIP_L, _CLIP_H, _CLIP_G, _T5_XXL, _GEMMA_2B, _QWEN3_4B = (
     123_060_480,
     340_387_840,
     694_659_840,
     4_762_310_656,
     2_614_341_888,
+    4_022_468_096,
 )
 _VP = {
     "_class_name": "PNDMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
@@ -151,6 +152,63 @@ def _sana(size: int) -> Known:
     return Known({"_class_name": "SanaPipeline"}, configs, _GEMMA_2B)
 
 
+_FLUX2 = Known(
+    {"_class_name": "Flux2KleinPipeline"},
+    {
+        "transformer": {
+            "_class_name": "Flux2Transformer2DModel", "in_channels": 128, "num_layers": 5, "num_single_layers": 20,
+            "attention_head_dim": 128, "num_attention_heads": 24, "joint_attention_dim": 7680, "guidance_embeds": False,
+        },
+        "vae": {
+            "_class_name": "AutoencoderKLFlux2", "block_out_channels": [128, 256, 512, 512], "latent_channels": 32,
+            "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
+        },
+        "scheduler": _flow(use_dynamic_shifting=True, shift=3.0),
+    },
+    _QWEN3_4B,
+)  # fmt: skip
+
+
+def _vision(width: int, inner: int, layers: int, heads: int, patch: int, summary: int) -> dict[str, Any]:
+    return {
+        "hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "image_size": 224, "patch_size": patch, "projection_dim": summary,
+    }  # fmt: skip
+
+
+_VIT_L, _VIT_H, _VIT_G = (
+    _vision(1024, 4096, 24, 16, 14, 768),
+    _vision(1280, 5120, 32, 16, 14, 1024),
+    _vision(1664, 8192, 48, 16, 14, 1280),
+)
+
+
+def _zero123() -> Known:
+    base = _sd(768, 0, in_channels=8)
+    own = {
+        "clip_camera_projection": {"embedding_dim": 768, "additional_embeddings": 4},
+        "image_encoder": _VIT_L,
+    }
+    index = {"_class_name": "Zero123Pipeline", "clip_camera_projection": ["zero123", "CLIPCameraProjection"]}
+    return Known(index, {**base.configs, **own}, 0)
+
+
+#: Image encoders that are beside a pipeline, by hub id and folder.
+ENCODERS: dict[tuple[str, str], dict[str, Any]] = {
+    ("h94/IP-Adapter", "models/image_encoder"): _VIT_H,
+    ("h94/IP-Adapter", "sdxl_models/image_encoder"): _VIT_G,
+    ("ashawkey/imagedream-ipmv-diffusers", "image_encoder"): _VIT_H,
+}
+_UNET = "unet/diffusion_pytorch_model.safetensors"
+#: Networks that are beside a pipeline, by hub id and file; :meth:`Family.outline` makes them of the pipeline's own.
+PUBLISHED: frozenset[tuple[str, str]] = frozenset({
+    ("h94/IP-Adapter", "models/ip-adapter_sd15.safetensors"),
+    ("h94/IP-Adapter", "sdxl_models/ip-adapter_sdxl.safetensors"),
+    ("ashawkey/mvdream-sd2.1-diffusers", _UNET),
+    ("ashawkey/imagedream-ipmv-diffusers", _UNET),
+    ("lllyasviel/control_v11f1p_sd15_depth", ""),
+    ("diffusers/controlnet-depth-sdxl-1.0", ""),
+})  # fmt: skip
 #: By hub id.
 KNOWN: dict[str, Known] = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": _sd(768, _CLIP_L),
@@ -163,4 +221,8 @@ KNOWN: dict[str, Known] = {
     "black-forest-labs/FLUX.1-schnell": _flux(False),
     "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS": _PIXART,
     "Efficient-Large-Model/Sana_600M_512px_diffusers": _sana(512),
+    "black-forest-labs/FLUX.2-klein-base-4B": _FLUX2,
+    "stable-diffusion-v1-5/stable-diffusion-inpainting": _sd(768, _CLIP_L, in_channels=9),
+    "bennyguo/zero123-xl-diffusers": _zero123(),
+    "ashawkey/stable-zero123-diffusers": _zero123(),
 }

@@ -97,10 +97,12 @@ class Source:
                 f"{self.location} has no loadable {component!r} (its model_index.json says {library!r})"
             )
         options: dict[str, Any] = {"subfolder": component}
-        if not name.startswith("PreTrainedTokenizer") and "Tokenizer" not in name:
+        if "Tokenizer" not in name and "Processor" not in name:
             options["use_safetensors"] = True
             if dtype is not None:
                 options["dtype"] = dtype
+        if "Processor" in name and component.startswith("tokenizer"):
+            name = "AutoTokenizer"  # of what reads pictures too, which needs torchvision, the part that reads words
         found = getattr(importlib.import_module(library), name)
         if "use_safetensors" not in options:
             return fetch(self.location, self.revision, found.from_pretrained, options)

@@ -36,6 +36,7 @@ from threedistill.cameras import CAMERA_SIZE
 from threedistill.conditions import Conditions, Wording
 from threedistill.errors import UsageError
 from threedistill.prediction import Prediction
+from threedistill.priors.arrangement import arranged
 from threedistill.priors.student import told_cameras
 from threedistill.protocols import STUDENT_CAMERA, ImageSpace, NetworkPrior, NoisePath, Prior, Student
 from threedistill.types import Condition, Conditioning, NoiseLevel
@@ -191,13 +192,14 @@ class LoRAStudent(Student):
     def _add_camera(self, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         if self._told is None:
             return output
-        told = self._told.to(output)
+        told = arranged(self._told.to(output))
         return output + told.view(len(told), *(1,) * (output.ndim - 2), -1)
 
     def _add_map(self, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         if self._seen is None or self.camera_map is None:
             return output
-        return output + self.camera_map(self._seen, output.shape[-2], output.shape[-1]).to(output)
+        added = self.camera_map(self._seen, output.shape[-2], output.shape[-1])
+        return output + arranged(added.to(output))
 
     def prepare(self, wordings: Sequence[Wording]) -> None:
         """Tells the prior it grows on, which may be another than the teacher."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from threedistill.errors import UsageError
 
 __all__ = [
-    "CAMERA", "MultiViewUNet", "from_published", "layout", "own_name", "read_published", "without_prefix",
+    "CAMERA", "MultiViewUNet", "from_published", "layout", "outline", "own_name", "read_published", "without_prefix",
 ]  # fmt: skip
 
 #: Numbers of a camera: a 4 x 4 matrix, row by row.
@@ -130,6 +130,10 @@ class MultiViewUNet(UNet2DConditionModel):
         """
         seen = {name.removeprefix(PICTURE): v for name, v in weights.items() if name.startswith(PICTURE)}
         own = {own_name(name): v for name, v in weights.items() if any(f".{part}." in name for part in TOLD)}
+        self._read_pictures(seen, own)
+
+    def _read_pictures(self, seen: Mapping[str, Tensor], own: Mapping[Any, Tensor]) -> None:
+        """What makes tokens of pictures, by its names, and the layers that look at these, by names here."""
         crossing = [name for name in self.attn_processors if name.endswith("attn2.processor")]
         try:
             layers = {
@@ -140,7 +144,8 @@ class MultiViewUNet(UNet2DConditionModel):
                 "image_proj": {name: value.float() for name, value in seen.items()},
                 "ip_adapter": layers,
             }
-            self._load_ip_adapter_weights([adapter], low_cpu_mem_usage=False)
+            with torch.device(next(self.parameters()).device):
+                self._load_ip_adapter_weights([adapter], low_cpu_mem_usage=False)
         except (KeyError, RuntimeError) as error:
             said = " ".join(str(error).split())[:120]
             raise UsageError(f"what it reads pictures with is not ImageDream's: {said}") from None
@@ -239,3 +244,45 @@ def from_published(
         network.show(weights)
     network.join(group)
     return network
+
+
+def outline(unet: Mapping[str, Any], group: int, pictures: bool) -> MultiViewUNet:
+    """A multi-view UNet in its shape alone, on ``meta``, as it is published beside a UNet of Stable Diffusion.
+
+    Arguments:
+        unet: the configuration of that one.
+        group, pictures: as for :func:`from_published`.
+    """
+    told = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": CAMERA}
+    with torch.device("meta"):
+        network: Any = MultiViewUNet.from_config({**unet, **told})
+        if pictures:
+            context = int(network.config.cross_attention_dim)
+            layers = {
+                f"{name.removesuffix('.processor')}.{part}.weight": torch.empty(
+                    network.get_submodule(name.removesuffix(".processor")).inner_dim, context
+                )
+                for name in network.attn_processors if name.endswith("attn2.processor") for part in TOLD
+            }  # fmt: skip
+            network._read_pictures({k: torch.empty(v) for k, v in _resampler(context).items()}, layers)
+    network.join(group)
+    return network.requires_grad_(False).eval()
+
+
+def _resampler(
+    width: int, patch: int = 1280, queries: int = 16, depth: int = 4
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of what makes tokens of CLIP's patches in ImageDream: attention of 12 heads of 64, by its names."""
+    inner = 12 * 64
+    layer: dict[str, tuple[int, ...]] = {
+        **{f"0.norm{n}.{kind}": (width,) for n in (1, 2) for kind in ("weight", "bias")},
+        "0.to_q.weight": (inner, width), "0.to_kv.weight": (2 * inner, width), "0.to_out.weight": (width, inner),
+        "1.0.weight": (width,), "1.0.bias": (width,),
+        "1.1.weight": (4 * width, width), "1.3.weight": (width, 4 * width),
+    }  # fmt: skip
+    ends: dict[str, tuple[int, ...]] = {
+        "latents": (1, queries, width), "proj_in.weight": (width, patch), "proj_in.bias": (width,),
+        "proj_out.weight": (width, width), "proj_out.bias": (width,), "norm_out.weight": (width,),
+        "norm_out.bias": (width,),
+    }  # fmt: skip
+    return ends | {f"layers.{k}.{name}": shape for k in range(depth) for name, shape in layer.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +13,18 @@ from torch import nn
 from threedistill.conditions import Conditions
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.priors.diffusers import DiffusersPrior, DtypeName
-from threedistill.priors.families import (
-    FLUX,
-    SD3,
-    SDXL,
-    DeepFloyd,
-    Facts,
-    Family,
-    PixArt,
-    Sana,
-    SDXLControlNet,
-    StableDiffusion,
-    StableDiffusionControlNet,
-    StableDiffusionInpainting,
-)
-from threedistill.priors.known_models import KNOWN, Known
+from threedistill.priors.elsewhere import Elsewhere, empty_network
+from threedistill.priors.families import FAMILIES, Facts, Family, Picture, Recorded
+from threedistill.priors.footprint import size_of
+from threedistill.priors.known_models import ENCODERS, KNOWN, PUBLISHED, Known
 from threedistill.priors.loading import Source, find
 from threedistill.priors.space import LatentSpace
 from threedistill.types import Conditioning
 
 __all__ = ["COUNTED", "OutlinedPrior", "shape_of"]
 
-#: Families of which :func:`_told` knows what their networks are told.
-COUNTED: tuple[type[Family], ...] = (
-    StableDiffusion, SDXL, SD3, FLUX, PixArt, Sana, DeepFloyd, StableDiffusionControlNet, SDXLControlNet,
-    StableDiffusionInpainting,
-)  # fmt: skip
+#: Families of which it is known unloaded what their networks are told.
+COUNTED: tuple[type[Family], ...] = tuple(family for family in FAMILIES if family is not Recorded)
 
 
 def shape_of(model: str, home: str | None, mirrors: tuple[str, ...], revision: str | None) -> Known | Source:
@@ -67,10 +53,12 @@ class OutlinedPrior(DiffusersPrior):
         family: the adapter of its family.
         shape: :func:`shape_of` a model.
         name, size, one_by_one, dtype: as for :class:`DiffusersPrior`; ``auto`` is float32.
-        device: ``meta``, or where random numbers are to be.
+        device: ``meta``, or where random numbers are to be; what is not of the pipeline's folder is on ``meta``.
 
     Attributes:
+        found: whether all that it is made of is here.
         encoder_bytes: of its text encoders as they are stored.
+        sight_bytes: of what embeds reference pictures, in float32.
     """
 
     def __init__(
@@ -86,9 +74,18 @@ class OutlinedPrior(DiffusersPrior):
         self._dtype_name = "float32" if dtype == "auto" else dtype
         index, configs = shape.index, {} if isinstance(shape, Source) else shape.configs
         if isinstance(shape, Source):
-            parts = ("scheduler", *family.components(), "vae")
+            parts = ("scheduler", *family.components(), "vae", "image_encoder")
             configs = {part: shape.config(part) for part in parts if shape.has(part)}
-        missing = [part for part in family.components() if part not in configs]
+        elsewhere = family.elsewhere()
+        self.found = isinstance(shape, Source) and all(place.here for place in elsewhere.values())
+        own = dict(configs)
+        if "image_encoder" in elsewhere:
+            place = elsewhere["image_encoder"]
+            if not place.here:
+                self._known(place, ENCODERS)
+            config = place.config() if place.here else ENCODERS[place.place, place.inside]
+            configs = {**configs, "image_encoder": config}
+        missing = [part for part in family.components() if part not in configs and part not in elsewhere]
         if missing:
             raise UsageError(
                 f"prior {name}: the shape of its {missing[0]} is not known here; give a folder that has it"
@@ -97,16 +94,45 @@ class OutlinedPrior(DiffusersPrior):
         family.check(facts)
         self.facts = Facts(index, configs, size or family.native_size(facts))
         self.path, self.kind = family.path(self.facts)
+        classes = family.classes()
         with torch.device(device):
-            built = {part: _built(configs[part]) for part in (*family.components(), "vae") if part in configs}
+            built = {
+                part: _built(configs[part], classes.get(part))
+                for part in (*family.components(), "vae")
+                if part in own and part not in elsewhere
+            }
+        for part, place in elsewhere.items():
+            if part in family.components():
+                if not place.here:
+                    self._known(place, PUBLISHED)
+                built[part] = place.load(empty=True) if place.here else family.outline(part, self.facts)
         self._parts = {part: built[part] for part in family.components()}
         self.network = family.assemble(self._parts)
+        self._sight = None
+        if "image" in family.wants:
+            kind = elsewhere["image_encoder"].kind if "image_encoder" in elsewhere else None
+            kind = kind or "CLIPVisionModelWithProjection"
+            self._sight = empty_network(kind, self.facts.configs["image_encoder"])
+        self.sight_bytes = 0 if self._sight is None else size_of(self._sight, torch.float32)
         self.space = family.space(built.get("vae"), self.facts)
         if isinstance(self.space, LatentSpace):
             self.space.one_by_one = one_by_one
         self.encoder_bytes = _encoder_bytes(shape, family)
-        self.licence, self.version = "none", None
+        self.licence, self.version, self.view_group = "none", None, family.view_group
         self.to(device)
+
+    def _known(self, place: Elsewhere, published: Collection[tuple[str, str]]) -> None:
+        """Refuse a part that is not here and of which nothing is known.
+
+        Raises:
+            UsageError: it is.
+        """
+        where = (place.place, place.inside)
+        if where not in published:
+            raise UsageError(
+                f"prior {self.name}: {'/'.join(filter(None, where))} is not here and its shape is not known; give a "
+                "folder that has it"
+            )
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -119,17 +145,20 @@ class OutlinedPrior(DiffusersPrior):
     def conditioning(self, conditions: Conditions) -> Conditioning:
         """Tensors of the right shapes, for any wording."""
         rows, sizes = len(conditions), self.network.config
-        found = {
-            name: torch.zeros(rows, *shape, device=self.device)
-            for name, shape in _told(sizes, self.family.text_rows(self.facts)).items()
-        }
+        told = _told(sizes, self.family.text_rows(self.facts)) if "text" in self.family.wants else {}
+        found = {name: torch.zeros(rows, *shape, device=self.device) for name, shape in told.items()}
+        if self._sight is not None:
+            seen = self.family.look(self._sight, Picture(), self.space, self.facts)
+            found |= {
+                name: torch.zeros(rows, 1, *value.shape, device=self.device) for name, value in seen.items()
+            }
         shown = self.family.show(conditions, self.space, self.facts)
         return {**found, **{name: value.to(self.device) for name, value in shown.items()}}
 
 
-def _built(sizes: Mapping[str, Any]) -> nn.Module:
-    """A network of diffusers by its configuration."""
-    cls = getattr(importlib.import_module("diffusers"), str(sizes["_class_name"]))
+def _built(sizes: Mapping[str, Any], own: type | None) -> nn.Module:
+    """A network of diffusers by its configuration, or of a family's own class."""
+    cls: Any = own or getattr(importlib.import_module("diffusers"), str(sizes["_class_name"]))
     return cls.from_config(dict(sizes)).requires_grad_(False).eval()
 
 

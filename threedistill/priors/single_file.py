@@ -65,7 +65,7 @@ class SingleFile(Source):
             )
         parts = [name for name, value in self.index.items() if isinstance(value, list)]
         _, kind = self.index.get(component) or (None, "")
-        if "Tokenizer" in kind or "Scheduler" in kind:
+        if any(word in kind for word in ("Tokenizer", "Processor", "Scheduler")):
             return self.layout.load(component)
         pipeline: Any = getattr(diffusers, self.index["_class_name"])
         others = {name: None for name in parts if name != component}

@@ -10,7 +10,6 @@ from typing import Any
 from threedistill.config import Recipe, compose
 from threedistill.memory import available
 from threedistill.priors.diffusers import DiffusersPrior
-from threedistill.priors.loading import Source
 from threedistill.priors.outline import OutlinedPrior, shape_of
 from threedistill.protocols import Prior
 from threedistill.training.assemble import pick_device
@@ -25,6 +24,8 @@ CARDS = (8, 12, 16, 24, 48, 80)
 #: GiB of a card that its driver and CUDA's own context take (from memory: a few hundred MiB each).
 CONTEXT = 0.8
 GIB = 2**30
+#: Moments before the first step.
+FIRST = ("reading the texts", "looking at the pictures")
 #: The options in the documentation's table.
 SHIPPED = ("sd15", "sdxl", "sd3", "flux_schnell", "pixart", "sana")
 
@@ -53,7 +54,7 @@ def outlined(model: Recipe[Prior], half: bool, size: int | None = None) -> tuple
         name=given["name"], family=given["family"], shape=shape, size=size or given.get("size"),
         one_by_one=bool(given.get("one_by_one")), dtype=name,
     )  # fmt: skip
-    return prior, isinstance(shape, Source)
+    return prior, prior.found
 
 
 def costs(plan: RunPlan, device: str) -> dict[str, Any]:
@@ -98,6 +99,7 @@ def _needs(
 def _parts(need: Need) -> dict[str, int]:
     parts = {
         "denoiser": need.denoiser, "encoder of pictures": need.encoder, "text encoders, at the start": need.texts,
+        "image encoder, at the start": need.sight,
         "scene with its moments": need.scene, "student with its moments": need.student,
         "further networks": need.others,
     }  # fmt: skip
@@ -192,7 +194,11 @@ def _span(seconds: float) -> str:
 
 def _distilling(need: Need) -> float:
     """Bytes at most once the texts are read."""
-    return max(size for name, size in need.phases.items() if name != "reading the texts")
+    return max(
+        size
+        for name, size in need.phases.items()
+        if name not in ("reading the texts", "looking at the pictures")
+    )
 
 
 #: Columns of :func:`table`.

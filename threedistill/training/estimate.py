@@ -73,7 +73,7 @@ class Need:
     Attributes:
         denoiser, encoder, scene, student, others: bytes that are there throughout: the teacher's network, what turns
             pictures into its space, parameters with gradients and moments, further frozen networks.
-        texts: bytes of the text encoders, gone before the first step.
+        texts, sight: bytes of the text encoders and of the image encoder, both gone before the first step.
         views, rows, size: of a step: pictures, its questions, rendered pixels per side.
         row, view, back, learn, render: footprints of one row asked, one view encoded, the same with its backward pass,
             one row of a student's step, all views rendered.
@@ -88,6 +88,7 @@ class Need:
     student: int
     others: int
     texts: int
+    sight: int
     views: int
     rows: Rows
     size: int
@@ -112,8 +113,10 @@ class Need:
         waiting = 0 if self.one_by_one else self.views * self.view.kept
         backward = self.back.peak * at_once
         resident, render = self.resident, self.render.kept
+        before = self.denoiser + self.encoder + self.others + self.scene
         return {
-            "reading the texts": self.denoiser + self.encoder + self.others + self.scene + self.texts,
+            "reading the texts": before + self.texts,
+            "looking at the pictures": before + self.sight if self.sight else 0.0,
             "rendering": resident + self.render.peak,
             "asking": resident + render + waiting + self.row.peak * self.rows.most,
             "going back through the encoder": resident + render + backward,
@@ -235,6 +238,7 @@ def need_of(
         scene=scene.parameters, student=student,
         others=sum(_bytes_of(one) for one in others),
         texts=prior.encoder_bytes if isinstance(prior, OutlinedPrior) else 0,
+        sight=prior.sight_bytes if isinstance(prior, OutlinedPrior) else 0,
         views=stage.cameras.most, rows=asked(plan, stage, prior), size=scene.size,
         row=_part(_row(prior, group), group), view=_view(prior, False), back=_view(prior, True), learn=learn,
         render=scene.render, seconds=scene.seconds,

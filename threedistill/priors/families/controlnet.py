@@ -95,6 +95,14 @@ class _Controls:
         """The ControlNet, where it has a place of its own."""
         return {"controlnet": Elsewhere(self.controlnet, "ControlNetModel")} if self.controlnet else {}
 
+    def outline(self, part: str, facts: Facts) -> Any:
+        """As wide and as deep as the UNet's way down."""
+        from diffusers import ControlNetModel, UNet2DConditionModel
+
+        with torch.device("meta"):
+            unet = UNet2DConditionModel.from_config(dict(facts.configs["unet"]))
+            return ControlNetModel.from_unet(unet, load_weights_from_unet=False).requires_grad_(False)
+
     def assemble(self, parts: Mapping[str, Any]) -> nn.Module:
         """Both as one network."""
         return Controlled(parts["unet"], parts["controlnet"])

@@ -202,6 +202,15 @@ class Family(ABC):
         """Components that are not of the pipeline's folder."""
         return {}
 
+    def outline(self, part: str, facts: Facts) -> Any:
+        """A component of :meth:`elsewhere` in the shape that the published one has, on ``meta``.
+
+        Arguments:
+            part: its name.
+            facts: about the model beside it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has nothing elsewhere")
+
     def show(self, conditions: Conditions, space: ImageSpace, facts: Facts) -> dict[str, Tensor]:
         """What the network is told of the views, batch first; withheld is what is None."""
         return {}

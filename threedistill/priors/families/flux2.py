@@ -1,8 +1,10 @@
-"""FLUX.2 klein."""
+"""FLUX.2 klein and dev."""
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
@@ -35,18 +37,22 @@ def mu_of(tokens: int, steps: int) -> float:
 
 
 class FLUX2(Family):
-    """Three hidden layers of Qwen3, a transformer over folded latents of the VAE's batch norm, rectified flow.
+    """Three hidden layers of Qwen3 (dev: Mistral), a transformer over folded latents of the VAE's batch norm, rectified
+    flow.
 
     ``x0`` is ``(fold(z) - mean) / sqrt(variance + eps)`` by the statistics that the VAE keeps. The prompt stands in a
-    chat's frame, the empty one too.
+    chat's frame, the empty one too. ``dev`` was distilled with a guidance scale and is told one; klein is told none.
 
     Arguments:
-        text_length: tokens of the framed prompt that Qwen3 hears.
+        text_length: tokens of the framed prompt that the text encoder hears.
         steps: of the sampler whose noise levels count as the path's (:func:`mu_of`).
+        guidance: the scale that ``dev`` is told; it is no scale of classifier-free guidance.
     """
 
     option = "flux2"
-    pipelines = ("Flux2KleinPipeline",)
+    pipelines = ("Flux2KleinPipeline", "Flux2Pipeline")
+    #: Whether a system's message stands in front of the prompt.
+    instructed = False
     patch = 2
     packed = 4
 
@@ -54,8 +60,15 @@ class FLUX2(Family):
         self,
         text_length: Annotated[int, Within(16, 4096)] = 512,
         steps: Annotated[int, Within(1, 200)] = 50,
+        guidance: Annotated[float, Within(0, 1000)] = 4.0,
     ) -> None:
-        self.text_length, self.steps = text_length, steps
+        self.text_length, self.steps, self.guidance = text_length, steps, guidance
+
+    def adapted(self, index: Mapping[str, Any]) -> Family:
+        """With the frame that this pipeline's prompts stand in."""
+        own = copy.copy(self)
+        own.instructed = index["_class_name"] == "Flux2Pipeline"
+        return own
 
     def native_size(self, facts: Facts) -> int:
         """128 latents; its configuration does not say so."""
@@ -75,6 +88,13 @@ class FLUX2(Family):
 
     def length(self, tokenizer: str, pipe: Any) -> int:
         """What is left of ``text_length`` by the chat's frame."""
+        if self.instructed:
+            said = {"system": pipe.system_message, "user": ""}
+            frame = [
+                {"role": role, "content": [{"type": "text", "text": text}]} for role, text in said.items()
+            ]
+            tokens = pipe.tokenizer.apply_chat_template([frame], tokenize=True, return_dict=True)
+            return self.text_length - len(tokens["input_ids"][0])
         chat = pipe.tokenizer.apply_chat_template(
             [{"role": "user", "content": ""}],
             tokenize=False,
@@ -84,7 +104,7 @@ class FLUX2(Family):
         return self.text_length - len(pipe.tokenizer(chat).input_ids)
 
     def text_rows(self, facts: Facts) -> int:
-        """Qwen3's, its frame included."""
+        """The framed prompt's."""
         return self.text_length
 
     @torch.no_grad()
@@ -104,8 +124,10 @@ class FLUX2(Family):
         places = torch.zeros(text.shape[1], 4, device=x_t.device)
         places[:, 3] = torch.arange(text.shape[1])
         grid = grid_ids(height, width, 4, places)
+        scale = x_t.new_full((rows,), self.guidance, dtype=torch.float32)
         tokens = network(
-            hidden_states=pack(x_t, 1), timestep=level.index / 1000, guidance=None, encoder_hidden_states=text,
+            hidden_states=pack(x_t, 1), timestep=level.index / 1000,
+            guidance=scale if network.config.guidance_embeds else None, encoder_hidden_states=text,
             txt_ids=places.expand(rows, -1, -1), img_ids=grid.expand(rows, -1, -1), return_dict=False,
         )[0]  # fmt: skip
         return unpack(tokens, height, width, 1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from threedistill.prediction import NoiseLevel
+from threedistill.priors.arrangement import rows_are
 from threedistill.priors.elsewhere import Elsewhere
 from threedistill.priors.embedding_cache import Embedding
 from threedistill.priors.families.family import Facts, Picture
@@ -84,10 +85,12 @@ class ImageDream(MVDream):
             return torch.cat([groups, fifth.to(views)[:, None]], 1).flatten(0, 1)
 
         text, seen = told["encoder_hidden_states"].to(x_t.dtype), told["image_embeds"][:, :1].to(x_t.dtype)
-        answer = network(
-            with_fifth(x_t, told["image_latents"][first, 0]), with_fifth(level.index, level.index[first]),
-            encoder_hidden_states=with_fifth(text, text[first]),
-            class_labels=with_fifth(told["cameras"].to(x_t.dtype), lone),
-            added_cond_kwargs={"image_embeds": [with_fifth(seen, seen[first])]}, return_dict=False,
-        )[0]  # fmt: skip
+        samples = with_fifth(torch.arange(len(x_t)), torch.full((len(x_t) // self.view_group,), -1))
+        with rows_are(samples):
+            answer = network(
+                with_fifth(x_t, told["image_latents"][first, 0]), with_fifth(level.index, level.index[first]),
+                encoder_hidden_states=with_fifth(text, text[first]),
+                class_labels=with_fifth(told["cameras"].to(x_t.dtype), lone),
+                added_cond_kwargs={"image_embeds": [with_fifth(seen, seen[first])]}, return_dict=False,
+            )[0]  # fmt: skip
         return answer.unflatten(0, (-1, self.view_group + 1))[:, :-1].flatten(0, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import torch
@@ -72,12 +72,31 @@ class _Shown:
             "image_encoder": Elsewhere(self.adapter, "CLIPVisionModelWithProjection", self.encoder),
         }
 
+    def outline(self, part: str, facts: Facts) -> dict[str, Tensor]:
+        """The plain adapter: four tokens of CLIP's summary, and two layers per cross-attention."""
+        from diffusers import UNet2DConditionModel
+
+        with torch.device("meta"):
+            unet: Any = UNet2DConditionModel.from_config(dict(facts.configs["unet"]))
+            told, seen = unet.config.cross_attention_dim, facts.configs["image_encoder"]["projection_dim"]
+            shapes: dict[str, tuple[int, ...]] = {
+                "image_proj.proj.weight": (4 * told, seen), "image_proj.proj.bias": (4 * told,),
+                "image_proj.norm.weight": (told,), "image_proj.norm.bias": (told,),
+            }  # fmt: skip
+            crossing = [name for name in unet.attn_processors if name.endswith("attn2.processor")]
+            for i, name in enumerate(crossing):
+                inner = unet.get_submodule(name.removesuffix(".processor")).inner_dim
+                for layer in ("to_k_ip", "to_v_ip"):
+                    shapes[f"ip_adapter.{2 * i + 1}.{layer}.weight"] = (inner, told)
+            return {name: torch.empty(shape) for name, shape in shapes.items()}
+
     def assemble(self, parts: Mapping[str, Any]) -> Any:
         """The UNet with the adapter's layers.
 
         Raises:
             UsageError: an adapter of another network, or one that is shown no pictures.
         """
+        device = next(parts["unet"].parameters()).device
         unet = parts["unet"]
         split: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
         for name, tensor in parts["adapter"].items():
@@ -85,7 +104,8 @@ class _Shown:
             split.get(part, {})[rest] = tensor
         self._check(split["image_proj"])
         try:
-            unet._load_ip_adapter_weights([split], low_cpu_mem_usage=False)
+            with torch.device(device):
+                unet._load_ip_adapter_weights([split], low_cpu_mem_usage=False)
         except (KeyError, RuntimeError) as error:
             said = " ".join(str(error).split())[:120]
             raise UsageError(f"{self.weights} is an IP-Adapter of another network: {said}") from None
@@ -98,19 +118,22 @@ class _Shown:
         return unet.requires_grad_(False)
 
     def _check(self, projection: Mapping[str, Tensor]) -> None:
-        """Sees which of CLIP's answers the adapter reads, and refuses one that reads none of this encoder's."""
+        """Sees which of CLIP's answers the adapter reads, and refuses one that reads none."""
         read = next((name for name in READ if name in projection), None)
         if read is None or "perceiver_resampler.proj_in.weight" in projection:
             raise UsageError(
                 f"{self.weights} is no IP-Adapter that is shown pictures (those that are told faces are not read)"
             )
-        self._patches = READ[read]
-        clip = self.elsewhere()["image_encoder"].config()
+        self._patches, self._reads = READ[read], projection[read].shape[1]
+
+    def observe(self, load: Callable[[str], Any], parts: Mapping[str, Any], facts: Facts) -> None:
+        """Refuses an adapter that reads other embeddings than its encoder gives."""
+        clip = facts.configs["image_encoder"]
         told = int(clip["hidden_size"] if self._patches else clip["projection_dim"])
-        if told != projection[read].shape[1]:
+        if told != self._reads:
             raise UsageError(
-                f"{self.weights} reads embeddings of {projection[read].shape[1]} numbers, and the encoder in "
-                f"{self.encoder} gives {told}; set prior.model.family.encoder to the folder of its own"
+                f"{self.weights} reads embeddings of {self._reads} numbers, and the encoder in {self.encoder} gives "
+                f"{told}; set prior.model.family.encoder to the folder of its own"
             )
 
     @torch.no_grad()

@@ -49,13 +49,13 @@ class _Published(Elsewhere):
     head_width: int | None = 64
     pictures: bool = False
 
-    def load(self, variant: str | None = None) -> Any:
+    def load(self, variant: str | None = None, empty: bool = False) -> Any:
         """The network, its views joined."""
         from threedistill.priors.multiview_unet import from_published
 
         need_safetensors(self.inside, self.inside)
         try:
-            return from_published(super().load(variant), self.group, self.head_width, self.pictures)
+            return from_published(super().load(variant, empty), self.group, self.head_width, self.pictures)
         except UsageError as error:
             raise UsageError(f"{self.place}/{self.inside}: {error}") from None
 
@@ -91,17 +91,18 @@ class MVDream(StableDiffusion):
         """256, whatever the UNet beside it was trained on."""
         return 256
 
-    def check(self, facts: Facts) -> None:
-        """The checkpoint is looked for before any weights are read."""
-        place = self.elsewhere()[self.network]
-        place.file(place.inside)
-
     def elsewhere(self) -> Mapping[str, Elsewhere]:
         """The multi-view UNet, in place of the pipeline's."""
         path = Path(self.checkpoint).expanduser()
         place, inside = (str(path.parent), path.name) if path.is_file() else (self.checkpoint, self.file)
         group = self.view_group + self.extra_views
         return {self.network: _Published(place, None, inside, group, self.head_width, "image" in self.wants)}
+
+    def outline(self, part: str, facts: Facts) -> Any:
+        """The UNet of the pipeline, told cameras, its views joined."""
+        from threedistill.priors.multiview_unet import outline
+
+        return outline(facts.configs["unet"], self.view_group + self.extra_views, "image" in self.wants)
 
     def show(self, conditions: Conditions, space: ImageSpace, facts: Facts) -> dict[str, Tensor]:
         """``cameras`` (B, 17)."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.prediction import NoiseLevel, PredictionKind
+from threedistill.priors.arrangement import rows_are
 from threedistill.priors.embedding_cache import Embedding
 from threedistill.priors.families.family import Facts, Family, Said
 from threedistill.priors.families.refused import REFUSED
@@ -278,10 +279,11 @@ class Recorded(Family):
         groups = grouped(told, keys)
         if len(groups) == 1:
             return self._answer(network, x_t, level.index, told)
-        parts = [
-            self._answer(network, x_t[rows], level.index[rows], {k: v[rows] for k, v in told.items()})
-            for rows in groups
-        ]
+        parts: list[Tensor] = []
+        for rows in groups:
+            with rows_are(torch.tensor(rows)):
+                own = {name: value[rows] for name, value in told.items()}
+                parts.append(self._answer(network, x_t[rows], level.index[rows], own))
         order = torch.tensor([row for rows in groups for row in rows], device=x_t.device)
         return torch.cat(parts)[order.argsort()]
 

@@ -57,13 +57,13 @@ def pose_rows(cameras: Cameras, taken: Cameras, told: Told) -> Float[Tensor, "B 
 class _Published(Elsewhere):
     """A checkpoint with the published names, as the network that it is of."""
 
-    def load(self, variant: str | None = None) -> Any:
+    def load(self, variant: str | None = None, empty: bool = False) -> Any:
         """The UNet and the projection of poses as one network."""
         from threedistill.priors.pose_unet import from_published
 
         need_safetensors(self.inside, self.inside)
         try:
-            return from_published(super().load(variant))
+            return from_published(super().load(variant, empty))
         except UsageError as error:
             raise UsageError(f"{self.place}/{self.inside}: {error}") from None
 
@@ -101,10 +101,8 @@ class Zero123(Family):
         return 256
 
     def check(self, facts: Facts) -> None:
-        """The checkpoint is looked for, or the pipeline's own parts, before any weights are read."""
+        """A pipeline without a checkpoint beside it has a projection of poses."""
         if self.checkpoint is not None:
-            place = self.elsewhere()[self.network]
-            place.file(place.inside)
             return
         if facts.index.get("clip_camera_projection", [None])[0] is None:
             raise UsageError(
