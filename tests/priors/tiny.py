@@ -263,6 +263,7 @@ def flux2(dev: bool = False) -> Any:
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0)
     tokenizer = qwen_tokenizer()
     if dev:  # its tokenizer is part of what reads pictures too, and messages are lists of parts
+        network.context_embedder.weight.data *= 20  # few of its many tokens are the prompt's
         tokenizer.chat_template = (
             "{% for m in messages %}<{% for c in m['content'] %}{{ c['text'] }}{% endfor %}>{% endfor %}"
         )
