@@ -28,7 +28,7 @@ OPTIONS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "flux": (tiny.flux, ("family.text_length=20", "size=32")),
     "flux_schnell": (lambda: tiny.flux(False), ("family.text_length=20", "size=32")),
     "flux2": (tiny.flux2, ("family.text_length=40", "size=32")),
-    "flux2_dev": (lambda: tiny.flux2(True), ("family.text_length=512", "size=32")),
+    "flux2_dev": (lambda: tiny.flux2(True), ("family.text_length=256", "size=32")),
     "pixart": (tiny.pixart, ()),
     "pixart_alpha": (lambda: tiny.pixart(False), ("size=32",)),
     "sana": (tiny.sana, ("family.text_length=20",)),
