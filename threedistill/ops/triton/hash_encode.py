@@ -2,7 +2,7 @@
 
 # Triton's language is not typed: what it takes and returns inside a kernel is no Python.
 # pyright: reportOperatorIssue=false, reportCallIssue=false, reportGeneralTypeIssues=false
-# pyright: reportArgumentType=false, reportMissingImports=false
+# pyright: reportArgumentType=false, reportMissingImports=false, reportAttributeAccessIssue=false, reportIndexIssue=false
 
 from __future__ import annotations
 

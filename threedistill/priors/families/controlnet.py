@@ -100,7 +100,7 @@ class _Controls:
         from diffusers import ControlNetModel, UNet2DConditionModel
 
         with torch.device("meta"):
-            unet = UNet2DConditionModel.from_config(dict(facts.configs["unet"]))
+            unet: Any = UNet2DConditionModel.from_config(dict(facts.configs["unet"]))
             return ControlNetModel.from_unet(unet, load_weights_from_unet=False).requires_grad_(False)
 
     def assemble(self, parts: Mapping[str, Any]) -> nn.Module:
