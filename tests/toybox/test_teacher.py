@@ -31,7 +31,7 @@ from threedistill.toybox.train_teacher import export_checkpoint, train
 from threedistill.toybox.trunk import ToyboxTransformer, _attend, _gather, _scatter, shifted_cosine
 
 TINY = TeacherSettings(
-    size=64, fine=16, width=32, middle_width=64, depth=1, sketch_width=64, sketch_channels=16, masks=4,
+    size=64, fine=16, width=32, middle_width=64, depth=1, sketch_width=64, splats=24, sketch_slots=4,
     text_width=32, text_layers=1, view_layers=1,
 )  # fmt: skip
 WORLD = BufferSettings(shards=1, scenes=8, palettes=4, size=64)
@@ -196,7 +196,9 @@ def test_saved_and_loaded_it_is_the_same_and_a_prior(tmp_path):
     untold = prior.conditioning(Conditions(texts, None, torch.ones(2, 3)))
     direct = found.condition(**found.read(texts), camera=torch.zeros(2, 14), background=torch.ones(2, 4))
     for name, value in direct.items():
-        torch.testing.assert_close(untold[name], value, rtol=1e-4, atol=1e-5)
+        # A splat ends at 1/255 of opacity: a last bit of what the words say may move a pixel over that edge.
+        loose = 5e-3 if name == "sketch" else 1e-5
+        torch.testing.assert_close(untold[name], value, rtol=1e-4, atol=loose)
     seen, blind = (prior.predict(x, level, c).value for c in (told, untold))
     with torch.no_grad():
         expected = found.transformer(x, level.index.float(), **untold).sample
@@ -334,7 +336,7 @@ def test_processes_share_a_batch_without_changing_the_run(tmp_path, cache):
 def test_a_run_leaves_a_loadable_pipeline_and_goes_on_from_there(tmp_path, cache):
     folder = train(settings(tmp_path / "run", cache, 16))
     index = json.loads((folder / "model_index.json").read_text())
-    assert index["transformer"][1] == "ToyboxTransformer" and index["sketch"][1] == "PaletteSketch"
+    assert index["transformer"][1] == "ToyboxTransformer" and index["sketch"][1] == "SplatSketch"
     tests = np.genfromtxt(tmp_path / "run" / "test.csv", delimiter=",", names=True)
     assert tests["step"].tolist() == [4, 6] and np.isfinite(tests["x0_at_05"]).all()
     assert export_checkpoint(tmp_path / "run", tmp_path / "again") == 6

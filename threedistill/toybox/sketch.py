@@ -1,11 +1,15 @@
-"""The sketch of the 128-pixel prior: ``E[rgba | words, camera]`` at half the size, drawn late in the words' colours.
+"""The sketch of the 128-pixel prior: ``E[rgba | words, camera]`` at half the size, drawn from a cloud of splats.
 
-As in :class:`threedistill.toybox.networks.Sketch` a small transformer reads the words, and words and camera meet in a
-product. New is the end: the picture is ``C(words) m(words, camera)``, masks of every pixel times a palette of the
-words, so that what is learnt of a shape in one colour serves in all.
+A small transformer reads the words and says where a few hundred Gaussians are, how they are shaped and which of the
+words' colours they have; :func:`threedistill.ops.splat.splat` draws them from the camera. What is learnt of an object
+from one side serves from all, and what is learnt of a shape in one colour serves in all. Without a camera the picture
+is a mean of views from all around and above, in shares that follow from the words ("front view").
 """
 
 from __future__ import annotations
+
+import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,19 +18,94 @@ from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from threedistill.toybox.networks import HARMONICS, bag_of_words, harmonics
+from threedistill.cameras import camera_vector
+from threedistill.ops.splat import splat
+from threedistill.render.projection import LOW_PASS, rotations
+from threedistill.toybox.networks import bag_of_words
 
-__all__ = ["PaletteSketch"]
+__all__ = ["Cloud", "SplatSketch", "draw_cloud"]
+
+#: A camera vector says how wide the view is, not how far away the camera; the world's cameras are about this far, so
+#: that the perspective is nearly theirs. Degrees.
+_FOV = 40.0
+#: Views whose mean is the picture without a camera: how many all around, and one from above; elevations in degrees, and
+#: their apparent width (the middle of the world's).
+_ROUND, _ELEVATION, _ABOVE, _WIDTH = 6, 15.0, 60.0, 1.17
+#: Standard deviations of the splats, metres.
+_SMALLEST, _LARGEST = 0.003, 0.5
 
 
-class PaletteSketch(ModelMixin, ConfigMixin):
+class Cloud(NamedTuple):
+    """Splats of one object per row.
+
+    Attributes:
+        means: (B, N, 3) metres.
+        axes: (B, N, 3, 3) local axes times their standard deviations, metres, as columns.
+        opacities: (B, N) in [0, 1].
+        features: (B, N, K) shares of the slots' colours, which sum to 1.
+        normals: (B, N, 3) unit vectors (or shorter).
+        light: (B, N, 2) brightness, and what faces the camera has more.
+        palette: (B, K, 3) sRGB.
+    """
+
+    means: Float[Tensor, "B N 3"]
+    axes: Float[Tensor, "B N 3 3"]
+    opacities: Float[Tensor, "B N"]
+    features: Float[Tensor, "B N K"]
+    normals: Float[Tensor, "B N 3"]
+    light: Float[Tensor, "B N 2"]
+    palette: Float[Tensor, "B K 3"]
+
+
+def draw_cloud(cloud: Cloud, camera: Float[Tensor, "B 14"], size: int) -> Float[Tensor, "B 4 S S"]:
+    """The premultiplied picture of each cloud from its own camera (a camera vector), lit by a headlight.
+
+    As :func:`threedistill.render.projection.project`, for as many clouds as cameras.
+    """
+    sine, cosine, climb, level = camera[:, 0], camera[:, 1], camera[:, 8], camera[:, 9]
+    zero = torch.zeros_like(sine)
+    back = torch.stack([sine * level, climb, cosine * level], -1)
+    right = torch.stack([cosine, zero, -sine], -1)
+    up = torch.linalg.cross(back, right)
+    turn = torch.stack([right, -up, -back], 1)  # x right, y down, z ahead
+    tangent = math.tan(math.radians(_FOV) / 2)
+    eye = back * ((camera[:, 12:13] * 0.2 + _WIDTH) / tangent)
+    x, y, z = ((cloud.means - eye[:, None]) @ turn.mT).unbind(-1)
+    z = z.clamp(min=0.1)
+    axes = turn[:, None] @ cloud.axes
+    focal = (size / 2 / tangent) / z
+    one, two = (
+        focal[..., None] * (axes[..., k, :] - (place / z)[..., None] * axes[..., 2, :])
+        for k, place in ((0, x), (1, y))
+    )
+    xx, xy, yy = one.square().sum(-1) + LOW_PASS, (one * two).sum(-1), two.square().sum(-1) + LOW_PASS
+    conics = torch.stack([yy, -xy, xx], -1) / (xx * yy - xy.square())[..., None]
+    means = torch.stack([focal * x, focal * y], -1) + size / 2
+    facing = (cloud.normals @ back[..., None]).clamp(min=0)
+    lit = cloud.features * (cloud.light[..., :1] + cloud.light[..., 1:] * facing)
+    layers = splat(means, conics, cloud.opacities, lit, z.detach(), size, size)
+    rgb = (layers.image.flatten(1, 2) @ cloud.palette).unflatten(1, (size, size))
+    return torch.cat([rgb, layers.opacity[..., None]], -1).permute(0, 3, 1, 2)
+
+
+def _around() -> Float[Tensor, "V 14"]:
+    azimuth = torch.cat([torch.arange(_ROUND) * (2 * math.pi / _ROUND), torch.zeros(1)])
+    climb = torch.full_like(azimuth, math.radians(_ELEVATION))
+    climb[-1] = math.radians(_ABOVE)
+    return camera_vector(
+        azimuth, climb, torch.full_like(azimuth, _WIDTH), torch.full_like(azimuth, math.pi / 2)
+    )
+
+
+class SplatSketch(ModelMixin, ConfigMixin):
     """The mean premultiplied RGBA picture of what is told.
 
     Arguments:
         text_width: of the text's hidden states.
-        width: of the hidden layers; also of the code.
-        channels: of the map, an eighth of the size.
-        masks: masks of every pixel.
+        width: of the hidden layers; also of what the words say.
+        splats: of an object.
+        features: numbers that the words say of each splat.
+        slots: colours of an object.
         readers: layers of the transformer.
         size: pixels of the picture.
     """
@@ -36,13 +115,14 @@ class PaletteSketch(ModelMixin, ConfigMixin):
         self,
         text_width: int = 128,
         width: int = 1024,
-        channels: int = 96,
-        masks: int = 16,
+        splats: int = 384,
+        features: int = 16,
+        slots: int = 14,
         readers: int = 2,
         size: int = 64,
     ):
         super().__init__()
-        self.channels, self.masks, self.side = channels, masks, size // 8
+        self.splats, self.slots, self.size = splats, slots, size
         self.read = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 text_width, 4, 2 * text_width, 0.0, "gelu", batch_first=True, norm_first=True
@@ -50,14 +130,24 @@ class PaletteSketch(ModelMixin, ConfigMixin):
             for _ in range(readers)
         )
         self.words = nn.Linear(text_width, width)
-        self.camera = nn.Sequential(nn.Linear(HARMONICS, width // 2), nn.SiLU(), nn.Linear(width // 2, width))
-        self.product = nn.Linear(width, width)
-        self.hidden = nn.Linear(width, width)
-        self.palette = nn.Linear(width, 4 * masks)
-        self.draw = nn.Linear(width, channels * self.side**2)
-        self.refine = nn.Conv2d(channels, 4 * channels, 3, padding=1)
-        self.middle = nn.Conv2d(channels, channels, 3, padding=1)
-        self.last = nn.Conv2d(channels, 16 * masks, 1)
+        self.palette = nn.Linear(width, 3 * slots)
+        self.views = nn.Linear(width, _ROUND + 1)
+        self.shape = nn.Linear(width, width)
+        self.draw = nn.Linear(width, splats * features)
+        direction = F.normalize(torch.randn(splats, 3), dim=-1)
+        self.place = nn.Parameter(0.45 * direction * torch.rand(splats, 1) ** (1 / 3))
+        self.splat = nn.Parameter(0.5 * torch.randn(splats, features))
+        # Of each splat: place, log-scales, quaternion, opacity, slots, normal, brightness, headlight.
+        self.describe = nn.Sequential(
+            nn.Linear(2 * features, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 16 + slots)
+        )
+        last: nn.Linear = self.describe[-1]  # type: ignore[assignment]
+        with torch.no_grad():
+            last.weight.mul_(0.3)
+            last.bias.zero_()
+            last.bias[3:6] = math.log(0.07)
+            last.bias[6], last.bias[10], last.bias[-2] = 1.0, -1.0, 0.8
+        self.register_buffer("around", _around(), persistent=False)
 
     def tokens(self, text: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         """The words' tokens after reading; also what the transformer attends to."""
@@ -69,21 +159,33 @@ class PaletteSketch(ModelMixin, ConfigMixin):
         """What the words say; the same at every camera, so it can be kept."""
         return bag_of_words(F.silu(self.words(tokens)))
 
-    def forward(
-        self, told: Float[Tensor, "B W"], camera: Float[Tensor, "B I"]
-    ) -> tuple[Float[Tensor, "B 4 h w"], Float[Tensor, "B W"]]:
-        """The picture, and the code of words and camera that it is drawn from."""
-        seen = self.camera(harmonics(camera))
-        x = F.silu(told + seen + told * seen)
-        x = x + F.silu(self.product(x))
-        code = x + F.silu(self.hidden(x))
-        y = F.silu(self.draw(code)).unflatten(-1, (self.channels, self.side, self.side))
-        y = F.silu(F.pixel_shuffle(self.refine(_last(y)), 2))
-        y = y + F.silu(self.middle(y))
-        masks = F.pixel_shuffle(self.last(y), 4)
-        palette = self.palette(F.silu(told)).unflatten(-1, (4, self.masks))
-        return torch.einsum("bck,bkhw->bchw", palette, masks), code
+    def cloud(self, told: Float[Tensor, "B W"]) -> Cloud:
+        """The object that the words mean, in float32."""
+        x = told + F.silu(self.shape(F.silu(told)))
+        x = F.silu(self.draw(F.silu(x))).unflatten(-1, (self.splats, -1))
+        facts = self.describe(torch.cat([x, self.splat.expand_as(x)], -1)).float()
+        offset, scales, turn, opacity, slots, normal, light = facts.split((3, 3, 4, 1, self.slots, 3, 2), -1)
+        scales = scales.clamp(math.log(_SMALLEST), math.log(_LARGEST)).exp()
+        axes = rotations(turn.flatten(0, 1)).unflatten(0, turn.shape[:2]) * scales[..., None, :]
+        return Cloud(
+            self.place.float() + 0.5 * torch.tanh(offset), axes, opacity[..., 0].sigmoid(), slots.softmax(-1),
+            F.normalize(normal, dim=-1, eps=1e-3), light,
+            self.palette(F.silu(told)).float().unflatten(-1, (self.slots, 3)),
+        )  # fmt: skip
 
-
-def _last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
+    def forward(self, told: Float[Tensor, "B W"], camera: Float[Tensor, "B I"]) -> Float[Tensor, "B 4 h w"]:
+        """The picture, in float32."""
+        cloud, camera = self.cloud(told), camera.float()
+        known = camera.any(1)
+        if known.all():
+            return draw_cloud(cloud, camera, self.size)
+        found = camera.new_empty(len(camera), 4, self.size, self.size)
+        if known.any():
+            found[known] = draw_cloud(Cloud(*(x[known] for x in cloud)), camera[known], self.size)
+        around: Tensor = self.around  # type: ignore[assignment]
+        shares = self.views(F.silu(told[~known])).float().softmax(-1)
+        rows, views = shares.shape
+        blind = Cloud(*(x[~known].repeat_interleave(views, 0) for x in cloud))
+        drawn = draw_cloud(blind, around.float().repeat(rows, 1), self.size).unflatten(0, (rows, views))
+        found[~known] = torch.einsum("bv,bvchw->bchw", shares, drawn)
+        return found

@@ -60,7 +60,7 @@ class SlotDecoder(nn.Module):
 
         Arguments:
             features: what the network made of everything.
-            told: words, camera, background and time.
+            told: words, camera and background; not the time, of which what is said of a colour knows nothing.
             sample: the noisy picture, folded 4 x 4.
             drawn: the sketch over the told background.
             snr: (alpha / sigma)^2.

@@ -1,7 +1,7 @@
 """The 128-pixel embedded prior as a pipeline in diffusers' own layout.
 
 Components (``model_index.json``): ``transformer`` (:class:`threedistill.toybox.trunk.ToyboxTransformer`), ``sketch``
-(:class:`threedistill.toybox.sketch.PaletteSketch`), ``view_encoder`` (reference views as tokens), ``text_encoder`` and
+(:class:`threedistill.toybox.sketch.SplatSketch`), ``view_encoder`` (reference views as tokens), ``text_encoder`` and
 ``tokenizer`` as in :mod:`threedistill.toybox.model`, ``scheduler`` (DDIM over the shifted cosine path, x0-prediction).
 """
 
@@ -22,7 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 from threedistill.cameras import CAMERA_SIZE, camera_vectors
 from threedistill.toybox.conditioning import BACKGROUND_SIZE, FOLD, background_vectors, fold, unfold
 from threedistill.toybox.networks import harmonics
-from threedistill.toybox.sketch import PaletteSketch
+from threedistill.toybox.sketch import SplatSketch
 from threedistill.toybox.tokenizer import build_tokenizer
 from threedistill.toybox.trunk import STEPS, ToyboxTransformer, ViewEncoder, shifted_cosine
 from threedistill.types import Cameras
@@ -44,7 +44,7 @@ class TeacherSettings:
     Attributes:
         size: pixels of the pictures.
         fine, width, outer, middle_width, depth: of the transformer.
-        sketch_width, sketch_channels, masks: of the sketch.
+        sketch_width, splats, sketch_slots: of the sketch.
         text_width, text_layers: of the text encoder.
         view_layers: of the encoder of reference views.
         slots: flat colours of a picture.
@@ -57,8 +57,8 @@ class TeacherSettings:
     middle_width: int = 384
     depth: int = 3
     sketch_width: int = 1024
-    sketch_channels: int = 96
-    masks: int = 16
+    splats: int = 384
+    sketch_slots: int = 14
     text_width: int = 128
     text_layers: int = 3
     view_layers: int = 2
@@ -84,7 +84,7 @@ class TransformerToyboxPipeline(DiffusionPipeline):
     def __init__(
         self,
         transformer: ToyboxTransformer,
-        sketch: PaletteSketch,
+        sketch: SplatSketch,
         view_encoder: ViewEncoder,
         text_encoder: CLIPTextModel,
         tokenizer: PreTrainedTokenizerFast,
@@ -150,7 +150,7 @@ class TransformerToyboxPipeline(DiffusionPipeline):
             class_size=s.sketch_width + CAMERA_SIZE + BACKGROUND_SIZE, context=s.text_width, shift=64 / s.size,
             slots=s.slots,
         )  # fmt: skip
-        sketch = PaletteSketch(s.text_width, s.sketch_width, s.sketch_channels, s.masks, size=s.size // 2)
+        sketch = SplatSketch(s.text_width, s.sketch_width, s.splats, slots=s.sketch_slots, size=s.size // 2)
         views = ViewEncoder(s.size, s.text_width, s.view_layers)
         return cls(transformer, sketch, views, text_encoder, tokenizer, build_scheduler(s.size))
 
@@ -165,7 +165,7 @@ class TransformerToyboxPipeline(DiffusionPipeline):
         scheduler: Any = DDIMScheduler.from_pretrained(root / "scheduler", local_files_only=True)
         pipeline = cls(
             part(ToyboxTransformer, "transformer"),
-            part(PaletteSketch, "sketch"),
+            part(SplatSketch, "sketch"),
             part(ViewEncoder, "view_encoder"),
             CLIPTextModel.from_pretrained(root / "text_encoder", dtype=dtype, local_files_only=True),
             PreTrainedTokenizerFast.from_pretrained(root / "tokenizer", local_files_only=True),
@@ -205,13 +205,13 @@ class TransformerToyboxPipeline(DiffusionPipeline):
         """What can be kept of a text, whatever it is asked with: rows without a batch axis."""
         found = self.read([text])
         # Without a camera the sketch is always the same picture, and drawing it is not free.
-        picture, code = self.sketch(found["told"], camera_vectors(None, 1).to(found["told"]))
-        return {k: v[0] for k, v in (found | {"picture": picture, "code": code}).items()}
+        picture = self.sketch(found["told"], camera_vectors(None, 1).to(found["told"]))
+        return {k: v[0] for k, v in (found | {"picture": picture}).items()}
 
     @staticmethod
     def needs(every_camera: bool) -> tuple[str, ...]:
         """What of :meth:`keep` is used where every row, or not every row, has a camera."""
-        return ("tokens", "told") if every_camera else ("tokens", "told", "picture", "code")
+        return ("tokens", "told") if every_camera else ("tokens", "told", "picture")
 
     def condition_kept(
         self, kept: Mapping[str, Tensor], camera: Float[Tensor, "B 14"], background: Float[Tensor, "B 4"]
@@ -220,14 +220,13 @@ class TransformerToyboxPipeline(DiffusionPipeline):
         camera, background = camera.to(kept["told"]), background.to(kept["told"])
         seen = camera.any(1)
         if "picture" not in kept:
-            picture, code = self.sketch(kept["told"], camera)
+            picture = self.sketch(kept["told"], camera)
         else:
-            picture, code = kept["picture"], kept["code"]
+            picture = kept["picture"]
             if seen.any():
-                own, own_code = self.sketch(kept["told"], camera)
+                own = self.sketch(kept["told"], camera)
                 picture = torch.where(seen[:, None, None, None], own, picture)
-                code = torch.where(seen[:, None], own_code, code)
-        return conditioning(kept["tokens"], picture, code, camera, background)
+        return conditioning(kept["tokens"], kept["told"], picture, camera, background)
 
     def condition(
         self,
@@ -238,8 +237,7 @@ class TransformerToyboxPipeline(DiffusionPipeline):
     ) -> dict[str, Tensor]:
         """The transformer's keyword arguments from what :meth:`read` gives and camera / background vectors."""
         camera, background = camera.to(told), background.to(told)
-        picture, code = self.sketch(told, camera)
-        return conditioning(tokens, picture, code, camera, background)
+        return conditioning(tokens, told, self.sketch(told, camera), camera, background)
 
     def show(
         self, pictures: Float[Tensor, "B R 3 H W"], cameras: Float[Tensor, "B R 14"]
@@ -305,15 +303,15 @@ class TransformerToyboxPipeline(DiffusionPipeline):
 
 def conditioning(
     tokens: Tensor,
+    told: Float[Tensor, "B W"],
     picture: Float[Tensor, "B 4 h w"],
-    code: Float[Tensor, "B W"],
     camera: Float[Tensor, "B 14"],
     background: Float[Tensor, "B 4"],
 ) -> dict[str, Tensor]:
-    """The transformer's keyword arguments: the sketch over the told background (untold: black), in [-1, 1], and the
-    code, at unit scale, with camera and background."""
+    """The transformer's keyword arguments: the sketch over the told background (untold: black), in [-1, 1], and what
+    the words say with camera and background."""
     alpha = picture[:, 3:]
     rgb = picture[:, :3] + (1 - alpha) * background[:, :3, None, None].to(picture)
     shown = F.pixel_unshuffle(2 * torch.cat([rgb, alpha], 1) - 1, 2)
-    told = torch.cat([F.layer_norm(code, code.shape[-1:]), camera.to(code), background.to(code)], 1)
-    return {"encoder_hidden_states": tokens, "class_labels": told, "sketch": shown}
+    vector = torch.cat([told, camera.to(told), background.to(told)], 1)
+    return {"encoder_hidden_states": tokens, "class_labels": vector, "sketch": shown}

@@ -205,7 +205,7 @@ class Trainer:
         weights = {k: p.to(self.dtype) for k, p in module.named_parameters()}
         picture = functional_call(
             _Whole(module), {f"sketch.{k}": w for k, w in weights.items()},
-            (text.to(self.dtype), batch.cameras.to(s.device, self.dtype)),
+            (text.to(self.dtype), batch.cameras.to(s.device)),
         )  # fmt: skip
         return F.mse_loss(picture.float(), batch.rgba.to(s.device))
 
@@ -213,8 +213,9 @@ class Trainer:
         """What the transformer is told of a batch."""
         with torch.no_grad():
             tokens = self.shown_sketch.tokens(self.pipeline.encode_text(batch.captions))
-            picture, code = self.shown_sketch(self.shown_sketch.told(tokens), batch.cameras.to(tokens))
-            inputs = conditioning(tokens, picture, code, batch.cameras, batch.background)
+            told = self.shown_sketch.told(tokens)
+            picture = self.shown_sketch(told, batch.cameras.to(tokens.device))
+            inputs = conditioning(tokens, told, picture, batch.cameras, batch.background)
         if batch.references is not None and batch.reference_cameras is not None:
             cameras = harmonics(batch.reference_cameras.flatten(0, 1)).unflatten(
                 0, batch.reference_cameras.shape[:2]
@@ -299,7 +300,7 @@ class Trainer:
                     each = self.denoise(batch, torch.full((count,), time_ * 1000), noise)[1]
                     found.append(float(each.mean()))
                 tokens = self.shown_sketch.tokens(self.pipeline.encode_text(batch.captions))
-                picture, _ = self.shown_sketch(self.shown_sketch.told(tokens), batch.cameras)
+                picture = self.shown_sketch(self.shown_sketch.told(tokens), batch.cameras)
                 half = F.avg_pool2d(batch.rgba, 2)
                 found.append(float(F.mse_loss(picture, half)))
             finally:
@@ -350,4 +351,4 @@ class _Whole(nn.Module):
         self.sketch: Any = sketch
 
     def forward(self, text: Tensor, cameras: Tensor) -> Tensor:
-        return self.sketch(self.sketch.told(self.sketch.tokens(text)), cameras)[0]
+        return self.sketch(self.sketch.told(self.sketch.tokens(text)), cameras)

@@ -31,6 +31,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from threedistill.toybox.slots import SlotDecoder
+from threedistill.toybox.told import ToldEmbedding
 
 __all__ = [
     "CONTROL", "PICTURE", "SKETCH", "STEPS", "Attention", "Block", "ToyboxTransformer", "ViewEncoder",
@@ -166,7 +167,7 @@ class ToyboxTransformer(ModelMixin, ConfigMixin):
         cells = size // 8
         self.time_proj = Timesteps(128, True, 0)
         self.time_embedding = TimestepEmbedding(128, told)
-        self.class_embedding = TimestepEmbedding(class_size, told)
+        self.class_embedding = ToldEmbedding(class_size, told)
         self.conv_in = nn.Conv2d(PICTURE + SKETCH, fine, 3, padding=1)
         self.control_in = _closed(CONTROL, fine)
         self.fine_modulation = nn.Linear(told, 4 * fine)
@@ -218,7 +219,7 @@ class ToyboxTransformer(ModelMixin, ConfigMixin):
             sample: noisy picture, 4 x 4 pixels a cell.
             timestep: of the path, 0 to 999; one, or one for each.
             encoder_hidden_states: the words' tokens.
-            class_labels: camera, background, and what the sketch made of words and camera.
+            class_labels: what the words say, camera and background vectors.
             sketch: the mean picture of what is told, over the told background, at half the size, 2 x 2 pixels a cell.
             views: the tokens of reference views.
             control: normals and coverage, 4 x 4 pixels a cell.
@@ -226,10 +227,8 @@ class ToyboxTransformer(ModelMixin, ConfigMixin):
         dtype = self.conv_in.weight.dtype
         time = torch.as_tensor(timestep, device=sample.device).float().expand(len(sample))
         noisy, clean, snr = self.roads(time)
-        told = self.time_embedding(self.time_proj(time).to(dtype)) + self.class_embedding(
-            class_labels.to(dtype)
-        )
-        told = F.silu(told)
+        said = self.class_embedding(class_labels)
+        told = F.silu(self.time_embedding(self.time_proj(time).to(dtype)) + said)
         words = encoder_hidden_states.to(dtype)
         views = None if views is None else views.to(dtype)
 
@@ -256,7 +255,7 @@ class ToyboxTransformer(ModelMixin, ConfigMixin):
         drawn = F.interpolate(
             F.pixel_shuffle(sketch, 2)[:, :3], scale_factor=2, mode="bilinear", align_corners=False
         )
-        found = F.pixel_unshuffle(self.flat(F.silu(out), told, sample, drawn, snr), 4)
+        found = F.pixel_unshuffle(self.flat(F.silu(out), F.silu(said), sample, drawn, snr), 4)
         found = noisy * sample.float() + clean * found
         found = found.to(sample.dtype)
         return Transformer2DModelOutput(sample=found) if return_dict else (found,)

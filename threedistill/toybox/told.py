@@ -1,0 +1,48 @@
+"""What the embedded prior's transformer is told as one vector: words, camera and background.
+
+Words and camera meet in a product, for every kind looks its own way from every side.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.embeddings import TimestepEmbedding
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from threedistill.cameras import CAMERA_SIZE
+from threedistill.toybox.conditioning import BACKGROUND_SIZE
+from threedistill.toybox.networks import HARMONICS, harmonics
+
+__all__ = ["ToldEmbedding"]
+
+
+class ToldEmbedding(nn.Module):
+    """Words, camera and background vectors, one after the other, as one embedding.
+
+        s = camera(harmonics),   x = silu(w + s + w s),   x <- x + silu(A x),   x <- x + silu(B x),
+        embedding = perceptron(norm(x), camera, background)
+
+    Arguments:
+        size: of the three vectors together.
+        out: of the embedding.
+    """
+
+    def __init__(self, size: int, out: int):
+        super().__init__()
+        self.width = width = size - CAMERA_SIZE - BACKGROUND_SIZE
+        self.camera = nn.Sequential(nn.Linear(HARMONICS, width // 2), nn.SiLU(), nn.Linear(width // 2, width))
+        self.product = nn.Linear(width, width)
+        self.hidden = nn.Linear(width, width)
+        self.embed = TimestepEmbedding(size, out)
+
+    def forward(self, told: Float[Tensor, "B S"]) -> Float[Tensor, "B D"]:
+        dtype = self.product.weight.dtype
+        # Harmonics before any rounding: of a rounded angle the fourth is four times as far off.
+        seen = self.camera(harmonics(told[:, self.width :][:, :CAMERA_SIZE]).to(dtype))
+        words, rest = told.to(dtype).split((self.width, told.shape[1] - self.width), 1)
+        x = F.silu(words + seen + words * seen)
+        x = x + F.silu(self.product(x))
+        x = x + F.silu(self.hidden(x))
+        return self.embed(torch.cat([F.layer_norm(x, x.shape[-1:]), rest], 1))
