@@ -33,10 +33,10 @@ def clouds(count: int, splats: int = 12) -> tuple[Cloud, list[tuple[torch.Tensor
 
 
 def test_every_cloud_is_drawn_as_the_renderer_draws_it():
-    count, tangent = 3, math.tan(math.radians(20))
+    count, tangent = 3, math.tan(math.radians(22))
     azimuth, climb = torch.tensor([0.0, 1.1, -2.5]), torch.tensor([0.0, 0.4, -0.1])
     distance = torch.tensor([1.1, 1.17, 1.25]) / tangent
-    cameras = place(azimuth, climb, distance, torch.full((count,), math.radians(40.0)), SIZE, SIZE)
+    cameras = place(azimuth, climb, distance, torch.full((count,), math.radians(44.0)), SIZE, SIZE)
     found, given = clouds(count)
     pictures = draw_cloud(found, camera_vectors(cameras, count), SIZE)
     for k, (means, scales, turn, opacity, colours) in enumerate(given):

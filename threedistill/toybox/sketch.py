@@ -27,7 +27,7 @@ __all__ = ["Cloud", "SplatSketch", "draw_cloud"]
 
 #: A camera vector says how wide the view is, not how far away the camera; the world's cameras are about this far, so
 #: that the perspective is nearly theirs. Degrees.
-_FOV = 40.0
+_FOV = 44.0
 #: Views whose mean is the picture without a camera: how many all around, and one from above; elevations in degrees, and
 #: their apparent width (the middle of the world's).
 _ROUND, _ELEVATION, _ABOVE, _WIDTH = 6, 15.0, 60.0, 1.17
