@@ -72,10 +72,11 @@ def compiled(network: torch.nn.Module, inputs: dict[str, torch.Tensor], batch: i
 
 def main() -> None:
     """Print the table."""
+    from threedistill.cameras import camera_vectors, orbit
     from threedistill.toybox.coloured_world import ColouredWorld
     from threedistill.toybox.dataset import DrawSettings
     from threedistill.toybox.gbuffers import BufferSettings
-    from threedistill.toybox.sketch import PaletteSketch
+    from threedistill.toybox.sketch import SplatSketch
     from threedistill.toybox.trunk import ToyboxTransformer
 
     parser = argparse.ArgumentParser(
@@ -112,15 +113,13 @@ def main() -> None:
             "sketch": torch.randn(size, 64, 16, 16),
         }  # fmt: skip
         print(f"{'64-pixel UNet':14s}{cost(unet, asked, size, given.repeats)}", flush=True)
-    sketch, many = PaletteSketch(), 64
+    sketch, many = SplatSketch(), 64
     parameters = dict(sketch.named_parameters())
-    told, camera = torch.randn(many, 1024), torch.randn(many, 14)
+    told, camera = torch.randn(many, 1024), camera_vectors(orbit(many), many)
 
     def step() -> None:
         half = {k: p.to(torch.bfloat16) for k, p in parameters.items()}
-        functional_call(sketch, half, (told.bfloat16(), camera.bfloat16()))[
-            0
-        ].float().square().mean().backward()
+        functional_call(sketch, half, (told.bfloat16(), camera)).square().mean().backward()
 
     print(f"sketch, training without its reader: {1e3 * spent(step, given.repeats) / many:.1f} ms a picture")
     with tempfile.TemporaryDirectory() as folder:
