@@ -35,9 +35,11 @@ def empty_network(kind: str, config: Mapping[str, Any]) -> Any:
         kind: its class.
         config: its configuration.
     """
+    from diffusers import ConfigMixin
+
     cls = _class(kind)
     with torch.device("meta"):
-        if hasattr(cls, "from_config"):
+        if issubclass(cls, ConfigMixin):  # of diffusers; else of transformers
             network = cls.from_config(dict(config))
         else:
             network = cls(cls.config_class.from_dict(dict(config)))
