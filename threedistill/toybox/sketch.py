@@ -177,12 +177,11 @@ class SplatSketch(ModelMixin, ConfigMixin):
         """The picture, in float32."""
         cloud, camera = self.cloud(told), camera.float()
         known = camera.any(1)
-        if known.all():
-            return draw_cloud(cloud, camera, self.size)
         found = camera.new_empty(len(camera), 4, self.size, self.size)
         if known.any():
             found[known] = draw_cloud(Cloud(*(x[known] for x in cloud)), camera[known], self.size)
         around: Tensor = self.around  # type: ignore[assignment]
+        # Also of no rows: processes that share a batch need gradients of the same weights.
         shares = self.views(F.silu(told[~known])).float().softmax(-1)
         rows, views = shares.shape
         blind = Cloud(*(x[~known].repeat_interleave(views, 0) for x in cloud))
