@@ -40,7 +40,7 @@ def empty_network(kind: str, config: Mapping[str, Any]) -> Any:
     cls = _class(kind)
     with torch.device("meta"):
         if issubclass(cls, ConfigMixin):  # of diffusers; else of transformers
-            network = cls.from_config(dict(config))
+            network: Any = cls.from_config(dict(config))
         else:
             network = cls(cls.config_class.from_dict(dict(config)))
     return network.requires_grad_(False).eval()
