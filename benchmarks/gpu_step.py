@@ -17,29 +17,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from step_teacher import PROMPT, forget_peak, peak
+from step_teacher import PROMPT, bare_step, forget_peak, peak, random_sd15
 
 from threedistill.config import compose
-from threedistill.priors.families import StableDiffusion
-from threedistill.priors.outline import OutlinedPrior, shape_of
-from threedistill.rng import Streams
-from threedistill.training.assemble import build_prior, build_stages, prepare
+from threedistill.training.assemble import build_prior
 from threedistill.training.planning import build_plan
-
-_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-
-
-def step_of(prior: Any, rule: str, representation: str, given: argparse.Namespace) -> Callable[[], None]:
-    """One training step of a fresh scene, without a trainer around it."""
-    plan = build_plan(_config(rule, representation, given))
-    system: Any = build_stages(plan, prior, device=prior.device)[0].to(prior.device)
-    prepare(plan, [system])
-    optimizers = system.configure_optimizers()
-    system._optimizers = lambda: optimizers
-    system.manual_backward = lambda loss: loss.backward()
-    index = iter(range(10**9))
-    system.look(0.0, Streams(0))  # kernels are loaded
-    return lambda: system.training_step(next(index))
 
 
 def _config(rule: str, representation: str, given: argparse.Namespace) -> Any:
@@ -55,10 +37,7 @@ def teacher(given: argparse.Namespace) -> Any:
         return build_prior(
             build_plan(_config("sds", given.representations[0], given)), torch.device(given.device)
         )
-    return OutlinedPrior(
-        name="sd15", family=StableDiffusion(), shape=shape_of(_MODEL, None, (), None), size=given.resolution,
-        device=given.device, dtype="float16" if given.device == "cuda" else "float32",
-    )  # fmt: skip
+    return random_sd15(given.resolution, given.device)
 
 
 def waits(step: Callable[[], None]) -> tuple[int, list[str]]:
@@ -117,7 +96,8 @@ def main() -> None:
     prior = teacher(given)
     for name in given.representations:
         try:
-            facts = measure(step_of(prior, given.rule, name, given), given.device, given.seconds)
+            step = bare_step(build_plan(_config(given.rule, name, given)), prior)
+            facts = measure(step, given.device, given.seconds)
         except torch.cuda.OutOfMemoryError:
             facts = {"failed": "out of memory"}
         print(json.dumps({"representation": name} | facts), flush=True)

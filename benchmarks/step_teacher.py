@@ -24,7 +24,8 @@ from threedistill.conditions import Conditions
 from threedistill.config import compose
 from threedistill.priors.outline import OutlinedPrior, shape_of
 from threedistill.rng import Streams
-from threedistill.training.assemble import build_stages
+from threedistill.training.assemble import build_stages, prepare
+from threedistill.training.plan import RunPlan
 from threedistill.training.planning import build_plan
 
 PROMPT = "a red duck"
@@ -85,15 +86,10 @@ def floor(prior: OutlinedPrior, rows: int) -> Callable[[], None]:
     return work
 
 
-def step_of(prior: OutlinedPrior, representation: str, given: argparse.Namespace) -> Callable[[], None]:
-    """Our training step, without a trainer around it."""
-    overrides = [
-        f"budget.resolution={given.resolution}", "budget.views=1", "trainer.preview_every=0", *given.overrides,
-    ]  # fmt: skip
-    config = compose(
-        prompt=PROMPT, prior="sd15", guidance="sds", representation=representation, overrides=overrides
-    )
-    system: Any = build_stages(build_plan(config), prior, device=prior.device)[0].to(prior.device)
+def bare_step(plan: RunPlan, prior: Any) -> Callable[[], None]:
+    """The training step of a run's first stage with fresh parameters, without a trainer around it."""
+    system: Any = build_stages(plan, prior, device=prior.device)[0].to(prior.device)
+    prepare(plan, [system])
     optimizers = system.configure_optimizers()
     system._optimizers = lambda: optimizers
     system.manual_backward = lambda loss: loss.backward()
@@ -102,19 +98,34 @@ def step_of(prior: OutlinedPrior, representation: str, given: argparse.Namespace
     return lambda: system.training_step(next(index))
 
 
+def step_of(prior: OutlinedPrior, representation: str, given: argparse.Namespace) -> Callable[[], None]:
+    """Our training step of one view."""
+    overrides = [
+        f"budget.resolution={given.resolution}", "budget.views=1", "trainer.preview_every=0", *given.overrides,
+    ]  # fmt: skip
+    config = compose(
+        prompt=PROMPT, prior="sd15", guidance="sds", representation=representation, overrides=overrides
+    )
+    return bare_step(build_plan(config), prior)
+
+
+def random_sd15(size: int, device: str) -> OutlinedPrior:
+    """Stable Diffusion 1.5 in its published shape with random weights; float16 on a GPU."""
+    from threedistill.priors.families import StableDiffusion
+
+    return OutlinedPrior(
+        name="sd15", family=StableDiffusion(), size=size, device=device,
+        shape=shape_of("stable-diffusion-v1-5/stable-diffusion-v1-5", None, (), None),
+        dtype="float16" if device == "cuda" else "float32",
+    )  # fmt: skip
+
+
 def compare(given: argparse.Namespace) -> None:
     """Print the table."""
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
-    model = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-    shape = shape_of(model, None, (), None)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    from threedistill.priors.families import StableDiffusion
-
-    prior = OutlinedPrior(
-        name="sd15", family=StableDiffusion(), shape=shape, size=given.resolution, device=device,
-        dtype="float16" if device == "cuda" else "float32",
-    )  # fmt: skip
+    prior = random_sd15(given.resolution, device)
     weights = sum(p.numel() for p in prior.network.parameters()) / 1e6
     print(
         f"SD 1.5, random weights, {weights:.1f} M, {given.resolution} pixels, {device}, {given.threads} threads"

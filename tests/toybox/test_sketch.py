@@ -7,6 +7,7 @@ import math
 import torch
 
 from threedistill.cameras import camera_vectors, orbit, place
+from threedistill.render.projection import rotations
 from threedistill.render.splat import draw
 from threedistill.toybox.sketch import Cloud, SplatSketch, draw_cloud
 
@@ -23,11 +24,10 @@ def clouds(count: int, splats: int = 12) -> tuple[Cloud, list[tuple[torch.Tensor
     means, scales = number(count, splats, 3) - 0.5, 0.03 + 0.15 * number(count, splats, 3)
     turn, opacity = number(count, splats, 4) - 0.5, number(count, splats)
     shares, palette = number(count, splats, 2).softmax(-1), number(count, 2, 3)
-    from threedistill.render.projection import rotations
-
-    axes = rotations(turn.flatten(0, 1)).unflatten(0, (count, splats)) * scales[..., None, :]
     light = torch.tensor([1.0, 0.0]).expand(count, splats, 2)
-    found = Cloud(means, axes, opacity, shares, torch.zeros(count, splats, 3), light, palette)
+    found = Cloud(
+        means, scales, rotations(turn), opacity, shares, torch.zeros(count, splats, 3), light, palette
+    )
     colours = shares @ palette
     return found, [(means[k], scales[k], turn[k], opacity[k], colours[k]) for k in range(count)]
 

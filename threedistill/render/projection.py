@@ -42,20 +42,20 @@ class Projected(NamedTuple):
     compensation: Float[Tensor, "B N"]
 
 
-def rotations(quaternions: Float[Tensor, "N 4"]) -> Float[Tensor, "N 3 3"]:
+def rotations(quaternions: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N 3 3"]:
     """Rotation matrices of quaternions (w, x, y, z) of any length but 0; columns are the local axes."""
     w, x, y, z = torch.nn.functional.normalize(quaternions, dim=-1).unbind(-1)
     return torch.stack([
         1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
         2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
         2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
-    ], -1).view(-1, 3, 3)  # fmt: skip
+    ], -1).unflatten(-1, (3, 3))  # fmt: skip
 
 
 def project(
-    means: Float[Tensor, "N 3"],
-    scales: Float[Tensor, "N 3"],
-    rotation: Float[Tensor, "N 3 3"],
+    means: Float[Tensor, "*#B N 3"],
+    scales: Float[Tensor, "*#B N 3"],
+    rotation: Float[Tensor, "*#B N 3 3"],
     cameras: Cameras,
 ) -> Projected:
     """Project Gaussians with covariance ``R S S^T R^T`` into every camera.
@@ -68,7 +68,7 @@ def project(
     Gaussians nearer than 0.05 m, or with a projection that is not finite, are hidden.
 
     Arguments:
-        means: metres.
+        means: metres; (N, 3) for all cameras, or (B, N, 3), a cloud for each.
         scales: standard deviations along the local axes, metres.
         rotation: local axes as columns.
         cameras: ``B`` cameras.
@@ -84,7 +84,7 @@ def project(
     flip = means.new_tensor([1.0, -1.0, -1.0])
     world_to_camera = c2w[:, :3, :3].mT * flip[:, None]
     position = torch.einsum("bij,bj->bi", world_to_camera, c2w[:, :3, 3])
-    x, y, z = (world_to_camera @ means.T - position[..., None]).unbind(1)
+    x, y, z = (world_to_camera @ means.mT - position[..., None]).unbind(1)
     tangent = torch.tan(cameras.fov_y.to(means) / 2)[:, None]
     focal = cameras.height / 2 / tangent
 
@@ -94,8 +94,8 @@ def project(
     screen = torch.stack([focal * u + cameras.width / 2, focal * v + cameras.height / 2], -1)
 
     # One product for all Gaussians and cameras: W (R S) as (B, 3, N, 3).
-    frame = (rotation * scales[:, None, :]).transpose(0, 1).reshape(3, -1)
-    axes = (world_to_camera @ frame).view(len(c2w), 3, -1, 3)
+    frame = (rotation * scales[..., None, :]).transpose(-3, -2).flatten(-2)
+    axes = (world_to_camera @ frame).unflatten(-1, (-1, 3))
     limit_x, limit_y = _FRUSTUM * tangent * (cameras.width / cameras.height), _FRUSTUM * tangent
     slope = (focal * inverse)[..., None]
     across = slope * (axes[:, 0] - torch.clamp(u, -limit_x, limit_x)[..., None] * axes[:, 2])

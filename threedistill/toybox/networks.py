@@ -21,7 +21,7 @@ from threedistill.toybox.conditioning import FOLD, fold, unfold
 
 __all__ = [
     "FOLDED_RGBA", "FOLDED_SHAPE", "HARMONICS", "IMAGE_SIZE", "CameraTokens", "Sketch", "ToyboxUNet",
-    "bag_of_words", "harmonics", "over_background",
+    "bag_of_words", "camera_network", "harmonics", "met", "over_background",
 ]  # fmt: skip
 
 #: Pixels of this prior's pictures, and the shape of a folded one.
@@ -78,7 +78,7 @@ class Sketch(ModelMixin, ConfigMixin):
             for _ in range(readers)
         )
         self.words = nn.Linear(text_width, width)
-        self.camera = nn.Sequential(nn.Linear(HARMONICS, width // 2), nn.SiLU(), nn.Linear(width // 2, width))
+        self.camera = camera_network(width)
         self.product = nn.Linear(width, width)
         self.hidden = nn.Linear(width, width)
         self.draw = nn.Linear(width, channels * 64)
@@ -99,10 +99,7 @@ class Sketch(ModelMixin, ConfigMixin):
         told: Float[Tensor, "B W"] | None = None,
     ) -> Float[Tensor, "B 64 16 16"]:
         told = self.told(text) if told is None else told
-        seen = self.camera(harmonics(camera))
-        x = F.silu(told + seen + told * seen)
-        x = x + F.silu(self.product(x))
-        x = x + F.silu(self.hidden(x))
+        x = met(told, self.camera(harmonics(camera)), self.product, self.hidden)
         x = F.silu(self.draw(x)).unflatten(-1, (self.channels, 8, 8))
         return self.last(F.silu(F.pixel_shuffle(self.refine(x), 2)))
 
@@ -118,6 +115,21 @@ def harmonics(camera: Float[Tensor, "B 14"]) -> Float[Tensor, "B 86"]:
     turns = torch.cat([sine, cosine, *higher], 1)
     both = turns[:, :, None] * camera[:, None, 8:12]
     return torch.cat([camera, *higher, both.flatten(1)], 1)
+
+
+def camera_network(width: int) -> nn.Sequential:
+    """What a camera's :func:`harmonics` say, as wide as what the words say."""
+    return nn.Sequential(nn.Linear(HARMONICS, width // 2), nn.SiLU(), nn.Linear(width // 2, width))
+
+
+def met(words: Tensor, seen: Tensor, product: nn.Module, hidden: nn.Module) -> Float[Tensor, "B W"]:
+    """Words and camera, met in a product (every kind looks its own way from every side), and two layers on it.
+
+    x = silu(w + s + w s),   x <- x + silu(product(x)),   x <- x + silu(hidden(x))
+    """
+    x = F.silu(words + seen + words * seen)
+    x = x + F.silu(product(x))
+    return x + F.silu(hidden(x))
 
 
 def bag_of_words(text: Float[Tensor, "B L D"]) -> Float[Tensor, "B D"]:

@@ -18,9 +18,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from threedistill.cameras import camera_vector
+from threedistill.cameras import camera_vector, place
 from threedistill.ops.splat import splat
-from threedistill.render.projection import LOW_PASS, rotations
+from threedistill.render.projection import project, rotations
 from threedistill.toybox.networks import bag_of_words
 
 __all__ = ["Cloud", "SplatSketch", "draw_cloud"]
@@ -40,7 +40,8 @@ class Cloud(NamedTuple):
 
     Attributes:
         means: (B, N, 3) metres.
-        axes: (B, N, 3, 3) local axes times their standard deviations, metres, as columns.
+        scales: (B, N, 3) standard deviations along the local axes, metres.
+        rotation: (B, N, 3, 3) local axes as columns.
         opacities: (B, N) in [0, 1].
         features: (B, N, K) shares of the slots' colours, which sum to 1.
         normals: (B, N, 3) unit vectors (or shorter).
@@ -49,7 +50,8 @@ class Cloud(NamedTuple):
     """
 
     means: Float[Tensor, "B N 3"]
-    axes: Float[Tensor, "B N 3 3"]
+    scales: Float[Tensor, "B N 3"]
+    rotation: Float[Tensor, "B N 3 3"]
     opacities: Float[Tensor, "B N"]
     features: Float[Tensor, "B N K"]
     normals: Float[Tensor, "B N 3"]
@@ -58,32 +60,16 @@ class Cloud(NamedTuple):
 
 
 def draw_cloud(cloud: Cloud, camera: Float[Tensor, "B 14"], size: int) -> Float[Tensor, "B 4 S S"]:
-    """The premultiplied picture of each cloud from its own camera (a camera vector), lit by a headlight.
-
-    As :func:`threedistill.render.projection.project`, for as many clouds as cameras.
-    """
-    sine, cosine, climb, level = camera[:, 0], camera[:, 1], camera[:, 8], camera[:, 9]
-    zero = torch.zeros_like(sine)
-    back = torch.stack([sine * level, climb, cosine * level], -1)
-    right = torch.stack([cosine, zero, -sine], -1)
-    up = torch.linalg.cross(back, right)
-    turn = torch.stack([right, -up, -back], 1)  # x right, y down, z ahead
-    tangent = math.tan(math.radians(_FOV) / 2)
-    eye = back * ((camera[:, 12:13] * 0.2 + _WIDTH) / tangent)
-    x, y, z = ((cloud.means - eye[:, None]) @ turn.mT).unbind(-1)
-    z = z.clamp(min=0.1)
-    axes = turn[:, None] @ cloud.axes
-    focal = (size / 2 / tangent) / z
-    one, two = (
-        focal[..., None] * (axes[..., k, :] - (place / z)[..., None] * axes[..., 2, :])
-        for k, place in ((0, x), (1, y))
+    """The premultiplied picture of each cloud from its own camera (a camera vector), lit by a headlight."""
+    fov = torch.full_like(camera[:, 0], math.radians(_FOV))
+    azimuth, elevation = torch.atan2(camera[:, 0], camera[:, 1]), torch.atan2(camera[:, 8], camera[:, 9])
+    cameras = place(
+        azimuth, elevation, (camera[:, 12] * 0.2 + _WIDTH) / math.tan(math.radians(_FOV) / 2), fov, size, size
     )
-    xx, xy, yy = one.square().sum(-1) + LOW_PASS, (one * two).sum(-1), two.square().sum(-1) + LOW_PASS
-    conics = torch.stack([yy, -xy, xx], -1) / (xx * yy - xy.square())[..., None]
-    means = torch.stack([focal * x, focal * y], -1) + size / 2
-    facing = (cloud.normals @ back[..., None]).clamp(min=0)
+    seen = project(cloud.means, cloud.scales, cloud.rotation, cameras)
+    facing = (cloud.normals @ cameras.c2w[:, :3, 2:3]).clamp(min=0)
     lit = cloud.features * (cloud.light[..., :1] + cloud.light[..., 1:] * facing)
-    layers = splat(means, conics, cloud.opacities, lit, z.detach(), size, size)
+    layers = splat(seen.means, seen.conics, cloud.opacities, lit, seen.depths.detach(), size, size)
     rgb = (layers.image.flatten(1, 2) @ cloud.palette).unflatten(1, (size, size))
     return torch.cat([rgb, layers.opacity[..., None]], -1).permute(0, 3, 1, 2)
 
@@ -166,10 +152,9 @@ class SplatSketch(ModelMixin, ConfigMixin):
         facts = self.describe(torch.cat([x, self.splat.expand_as(x)], -1)).float()
         offset, scales, turn, opacity, slots, normal, light = facts.split((3, 3, 4, 1, self.slots, 3, 2), -1)
         scales = scales.clamp(math.log(_SMALLEST), math.log(_LARGEST)).exp()
-        axes = rotations(turn.flatten(0, 1)).unflatten(0, turn.shape[:2]) * scales[..., None, :]
         return Cloud(
-            self.place.float() + 0.5 * torch.tanh(offset), axes, opacity[..., 0].sigmoid(), slots.softmax(-1),
-            F.normalize(normal, dim=-1, eps=1e-3), light,
+            self.place.float() + 0.5 * torch.tanh(offset), scales, rotations(turn), opacity[..., 0].sigmoid(),
+            slots.softmax(-1), F.normalize(normal, dim=-1, eps=1e-3), light,
             self.palette(F.silu(told)).float().unflatten(-1, (self.slots, 3)),
         )  # fmt: skip
 

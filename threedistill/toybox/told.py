@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from threedistill.cameras import CAMERA_SIZE
 from threedistill.toybox.conditioning import BACKGROUND_SIZE
-from threedistill.toybox.networks import HARMONICS, harmonics
+from threedistill.toybox.networks import camera_network, harmonics, met
 
 __all__ = ["ToldEmbedding"]
 
@@ -21,8 +21,7 @@ __all__ = ["ToldEmbedding"]
 class ToldEmbedding(nn.Module):
     """Words, camera and background vectors, one after the other, as one embedding.
 
-        s = camera(harmonics),   x = silu(w + s + w s),   x <- x + silu(A x),   x <- x + silu(B x),
-        embedding = perceptron(norm(x), camera, background)
+        embedding = perceptron(norm(met(words, network(harmonics(camera)))), camera, background)
 
     Arguments:
         size: of the three vectors together.
@@ -32,7 +31,7 @@ class ToldEmbedding(nn.Module):
     def __init__(self, size: int, out: int):
         super().__init__()
         self.width = width = size - CAMERA_SIZE - BACKGROUND_SIZE
-        self.camera = nn.Sequential(nn.Linear(HARMONICS, width // 2), nn.SiLU(), nn.Linear(width // 2, width))
+        self.camera = camera_network(width)
         self.product = nn.Linear(width, width)
         self.hidden = nn.Linear(width, width)
         self.embed = TimestepEmbedding(size, out)
@@ -42,7 +41,5 @@ class ToldEmbedding(nn.Module):
         # Harmonics before any rounding: of a rounded angle the fourth is four times as far off.
         seen = self.camera(harmonics(told[:, self.width :][:, :CAMERA_SIZE]).to(dtype))
         words, rest = told.to(dtype).split((self.width, told.shape[1] - self.width), 1)
-        x = F.silu(words + seen + words * seen)
-        x = x + F.silu(self.product(x))
-        x = x + F.silu(self.hidden(x))
+        x = met(words, seen, self.product, self.hidden)
         return self.embed(torch.cat([F.layer_norm(x, x.shape[-1:]), rest], 1))

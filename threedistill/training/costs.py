@@ -194,11 +194,7 @@ def _span(seconds: float) -> str:
 
 def _distilling(need: Need) -> float:
     """Bytes at most once the texts are read."""
-    return max(
-        size
-        for name, size in need.phases.items()
-        if name not in ("reading the texts", "looking at the pictures")
-    )
+    return max(size for name, size in need.phases.items() if name not in FIRST)
 
 
 #: Columns of :func:`table`.
