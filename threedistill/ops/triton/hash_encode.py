@@ -32,6 +32,17 @@ def _place(x, n, here, axis, scale):
 
 
 @triton.jit
+def _cell(x, n, here, offsets, resolutions, scales, level):
+    """A level's first entry, entries, resolution and scale; the points' cells on it and their places inside."""
+    begin, scale, resolution = tl.load(offsets + level), tl.load(scales + level), tl.load(resolutions + level)
+    size = tl.load(offsets + level + 1) - begin
+    X, u, _ = _place(x, n, here, 0, scale)
+    Y, v, _ = _place(x, n, here, 1, scale)
+    Z, w, _ = _place(x, n, here, 2, scale)
+    return begin, size, resolution, scale, X, Y, Z, u, v, w
+
+
+@triton.jit
 def _entry(X, Y, Z, resolution, size):
     """Index within a level: dense where resolution^3 fits, else the hash (products wrap at 32 bits)."""
     wide = resolution.to(tl.int64)
@@ -50,11 +61,7 @@ def _forward(
 ):  # fmt: skip
     n, level = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1)
     here, f = n < count, tl.arange(0, F)
-    begin, scale, resolution = tl.load(offsets + level), tl.load(scales + level), tl.load(resolutions + level)
-    size = tl.load(offsets + level + 1) - begin
-    X, u, _ = _place(x, n, here, 0, scale)
-    Y, v, _ = _place(x, n, here, 1, scale)
-    Z, w, _ = _place(x, n, here, 2, scale)
+    begin, size, resolution, _, X, Y, Z, u, v, w = _cell(x, n, here, offsets, resolutions, scales, level)
     total = tl.zeros((BLOCK, F), tl.float32)
     for corner in tl.static_range(8):
         i, j, k = corner & 1, (corner >> 1) & 1, corner >> 2
@@ -70,11 +77,7 @@ def _table_backward(
 ):  # fmt: skip
     n, level = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1)
     here, f = n < count, tl.arange(0, F)
-    begin, scale, resolution = tl.load(offsets + level), tl.load(scales + level), tl.load(resolutions + level)
-    size = tl.load(offsets + level + 1) - begin
-    X, u, _ = _place(x, n, here, 0, scale)
-    Y, v, _ = _place(x, n, here, 1, scale)
-    Z, w, _ = _place(x, n, here, 2, scale)
+    begin, size, resolution, _, X, Y, Z, u, v, w = _cell(x, n, here, offsets, resolutions, scales, level)
     g = tl.load(grad + n[:, None] * width + level * F + f[None, :], here[:, None], 0.0)
     for corner in tl.static_range(8):
         i, j, k = corner & 1, (corner >> 1) & 1, corner >> 2
@@ -96,11 +99,9 @@ def _point_backward(
         tl.zeros((BLOCK,), tl.float32),
     )
     for level in range(0, active):
-        begin, scale = tl.load(offsets + level), tl.load(scales + level)
-        size, resolution = tl.load(offsets + level + 1) - begin, tl.load(resolutions + level)
-        X, u, _ = _place(x, n, here, 0, scale)
-        Y, v, _ = _place(x, n, here, 1, scale)
-        Z, w, _ = _place(x, n, here, 2, scale)
+        begin, size, resolution, scale, X, Y, Z, u, v, w = _cell(
+            x, n, here, offsets, resolutions, scales, level
+        )
         g = tl.load(grad + n[:, None] * width + level * F + f[None, :], here[:, None], 0.0)
         for corner in tl.static_range(8):
             i, j, k = corner & 1, (corner >> 1) & 1, corner >> 2
