@@ -95,6 +95,7 @@ _EXTRAS = (
     ),
     ("gradio", "gradio", "threedistill app, a page in a browser", "pip install 'threedistill[app]'"),
     ("usd-core", "pxr", "USD validation", "pip install 'usd-core>=26.8'"),
+    ("matplotlib", "matplotlib", "plots of bench (SVG)", "pip install 'threedistill[plots]'"),
     ("viser", "viser", "the viewer: view, generate --viewer", "pip install 'viser>=1.1'"),
 )
 

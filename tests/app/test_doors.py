@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,11 @@ def test_there_are_no_sockets():
     said: list[dict] = []
     asyncio.run(LOCAL({"type": "websocket", "path": "/", "headers": []}, None, said.append))
     assert said == []
+
+
+def test_whoever_reads_the_address_is_not_turned_away():
+    """The address is printed before the page is served: a visitor waits, and is not refused."""
+    from threedistill.app.serve import listening
+
+    with listening("localhost", 0) as bound:
+        socket.create_connection(bound.getsockname()[:2], timeout=10).close()

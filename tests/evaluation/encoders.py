@@ -1,4 +1,4 @@
-"""Tiny CLIP, SigLIP, BLIP and open_clip folders with random weights."""
+"""Tiny CLIP, SigLIP, BLIP, open_clip and LLaVA folders with random weights."""
 
 from __future__ import annotations
 
@@ -157,3 +157,50 @@ def openclip_tokenizer():
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
     entries = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(vocab={t: i for i, t in enumerate(entries)}, merges=[], model_max_length=16)
+
+
+#: As the chat models have theirs, shorter.
+CHAT = (
+    "{% for m in messages %}USER: {% for c in m.content %}{% if c.type == 'image' %}<image> {% else %}{{ c.text }}"
+    "{% endif %}{% endfor %} {% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+
+
+def save_llava(folder: Path) -> Path:
+    """A model that sees and speaks: CLIP's eyes, a Llama of two layers, words of one letter and "yes" and "no"."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import (
+        CLIPImageProcessor,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+        PreTrainedTokenizerFast,
+    )
+
+    torch.manual_seed(5)
+    letters = [chr(c) for c in range(33, 127)]
+    entries = ["<pad>", "<unk>", "<s>", "<image>", "yes", "Yes", "no", "No", *letters]
+    inner = Tokenizer(models.WordPiece({t: i for i, t in enumerate(entries)}, unk_token="<unk>",
+                                       continuing_subword_prefix=""))  # fmt: skip
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    words = PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", unk_token="<unk>", bos_token="<s>",
+        additional_special_tokens=["<image>"],
+    )  # fmt: skip
+    config = LlavaConfig(
+        vision_config={**TEXT, "model_type": "clip_vision_model", "image_size": 24, "patch_size": 8,
+                       "projection_dim": 12},
+        text_config={**TEXT, "model_type": "llama", "vocab_size": len(words), "max_position_embeddings": 512},
+        image_token_index=3, image_seq_length=9, vision_feature_layer=-1,
+    )  # fmt: skip
+    network = LlavaForConditionalGeneration(config)
+    for parameter in network.parameters():  # with weights this small it would hardly hear the question
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    network.save_pretrained(folder)
+    eyes = CLIPImageProcessor(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
+    LlavaProcessor(
+        eyes, words, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        chat_template=CHAT,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder

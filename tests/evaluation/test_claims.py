@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import random
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from threedistill.evaluation.claims import Claim, judge_claim, paired_difference, pairs, student_line
-from threedistill.evaluation.plots import contact_sheet, interval_plot, line_plot, ticks
+from threedistill.evaluation.plots import interval_plot, line_plot
+from threedistill.evaluation.sheets import contact_sheet
 from threedistill.evaluation.statistics import Estimate
 
 CLAIM = Claim("B lowers A's Janus", "test", "janus", "A", "B", "lower", ("A", "B"), "S")
@@ -114,28 +116,34 @@ def test_students_are_summed_up_by_their_medians():
     )
 
 
+def places(svg: bytes, name: str) -> list[tuple[float, float]]:
+    """Where an SVG's marks of a value are, right and down, as an XML parser reads them."""
+    ns = "{http://www.w3.org/2000/svg}"
+    group = next(g for g in ElementTree.fromstring(svg).iter(f"{ns}g") if g.get("id") == f"value {name}")
+    return [(float(u.get("x", "nan")), float(u.get("y", "nan"))) for u in group.iter(f"{ns}use")]
+
+
 def test_plots_put_values_where_they_belong():
-    """The dot of the larger value lies further right (interval plot) and higher (line plot)."""
-    small, large = Estimate(0.2, 0.1, 0.3, 4), Estimate(0.8, 0.7, 0.9, 4)
-    picture = np.asarray(Image.open(io.BytesIO(interval_plot("t", [("a", small), ("b", large)], "x", 0.5))))
-    first, second = (
-        np.argwhere((np.abs(picture.astype(int) - c) < 12).all(-1)) for c in ((0, 114, 178), (213, 94, 0))
-    )
-    assert first[:, 1].max() < second[:, 1].min() and first[:, 0].mean() < second[:, 0].mean()
-    lines = np.asarray(
-        Image.open(
-            io.BytesIO(line_plot("t", {"a": [(1, small), (10, small)], "b": [(1, large)]}, "x", "y", True))
-        )
-    )
-    body = lines[:, :505]  # without the legend
-    first, second = (
-        np.argwhere((np.abs(body.astype(int) - c) < 12).all(-1)) for c in ((0, 114, 178), (213, 94, 0))
-    )
-    assert first[:, 0].mean() > second[:, 0].mean()
+    """Right in proportion to the value (interval plot), up in proportion to it and right to log x (line plot)."""
+    pytest.importorskip("matplotlib")
+    small, middle, large = (Estimate(v, v - 0.1, v + 0.1, 4) for v in (0.2, 0.4, 0.8))
+    svg = interval_plot("t", [("a", small), ("b", large), ("<c> & d", middle)], "x", 0.5)
+    (a, b, c) = (places(svg, name)[0] for name in ("a", "b", "<c> & d"))
+    assert (b[0] - a[0]) / (c[0] - a[0]) == pytest.approx(3, rel=1e-3) and a[1] < b[1] < c[1]
+    assert b"&lt;c&gt; &amp; d</text>" in svg, "text is text"
+    assert svg == interval_plot("t", [("a", small), ("b", large), ("<c> & d", middle)], "x", 0.5)
+    svg = line_plot("t", {"a": [(100, middle), (1, small), (10, large)], "b": [(1, large)]}, "x", "y", True)
+    first, second, third = places(svg, "a")
+    assert third[0] - second[0] == pytest.approx(second[0] - first[0], rel=1e-3)
+    assert (first[1] - second[1]) / (first[1] - third[1]) == pytest.approx(3, rel=1e-3)
+    assert places(svg, "b")[0] == pytest.approx((first[0], second[1]), abs=1e-3)
+    assert interval_plot("t", [], "x").startswith(b"<?xml")
+
+
+def test_a_sheet_shows_pictures_under_their_headings():
     sheet = Image.open(
         io.BytesIO(
             contact_sheet("t", ["one", "two"], [("r", [Image.new("RGB", (8, 4), "red"), None])], (32, 16))
         )
     )
     assert (np.asarray(sheet)[..., 0].astype(int) - np.asarray(sheet)[..., 1] > 200).sum() == 32 * 16
-    assert ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0] and ticks(-3, 12, 3) == [0, 5, 10]

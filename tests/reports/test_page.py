@@ -14,10 +14,11 @@ import pytest
 
 from tests.reports.folders import HOSTILE, cloud, make_run
 from threedistill.errors import UsageError
-from threedistill.reports.details import curves, motion, scene
+from threedistill.reports.details import motion, scene
 from threedistill.reports.write import VIEWERS, key_of
 from threedistill.resources import assets_dir
 from threedistill.sweeps.folders import report_on
+from threedistill.training.curves import curves
 
 
 def blocks(page: str) -> dict[str, dict]:

@@ -191,7 +191,7 @@ def test_a_small_benchmark_ends_with_its_page(
     assert "ESD (lambda 1) lowers VSD's Janus estimate: HOLDS" in said
     page = Path("bench/guidance/guidance.md").read_text()
     assert "| VSD blind | 3/3 |" in page and "prior w1" in page and "Partial" not in page
-    for name in ("janus-janus.png", "janus-sheet.png"):
+    for name in ("janus-janus.svg", "janus-sheet.png"):
         assert f"plots/{name}" in page and Path("bench/guidance/plots", name).exists()
     facts = json.loads(Path("bench/guidance/guidance.json").read_text())
     assert [f["verdict"] for f in facts["parts"]["janus"]["findings"]][:2] == ["no verdict", "holds"]

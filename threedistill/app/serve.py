@@ -34,7 +34,7 @@ def require_gradio(cache: Path) -> None:
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that is bound; port 0 takes a free one.
+    """A socket that is bound and takes visitors, who wait until they are served; port 0 takes a free one.
 
     Raises:
         UsageError: the address cannot be had.
@@ -44,6 +44,7 @@ def listening(host: str, port: int) -> socket.socket:
         found = socket.socket(family, socket.SOCK_STREAM)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
+        found.listen(128)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UsageError(

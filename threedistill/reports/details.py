@@ -10,13 +10,11 @@ from typing import Any
 
 from threedistill.atomic import read_json
 from threedistill.errors import ThreedistillError
-from threedistill.training.callbacks import read_metrics
+from threedistill.training.curves import curves
 from threedistill.training.run_folder import OWN, RunFolder
 
-__all__ = ["curves", "details", "files", "motion", "previews", "scene"]
+__all__ = ["details", "files", "motion", "previews", "scene"]
 
-#: A curve has no more points than this; a screen has no more columns.
-POINTS = 400
 #: A filmstrip has no more pictures than this, evenly spread, the last one among them.
 FRAMES = 24
 #: Longer texts are cut; the file is linked.
@@ -89,28 +87,6 @@ def motion(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def curves(folder: Path) -> dict[str, Any] | None:
-    """The numbers of ``metrics.csv``: ``x`` (steps, counted through the stages) and one list per column.
-
-    Columns that never change (a count of nothing, a loss that is switched off) are left out.
-    """
-    path = folder / "metrics.csv"
-    if not path.is_file():
-        return None
-    columns, rows = read_metrics(path)
-    if len(rows) < 2:
-        return None
-    rows = rows[:: max(1, -(-len(rows) // POINTS))] if len(rows) > POINTS else rows
-    done, last, x = 0, 0, []
-    for index, row in enumerate(rows):
-        if index and row["stage"] != rows[index - 1]["stage"]:
-            done += last
-        last = int(row["iteration"])
-        x.append(done + last)
-    series = {name: [_number(row[name]) for row in rows] for name in columns[2:]}
-    return {"x": x, "series": {name: y for name, y in series.items() if len({*y} - {None}) > 1}}
-
-
 def scene(folder: Path) -> dict[str, Any]:
     """The asset as a page can show it from a disk: ``glb`` and ``splat`` in base64, and ``notes`` about what is not.
 
@@ -152,14 +128,6 @@ def _citation(folder: Path) -> str:
         return str(cite(folder))
     except (ThreedistillError, OSError) as error:
         return f"(not known: {' '.join(str(error).split())})"
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if abs(value) < float("inf") else None
 
 
 def _text(path: Path) -> str:

@@ -15,7 +15,7 @@ class Budget:
 
     Arguments:
         share: of the time, above 0.
-        most: seconds that are saved up at most, and that one job may take.
+        most: seconds that are saved up at most, and that a job which comes in sizes may take.
         clock: seconds.
     """
 
@@ -39,22 +39,34 @@ class Budget:
         self._last = self.clock()
 
     def affords(self, name: str, size: float = 1.0) -> bool:
-        """Whether a job can be paid; one that was never done can, once there is anything."""
-        cost = self._costs.get(name, 0.0) * size
-        return self.saved > 0 and cost <= self.saved
+        """Whether a job can be begun: what it costs is saved up, or as much as ever is. One that was never done can,
+        once there is anything."""
+        return self.saved > 0 and min(self._cost(name, size), self.most) <= self.saved
 
-    def expected(self, name: str, size: float = 1.0) -> float:
-        """Seconds that a job will take; 0 = never done."""
-        return self._costs.get(name, 0.0) * size
+    def fits(self, name: str, size: float = 1.0) -> bool:
+        """Whether a job takes no longer than one may."""
+        return self._cost(name, size) <= self.most
 
-    def pay(self, name: str, job: Callable[[], object], size: float = 1.0) -> None:
-        """Do a job and take what it costs, also where that is more than there is."""
+    def pay(self, name: str, job: Callable[[], object], size: float = 1.0, free: bool = False) -> None:
+        """Do a job and take what it costs, also where that is more than there is: then the next ones wait for longer.
+
+        Arguments:
+            name: by which its cost is remembered.
+            job: what to do.
+            size: how much of it.
+            free: the run waits meanwhile, so it costs nothing.
+        """
         start = self.clock()
         try:
             job()
         finally:
             taken = self.clock() - start
             self._costs[name] = taken / size
-            self.saved -= taken
-            self.spent += taken
             self._last += taken  # the viewer's own time earns nothing
+            if not free:
+                self.saved -= taken
+                self.spent += taken
+
+    def _cost(self, name: str, size: float) -> float:
+        """Seconds that a job will take; 0 = never done."""
+        return self._costs.get(name, 0.0) * size

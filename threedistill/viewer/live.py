@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,13 +104,14 @@ class LiveViewer(pl.Callback):
         jobs.append(("frusta", 1.0, lambda: self._frame(system), self._unframed(system)))
         if self._kind(system) == "render":
             for view in views:
-                if (height := view.wanted(iteration)) is not None:
+                height = view.wanted(iteration, lambda h: free or self.budget.fits("render", h * h))
+                if height is not None:
                     jobs.append(
                         ("render", height * height, lambda v=view, h=height: v.render(system, h), True)
                     )
         for name, size, job, due in jobs:
             if due and (free or self.budget.affords(name, size)):
-                self.budget.pay(name, job, size)
+                self.budget.pay(name, job, size, free)
 
     def _kind(self, system: ScoreDistillation) -> str:
         """How the scene is shown: as splats where it has some, else as asked."""
@@ -185,11 +186,19 @@ class _View:
         """The camera is somewhere else."""
         self._level, self._rendered, self._moved = 0, None, time.monotonic()
 
-    def wanted(self, iteration: int) -> int | None:
-        """The height of the picture that is due; None = what is shown is as sharp and as new as it gets."""
-        if self._rendered == (iteration, len(HEIGHTS) - 1):
+    def wanted(self, iteration: int, fits: Callable[[int], bool]) -> int | None:
+        """The height of the picture that is due; None = what is shown is as sharp and as new as it gets.
+
+        Arguments:
+            iteration: of the scene as it is now.
+            fits: whether there is time for a height; the coarsest is drawn all the same.
+        """
+        level = self._level
+        while level and not fits(HEIGHTS[level]):
+            level -= 1
+        if self._rendered is not None and self._rendered[0] == iteration and self._rendered[1] >= level:
             return None
-        return HEIGHTS[self._level]
+        return HEIGHTS[level]
 
     @torch.no_grad()
     def render(self, system: ScoreDistillation, height: int) -> None:

@@ -130,8 +130,16 @@ class Panel:
         self._kind = gui.add_dropdown("Show", ("As it is", "Render", "Mesh"))
         self._frusta = gui.add_checkbox("Teacher's cameras", True)
         self._frusta.on_update(lambda _: self._toggle_frusta())
-        gui.add_button("Export now").on_click(lambda _: self._export.set())
-        gui.add_button("Screenshot").on_click(lambda event: _screenshot(event.client))
+        save = gui.add_button_group("Save", ("Export now", "Screenshot"))
+        save.on_click(
+            lambda event: self._export.set() if save.value == "Export now" else _screenshot(event.client)
+        )
+        with gui.add_folder("What the teacher sees"):
+            blank = np.full((16, 64, 3), 255, dtype=np.uint8)
+            self._pictures = {
+                name: gui.add_image(blank, label=label, format="png", visible=False)
+                for name, label in _PICTURES.items()
+            }
         with gui.add_folder("Change"):
             self._scale = gui.add_number("CFG scale", 7.5, min=0.0, max=1000.0, step=0.5)
             self._window = gui.add_multi_slider("Noise window", 0.0, 1.0, 0.01, (0.02, 0.98))
@@ -142,12 +150,6 @@ class Panel:
             self._other = gui.add_text("Other", "", hint="key=value, such as guidance.rule.cfg.rescale=0.5")
             gui.add_button("Apply").on_click(lambda _: self._apply())
             self._message = gui.add_text("Last answer", "", disabled=True, multiline=True)
-        with gui.add_folder("What the teacher sees"):
-            blank = np.full((16, 64, 3), 255, dtype=np.uint8)
-            self._pictures = {
-                name: gui.add_image(blank, label=label, format="png", visible=False)
-                for name, label in _PICTURES.items()
-            }
         self._folder = gui.add_folder("Curves")
         self._asked = self._values()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import logging
 import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ def served(port: int = PORT, host: str = LOCAL) -> Iterator[ViserServer]:
     check_served(port, host)
     import viser
 
+    # Whoever knocks and goes again (a scan of ports, a browser's spare connection) would leave a traceback.
+    logging.getLogger("websockets.server").setLevel(logging.CRITICAL)
     with contextlib.redirect_stdout(io.StringIO()):  # its banner; ours is one line on stderr
         server = viser.ViserServer(host=host, port=port, verbose=False)
     try:

@@ -105,7 +105,7 @@ def _place_camera(server: ViserServer, found: dict[str, Mesh | Splats]) -> float
     low = np.min([p.amin(0).numpy() for p in points], 0)
     high = np.max([p.amax(0).numpy() for p in points], 0)
     middle, size = (low + high) / 2, float(np.max(high - low))
-    server.initial_camera.position = tuple(middle + max(size, 1e-3) * np.array([0.7, 0.5, 1.5]))
+    server.initial_camera.position = tuple(middle + max(size, 1e-3) * np.array([0.5, 0.35, 1.1]))
     server.initial_camera.look_at = tuple(middle)
     return size
 
@@ -122,7 +122,7 @@ def _facts(name: str, asset: Mesh | Splats) -> str:
 def _add_run(server: ViserServer, run: RunFolder) -> None:
     from PIL import Image
 
-    from threedistill.training.callbacks import read_metrics
+    from threedistill.training.curves import curves
 
     previews = run.previews
     if previews:
@@ -136,16 +136,14 @@ def _add_run(server: ViserServer, run: RunFolder) -> None:
                     picture.image = np.asarray(Image.open(previews[int(slider.value)]).convert("RGB"))
 
                 slider.on_update(lambda _: turn())
-    if not run.metrics.is_file():
+    found = curves(run.base)
+    if found is None:
         return
-    columns, rows = read_metrics(run.metrics)
     with server.gui.add_folder("Curves"):
-        for name in columns[2:]:
-            y = np.array([float(row[name] or "nan") for row in rows], dtype=np.float64)
-            if name.startswith("seconds_") or len(set(y.tolist())) < 2:
-                continue
-            x = np.arange(len(rows), dtype=np.float64)
-            add_curve(server, name, x, y, "row")
+        x = np.array(found["x"], dtype=np.float64)
+        for name, y in found["series"].items():
+            if not name.startswith("seconds_"):
+                add_curve(server, name, x, np.array(y, dtype=np.float64), "step")
 
 
 def _for_ever() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 from threedistill.atomic import write_bytes, write_text
 from threedistill.evaluation.claims import PROMPTS_NEEDED, Finding, judge_claim, signed, student_line
-from threedistill.evaluation.plots import contact_sheet, interval_plot, line_plot
+from threedistill.evaluation.plots import interval_plot, line_plot, why_none
 from threedistill.evaluation.report import column
+from threedistill.evaluation.sheets import contact_sheet
 from threedistill.evaluation.statistics import Estimate
 from threedistill.sweeps.table import interval
 from threedistill.toybox.bench.noise import NoiseShare, paired_noise
@@ -44,7 +45,7 @@ def write_report(
     root: Path, parts: Sequence[Part], by_part: dict[str, list[Row]], noise: Sequence[NoiseShare], command: str,
     left_out: Sequence[tuple[str, str]] = (),
 ) -> Path:  # fmt: skip
-    """Write ``guidance.md``, ``plots/*.png`` and ``guidance.json`` into the benchmark's folder; the page's path.
+    """Write ``guidance.md``, ``guidance.json``, plots and sheets into the benchmark's folder; the page's path.
 
     Arguments:
         root: the folder.
@@ -67,6 +68,8 @@ def write_report(
         "figures mean: [benchmark.md](benchmark.md).",
         "",
     ]
+    if no_plots := why_none():
+        lines += [f"Without plots: {no_plots}", ""]
     facts: dict[str, Any] = {"command": command, "prior_versions": weights, "parts": {}}
     for part in parts:
         rows = by_part[part.name]
@@ -142,6 +145,13 @@ def _pictures(root: Path, part: Part, done: Sequence[Row]) -> list[tuple[str, by
     """A plot per figure that the part's claims are about, and a sheet of the first seed's assets."""
     if not done:
         return []
+    made = [] if why_none() else _plots(part, done)
+    made.append((f"{part.name}-sheet.png", _sheet(root, part, done)))
+    return made
+
+
+def _plots(part: Part, done: Sequence[Row]) -> list[tuple[str, bytes]]:
+    """File name and SVG of each."""
     made = []
     if part.name == "scale":
         for figure, label in (
@@ -152,7 +162,7 @@ def _pictures(root: Path, part: Part, done: Sequence[Row]) -> list[tuple[str, by
             if series:
                 title = f"{HEADINGS[figure]} against the CFG scale (95 % over prompts)"
                 zero = {"saturation_error": 0.0, "detail": 1.0}.get(figure)
-                made.append((f"scale-{figure}.png", line_plot(title, series, "CFG scale", label, True, zero)))
+                made.append((f"scale-{figure}.svg", line_plot(title, series, "CFG scale", label, True, zero)))
     else:
         wanted = list(dict.fromkeys(claim.figure for claim in CLAIMS[part.name]))
         for figure in wanted:
@@ -163,8 +173,7 @@ def _pictures(root: Path, part: Part, done: Sequence[Row]) -> list[tuple[str, by
             if rows:
                 title = f"{part.title}; {HEADINGS[figure]}, 95 % over prompts"
                 line = {"janus": 0.3, "high_frequency": 1.0, "detail": 1.0, "diversity": 1.0}.get(figure)
-                made.append((f"{part.name}-{figure}.png", interval_plot(title, rows, HEADINGS[figure], line)))
-    made.append((f"{part.name}-sheet.png", _sheet(root, part, done)))
+                made.append((f"{part.name}-{figure}.svg", interval_plot(title, rows, HEADINGS[figure], line)))
     return made
 
 
@@ -223,9 +232,9 @@ def _noise_section(root: Path, noise: Sequence[NoiseShare]) -> list[str]:
                 f"{word}; difference {signed(difference)}"
             )
         lines.append("")
-    for which, words in (("fixed", "fixed level"), ("drawn", "levels as drawn")):
+    for which, words in () if why_none() else (("fixed", "fixed level"), ("drawn", "levels as drawn")):
         rows = [(n.setting, getattr(n, which)) for n in noise]
         data = interval_plot(f"Noise share of the direction, {words}", rows, "noise share")
-        write_bytes(root / "plots" / f"noise-{which}.png", data)
-        lines += [f"![noise share, {words}](plots/noise-{which}.png)", ""]
+        write_bytes(root / "plots" / f"noise-{which}.svg", data)
+        lines += [f"![noise share, {words}](plots/noise-{which}.svg)", ""]
     return lines

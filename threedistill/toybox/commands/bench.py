@@ -127,6 +127,7 @@ def _work(
     only_tables: bool,
 ) -> tuple[Path, int]:
     """Make, measure and write; the page and how many runs failed."""
+    from threedistill.evaluation.plots import why_none
     from threedistill.sweeps.launch import SweepInterrupted, carry_out, prepare
     from threedistill.sweeps.table import write_tables
     from threedistill.toybox.bench.report import verdict_lines, write_report
@@ -152,7 +153,7 @@ def _work(
     if stopped:
         raise SweepInterrupted
     if not launch.quiet:
-        print("\n".join(verdict_lines(shown, by_part)), file=sys.stderr)
+        print("\n".join([*verdict_lines(shown, by_part), *filter(None, [why_none()])]), file=sys.stderr)
     failed = {r["run"] for rows in by_part.values() for r in rows if r["status"] == "failed"}
     return page, len(failed)
 
