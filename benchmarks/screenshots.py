@@ -2,7 +2,7 @@
 
     python benchmarks/screenshots.py report --sweep sweeps/rules     # report.png, run.png: the tutorial's sweep
     python benchmarks/screenshots.py report --sweep out --name ray   # ray.png, ray-run.png
-    python benchmarks/screenshots.py viewer view app                 # drafts of a duck
+    python benchmarks/screenshots.py viewer view app                 # runs of presets draft and bench
 
 Needs Debian's chromium.
 """
@@ -95,12 +95,12 @@ def report(page: Any, out: Path, sweep: Path, name: str) -> None:
 
 
 def viewer(page: Any, out: Path, scratch: Path) -> None:
-    """A run that is watched, paused after two thirds of its steps; then it goes on to its end."""
+    """A run that is watched, paused past the middle; then it goes on to its end."""
     port = free_port()
-    words = ["generate", PROMPT, "--preset", "draft", "--out", str(scratch / "duck"), "--overwrite"]
+    words = ["generate", PROMPT, "--preset", "draft", "--out", str(scratch / "watched")]
     with command(*words, "--viewer", str(port)) as run:
         opened(page, port)
-        page.wait_for_function("/\\b3\\d\\d \\/ 450/.test(document.body.innerText)")
+        page.wait_for_function("/\\b[23]\\d\\d \\/ 450/.test(document.body.innerText)")
         page.click("button:has-text('Pause')")
         page.wait_for_function("document.body.innerText.includes('paused')")
         settled(page, 30)
@@ -113,7 +113,8 @@ def view(page: Any, out: Path, scratch: Path) -> None:
     """A finished run, looked at."""
     port, run = free_port(), scratch / "duck"
     if not (run / "asset" / "model.glb").is_file():
-        with command("generate", PROMPT, "--preset", "draft", "--out", str(run)) as making:
+        words = ["generate", PROMPT, "--preset", "bench", "--out", str(run), "trainer.preview_every=40"]
+        with command(*words) as making:
             making.wait(timeout=PATIENCE)
     with command("view", str(run), "--port", str(port)):
         opened(page, port)
@@ -124,7 +125,8 @@ def view(page: Any, out: Path, scratch: Path) -> None:
 
 def app(page: Any, out: Path, scratch: Path) -> None:
     """A prompt that was typed, and its asset."""
-    with command("app", "--port", "0", "--share-dir", str(scratch / "app")) as process:
+    words = ["app", "--port", "0", "--preset", "bench,draft,standard", "--share-dir", str(scratch / "app")]
+    with command(*words) as process:
         assert process.stdout is not None
         page.goto(process.stdout.readline().strip())
         page.fill("#td-prompt textarea", PROMPT)
@@ -135,7 +137,7 @@ def app(page: Any, out: Path, scratch: Path) -> None:
         page.wait_for_function(
             "document.querySelector('#td-view iframe')?.contentDocument?.querySelector('model-viewer')?.loaded"
         )
-        page.wait_for_timeout(4000)
+        page.wait_for_timeout(8000)  # its bar of progress fades
         keep(page, out / "app.png")
 
 

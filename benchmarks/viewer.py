@@ -2,7 +2,8 @@
 
 Blocks of steps alternate between the two, so whatever else the machine does meets both; the ratio is that of the
 medians. The browser is Debian's chromium with software GL in a small window, on the same machine: it competes for the
-same cores, which a colleague's browser does not.
+same cores, which a colleague's browser does not. So the processor time of the run's own process, the viewer's server in
+it, is compared as well: on a machine that is not quiet it is the fairer measure.
 
     python benchmarks/viewer.py [--representation hashgrid] [--steps 20] [--pairs 6] [--no-browser]
 
@@ -87,7 +88,7 @@ def main() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    taken: dict[bool, list[float]] = {True: [], False: []}
+    taken: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
     with tempfile.TemporaryDirectory() as folder, served(port) as server:
         viewer = LiveViewer(server, Steering(RunFolder(Path(folder)), config, plan))
         looking = contextlib.nullcontext() if words.no_browser else browser(f"http://127.0.0.1:{port}")
@@ -98,22 +99,28 @@ def main() -> None:
                 watched = block % 2 == 0
                 viewer.budget.wait()
                 system.keep_wishes = watched
-                start = time.perf_counter()
+                start, worked = time.perf_counter(), time.process_time()
                 for _ in range(words.steps):
                     system.training_step(step)
                     step += 1
                     if watched:
                         viewer.on_train_batch_end(None, system)  # type: ignore[arg-type]
                 if block >= 0:  # the first block warms up
-                    taken[watched].append((time.perf_counter() - start) / words.steps)
-    with_one, without = statistics.median(taken[True]), statistics.median(taken[False])
+                    spans = time.perf_counter() - start, time.process_time() - worked
+                    taken[watched].append((spans[0] / words.steps, spans[1] / words.steps))
     print(
         f"{words.representation}, {torch.get_num_threads()} threads, browser {'no' if words.no_browser else 'yes'}"
     )
-    print(
-        f"without {1000 * without:.0f} ms/step, with {1000 * with_one:.0f} ms/step, ratio {with_one / without:.3f}"
-    )
-    print(f"the viewer's own time {viewer.budget.spent:.2f} s of {sum(taken[True]) * words.steps:.1f} s")
+    for index, what in enumerate(("wall clock", "processor time")):
+        with_one, without = (
+            statistics.median(block[index] for block in taken[watched]) for watched in (True, False)
+        )
+        print(
+            f"{what}: without {1000 * without:.0f} ms/step, with {1000 * with_one:.0f} ms/step, "
+            f"ratio {with_one / without:.3f}"
+        )
+    watched = sum(wall for wall, _ in taken[True]) * words.steps
+    print(f"the viewer's own time {viewer.budget.spent:.2f} s of {watched:.1f} s")
 
 
 if __name__ == "__main__":

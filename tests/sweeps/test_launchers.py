@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -19,13 +20,17 @@ import pytest
 
 import threedistill
 from threedistill.commands.sweep import read_words
+from threedistill.errors import ThreedistillError
 from threedistill.sweeps import launch as launch_module
 from threedistill.sweeps import workers
 from threedistill.sweeps.job import finished
 from threedistill.sweeps.plan import Plan
 
 SMALL = ["prior=oracle", "budget.iterations=2", "budget.grid=24", "budget.resolution=16", "export.faces=200",
-         "export.texture_size=0"]  # fmt: skip
+         "export.texture_size=0", "--no-eval"]  # fmt: skip
+#: Just enough to be looked at.
+SEEN = ["prior=oracle", "budget.iterations=40", "budget.views=2", "budget.resolution=32", "budget.grid=32",
+        "export.faces=800", "export.texture_size=64"]  # fmt: skip
 #: Launcher -> the words that give it two workers.
 LAUNCHERS = {
     "joblib": ["hydra.launcher.n_jobs=2"],
@@ -49,7 +54,9 @@ def cluster(launcher: str) -> Iterator[dict[str, str]]:
 
 def _cluster(folder: Path) -> Iterator[dict[str, str]]:
     # Its workers run at low priority else, and wait for those of everybody.
-    environment = {"RAY_worker_niceness": "0", "RAY_raylet_start_wait_time_s": "300"}
+    # It is for those who have its token, which is nobody else's.
+    secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment = {"RAY_worker_niceness": "0", "RAY_raylet_start_wait_time_s": "300", **secret}
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     start = [*ray, "start", "--head", "--num-cpus=2", "--port=0", "--object-store-memory=80000000",
              "--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={folder}"]  # fmt: skip
@@ -63,15 +70,15 @@ def _cluster(folder: Path) -> Iterator[dict[str, str]]:
             for line in begun.stdout.splitlines()
             if "--address='" in line or "address='" in line
         )
-        yield {"RAY_ADDRESS": found}
+        yield {"RAY_ADDRESS": found, **secret}
     finally:
         subprocess.run([*ray, "stop", "--force"], env=settings, capture_output=True)
 
 
-def command(launcher: str) -> list[str]:
+def command(launcher: str, settings: list[str]) -> list[str]:
     return [
         sys.executable, "-m", "threedistill", "sweep", "--prompts", "prompts.txt", "--out", "out", "--preset", "bench",
-        "--no-eval", *SMALL, f"hydra/launcher={launcher}", *LAUNCHERS[launcher],
+        *settings, f"hydra/launcher={launcher}", *LAUNCHERS[launcher],
     ]  # fmt: skip
 
 
@@ -88,14 +95,22 @@ def offspring(mark: str) -> dict[int, str]:
     return found
 
 
-def kill_and_go_on(launcher: str, prompts: int, seeds: int, after: int, limit: float) -> SimpleNamespace:
+def kill_and_go_on(
+    launcher: str, prompts: int, seeds: int, after: int, limit: float, settings: list[str] = SMALL
+) -> SimpleNamespace:
     """Start the sweep, SIGKILL it once ``after`` runs are done, wait for its offspring to end, start it again."""
     with cluster(launcher) as joined:
-        return _kill_and_go_on(launcher, prompts, seeds, after, limit, joined)
+        return _kill_and_go_on(launcher, prompts, seeds, after, limit, settings, joined)
 
 
 def _kill_and_go_on(
-    launcher: str, prompts: int, seeds: int, after: int, limit: float, joined: dict[str, str]
+    launcher: str,
+    prompts: int,
+    seeds: int,
+    after: int,
+    limit: float,
+    settings: list[str],
+    joined: dict[str, str],
 ) -> SimpleNamespace:
     total, mark = prompts * seeds, f"THREEDISTILL_TEST_MARK={os.getpid()}-{launcher}-{time.time_ns()}"
     key, _, value = mark.partition("=")
@@ -108,7 +123,7 @@ def _kill_and_go_on(
     environment.pop("PYTEST_XDIST_WORKER", None)
     names = ["a red mushroom", "a blue car", "a yellow duck", "a green tree"][:prompts]
     Path("prompts.txt").write_text("\n".join(names) + "\n")
-    line = [*command(launcher), f"seed={','.join(map(str, range(seeds)))}"]
+    line = [*command(launcher, settings), f"seed={','.join(map(str, range(seeds)))}"]
 
     def done() -> list[Path]:
         return [folder for folder in sorted(Path("out/runs").glob("*")) if finished(folder)]
@@ -159,10 +174,12 @@ def test_a_killed_sweep_goes_on_and_leaves_nobody_behind(workspace: Path, launch
 
 @pytest.mark.long
 def test_twenty_four_runs_on_ray_killed_half_way(workspace: Path):
+    """With --basetemp=DIR its page stays at DIR/*/out/index.html."""
     pytest.importorskip("hydra_plugins.hydra_ray_launcher")
-    found = kill_and_go_on("ray", prompts=4, seeds=6, after=12, limit=1500)
+    found = kill_and_go_on("ray", prompts=4, seeds=6, after=12, limit=3000, settings=SEEN)
     print(f"{len(found.before)} of {found.total} done when killed; {found.seconds:.0f} s in all")
     check(found)
+    assert Path("out/index.html").read_text().count("a yellow duck") >= 6
 
 
 def orphaned(child: str, place: Path) -> None:
@@ -278,3 +295,15 @@ def test_slurm_is_refused_where_there_is_none(
 def test_words_that_add_to_hydras_own_settings_are_no_axes():
     words = read_words(["hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"])
     assert words.hydra == ("+hydra.launcher.ray.init.num_cpus=2",) and not words.axes
+
+
+def test_a_cluster_that_does_not_let_us_in_is_one_line():
+    with (
+        pytest.raises(
+            ThreedistillError, match="Failed to connect; is it running, and where it wants a token"
+        ),
+        launch_module._joining(launch_module.Launch("ray")),
+    ):
+        raise ConnectionError("Failed\nto connect")
+    with pytest.raises(ConnectionError), launch_module._joining(launch_module.Launch("basic")):
+        raise ConnectionError

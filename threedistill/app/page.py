@@ -24,7 +24,9 @@ _EXAMPLES = ("a red mushroom", "a yellow duck", "a blue car with white wheels", 
 _MARKS = {"waiting": "○", "running": "◐", "done": "●", "stopped": "◌", "failed": "✕"}
 
 CSS = """
-.gradio-container {max-width: 1180px !important}
+.gradio-container {max-width: 1180px !important; margin-inline: auto !important}
+#td-word:not(:has(p)), #td-buttons:not(:has(button)), #td-view:not(:has(iframe)), #td-files:not(:has(div div)) {
+  display: none !important}
 .td-head h1 {font-size: 1.5rem; font-weight: 650; letter-spacing: -.01em; margin: .2rem 0}
 .td-head p {opacity: .7; margin: 0}
 .td-card {border: 1px solid var(--border-color-primary); border-radius: 12px; padding: 16px;
@@ -98,7 +100,7 @@ def page(jobs: Jobs, offered: Offer, limits: Limits) -> gr.Blocks:
                 current = gr.Radio([], label="Your jobs", visible=False, elem_id="td-jobs")
             with gr.Column(scale=3, min_width=360):
                 card = gr.HTML(_nothing(), elem_id="td-status")
-                with gr.Row():
+                with gr.Row(elem_id="td-buttons"):
                     stop = gr.Button("Stop", visible=False, elem_id="td-stop")
                     again = gr.Button("Continue", visible=False, elem_id="td-continue")
                 view = gr.HTML(elem_id="td-view")

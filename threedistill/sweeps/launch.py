@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from threedistill.atomic import read_json
 from threedistill.config import compose, pictures
-from threedistill.errors import UsageError, nearest
+from threedistill.errors import ThreedistillError, UsageError, nearest
 from threedistill.sweeps.job import finished, looked_at, read_record, run_job
 from threedistill.sweeps.plan import Cell, Plan, Setting
 from threedistill.sweeps.workers import me
@@ -236,10 +236,26 @@ def _launch(plan: Plan, numbers: Sequence[int], launch: Launch, task: Any) -> No
         "root": str(plan.root.resolve()), "job": 0, "threads": _threads(launch), "deadline": deadline,
         "evaluate": launch.evaluate, "parent": me(), "gpu": launch.launcher in ("joblib", "submitit_local"),
     }  # fmt: skip
-    hydra_launch(
-        config, task, overrides=overrides, multirun=True, version_base=None, job_name="threedistill-sweep",
-        config_name="threedistill_sweep", with_log_configuration=False,
-    )  # fmt: skip
+    with _joining(launch):
+        hydra_launch(
+            config, task, overrides=overrides, multirun=True, version_base=None, job_name="threedistill-sweep",
+            config_name="threedistill_sweep", with_log_configuration=False,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _joining(launch: Launch) -> Iterator[None]:
+    """One line where a Ray cluster is not there or does not let us in; Ray's own lines stand above it."""
+    try:
+        yield
+    except ConnectionError as error:
+        if launch.launcher != "ray":
+            raise
+        line = " ".join(str(error).split())
+        raise ThreedistillError(
+            f"hydra/launcher=ray: {line}; is it running, and where it wants a token, are RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN set as they are there?"
+        ) from None
 
 
 def _option(launch: Launch, key: str) -> str | None:
