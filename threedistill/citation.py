@@ -63,6 +63,7 @@ CLASSES: dict[str, tuple[tuple[str, str], ...]] = {
     "priors.families.PixArt": (("chen2024pixart", "the prior"),),
     "priors.families.Sana": (("xie2025sana", "the prior"),),
     "priors.families.FLUX2": (("labs2025flux", "the prior"),),
+    "priors.families.Kandinsky5": (("arkhipkin2025kandinsky5", "the prior"),),
     "priors.families.MVDream": (("shi2024mvdream", "the prior"), ("rombach2022ldm", "its base")),
     "priors.families.ImageDream": (("wang2023imagedream", "the prior"), ("shi2024mvdream", "its base")),
     "priors.families.Zero123": (("liu2023zero123", "the prior"), ("rombach2022ldm", "its base")),

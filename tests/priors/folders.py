@@ -60,6 +60,7 @@ OPTIONS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "chroma": (tiny_others.chroma, ("size=32",)),
     "cogview4": (tiny_others.cogview4, ("size=32",)),
     "kandinsky3": (tiny_others.kandinsky3, ("size=64",)),
+    "kandinsky5": (tiny_others.kandinsky5, ("size=32",)),
 }
 
 

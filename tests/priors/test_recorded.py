@@ -158,7 +158,7 @@ def test_sampler_parity(made: Made, name: str, factor: int) -> None:
     assert ("s+1" in said) == (other.more == 1.0) and ("length of the conditional" in said) == other.keeps
 
 
-@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.framed])
 def test_recorded_equals_hand_written(made: Made, name: str) -> None:
     case = CASES[name]
     settings = {key: value for key, value in case.call.items() if key != "use_resolution_binning"}
@@ -248,7 +248,7 @@ def test_sampler_parity_in_bfloat16(made: Made, name: str) -> None:
         noise,
         scheduler_levels(half.scheduler, prior.path, 2),
     )
-    assert next(prior.network.parameters()).dtype == torch.bfloat16
+    assert any(weight.dtype == torch.bfloat16 for weight in prior.network.parameters())
     assert float((mine - theirs).abs().max() / theirs.abs().max()) < 2e-2
 
 
@@ -266,6 +266,7 @@ def test_what_is_not_understood_is_refused_by_name(made: Made) -> None:
     for name in (
         "WanPipeline",
         "KandinskyV22Pipeline",
+        "Kandinsky5T2IPipeline",
         "StableDiffusionInpaintPipeline",
         "Nobodys",
         "UNet2DModel",
@@ -277,7 +278,7 @@ def test_what_is_not_understood_is_refused_by_name(made: Made) -> None:
     ("pipeline", "words"),
     [
         ("KandinskyV22CombinedPipeline", "at random; use --prior kandinsky3"),
-        ("Kandinsky5T2IPipeline", "which is not read; use --prior kandinsky3"),
+        ("Kandinsky5T2IPipeline", "channels last; use --prior kandinsky5"),
         ("StableUnCLIPPipeline", "at random; use --prior sd21"),
         ("StableUnCLIPImg2ImgPipeline", "use --prior sd15_image with --image"),
         ("StableDiffusionImageVariationPipeline", "use --prior zero123"),

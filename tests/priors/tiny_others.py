@@ -6,7 +6,17 @@ from typing import Any
 
 import torch
 
-from tests.priors.tiny import LETTERS, WORDS, gemma, gemma_tokenizer, t5, t5_tokenizer, vae
+from tests.priors.tiny import (
+    LETTERS,
+    WORDS,
+    clip,
+    clip_tokenizer,
+    gemma,
+    gemma_tokenizer,
+    t5,
+    t5_tokenizer,
+    vae,
+)
 
 
 def bytes_tokenizer(begins: bool = False) -> Any:
@@ -51,9 +61,23 @@ def lumina2() -> Any:
     return Lumina2Pipeline(network, _flow(**DYNAMIC), space, gemma(words), words)
 
 
+def qwen_vl(words: Any) -> Any:
+    """A text encoder that reads pictures too."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    text = {
+        "vocab_size": len(words), "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 2048,
+        "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]},
+    }  # fmt: skip
+    vision = {
+        "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16, "patch_size": 14,
+    }  # fmt: skip
+    return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision))
+
+
 def qwen_image() -> Any:
     from diffusers import AutoencoderKLQwenImage, QwenImagePipeline, QwenImageTransformer2DModel
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     network = QwenImageTransformer2DModel(
         patch_size=2, in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2,
@@ -64,17 +88,8 @@ def qwen_image() -> Any:
         latents_mean=[0.1, -0.2, 0.3, 0.4], latents_std=[1.5, 0.5, 2.0, 0.8],
     )  # fmt: skip
     words = bytes_tokenizer()
-    text = {
-        "vocab_size": len(words), "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 2048,
-        "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]},
-    }  # fmt: skip
-    vision = {
-        "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16, "patch_size": 14,
-    }  # fmt: skip
-    encoder = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision))
     scheduler = _flow(**DYNAMIC, shift_terminal=0.02)
-    return QwenImagePipeline(scheduler, space, encoder, words, network)
+    return QwenImagePipeline(scheduler, space, qwen_vl(words), words, network)
 
 
 def z_image() -> Any:
@@ -203,3 +218,25 @@ def kandinsky3() -> Any:
     )
     words = t5_tokenizer()
     return Kandinsky3Pipeline(words, t5(words), network, scheduler, space)
+
+
+def kandinsky5() -> Any:
+    from diffusers import Kandinsky5T2IPipeline, Kandinsky5Transformer3DModel
+
+    network = Kandinsky5Transformer3DModel(
+        in_visual_dim=4, out_visual_dim=4, in_text_dim=16, in_text_dim2=16, time_dim=16, model_dim=32, ff_dim=32,
+        num_text_blocks=1, num_visual_blocks=2, axes_dims=(4, 6, 6),
+    )  # fmt: skip
+    for name, weight in network.named_parameters():
+        if "modulation" in name:
+            torch.nn.init.normal_(weight, std=0.3)  # they begin at zero, and hear neither time nor words
+    words, summary = bytes_tokenizer(), clip_tokenizer(77)
+    return Kandinsky5T2IPipeline(
+        network,
+        vae(4, scaling_factor=0.3611, shift_factor=0.1159, levels=4),
+        qwen_vl(words),
+        words,
+        clip(summary),
+        summary,
+        _flow(shift=3.0),
+    )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["arranged", "rows_are"]
+__all__ = ["arranged", "by_length", "rows_are"]
 
 _ROWS: ContextVar[Tensor | None] = ContextVar("rows", default=None)
 
@@ -43,3 +43,38 @@ def arranged(values: Float[Tensor, "B ..."]) -> Float[Tensor, "R ..."]:
     return torch.where(
         none, torch.zeros((), dtype=values.dtype, device=values.device), values[rows.clamp(min=0)]
     )
+
+
+def by_length(
+    ask: Callable[[Int[Tensor, "R"]], Float[Tensor, "R ..."]],
+    count: int,
+    told: Mapping[str, Tensor],
+    keys: Sequence[str],
+) -> Float[Tensor, "B ..."]:
+    """The answers about samples of which only those that agree in some values can be asked about at once.
+
+    Arguments:
+        ask: gives the rows of some samples.
+        count: samples.
+        told: batch first.
+        keys: of what must agree, such as the lengths of their words; none = nothing.
+    """
+    groups = [torch.tensor(rows) for rows in _agreeing(count, told, keys)]
+    if len(groups) == 1:
+        return ask(groups[0])
+    parts: list[Tensor] = []
+    for rows in groups:
+        with rows_are(rows):
+            parts.append(ask(rows))
+    return torch.cat(parts)[torch.cat(groups).argsort().to(parts[0].device)]
+
+
+def _agreeing(count: int, told: Mapping[str, Tensor], keys: Sequence[str]) -> list[list[int]]:
+    """Samples that agree in these values stand together."""
+    if not keys:
+        return [list(range(count))]
+    joined = torch.cat([told[key].reshape(len(told[key]), -1).double() for key in keys], 1).cpu()
+    found: dict[tuple[float, ...], list[int]] = {}
+    for row, values in enumerate(joined.tolist()):
+        found.setdefault(tuple(values), []).append(row)
+    return list(found.values())

@@ -50,7 +50,8 @@ _PACE = 100.0
 #: What embeds the time is called so in diffusers' networks, at whatever depth: mostly a ``TimestepEmbedding``; Z-Image
 #: has a class of its own, and Chroma an approximator of all its modulations.
 TIME_EMBEDDINGS = (
-    "time_embedding", "timestep_embedder", "time_embedder", "time_step_proj", "t_embedder", "distilled_guidance_layer",
+    "time_embedding", "timestep_embedder", "time_embedder", "time_step_proj", "t_embedder", "time_embeddings",
+    "distilled_guidance_layer",
 )  # fmt: skip
 
 

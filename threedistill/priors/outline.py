@@ -164,14 +164,21 @@ def _built(sizes: Mapping[str, Any], own: type | None) -> nn.Module:
 
 def _told(sizes: Any, length: int) -> dict[str, tuple[int, ...]]:
     """The shapes of everything that a network of this configuration may be told of a wording of so many rows."""
-    names = ("joint_attention_dim", "caption_channels", "encoder_hid_dim", "cross_attention_dim")
+    names = (
+        "joint_attention_dim",
+        "caption_channels",
+        "encoder_hid_dim",
+        "cross_attention_dim",
+        "in_text_dim",
+    )
     width = next(int(sizes[name]) for name in names if sizes.get(name))
     told: dict[str, tuple[int, ...]] = {
         "encoder_hidden_states": (length, width),
         "encoder_attention_mask": (length,),
     }
-    if sizes.get("pooled_projection_dim"):
-        told["pooled_projections"] = (int(sizes["pooled_projection_dim"]),)
+    summary = sizes.get("pooled_projection_dim") or sizes.get("in_text_dim2")
+    if summary:
+        told["pooled_projections"] = (int(summary),)
     if sizes.get("addition_embed_type") == "text_time":
         times = 6 * int(sizes["addition_time_embed_dim"])
         told["text_embeds"] = (int(sizes["projection_class_embeddings_input_dim"]) - times,)

@@ -111,11 +111,12 @@ class LatentSpace(ImageSpace):
         multiple: latents per side that the network cannot divide.
         dtype: the VAE's own precision; None = the prior's.
         fold: latents per side that become one, their ``fold x fold`` values channels, before they are normalised.
+        shifted: whether the VAE's shift counts; False = 0.
     """
 
     def __init__(
         self, vae: nn.Module, size: int = 512, one_by_one: bool = False, *, multiple: int = 1,
-        dtype: torch.dtype | None = None, fold: int = 1,
+        dtype: torch.dtype | None = None, fold: int = 1, shifted: bool = True,
     ) -> None:  # fmt: skip
         self.vae: Any = vae.requires_grad_(False).eval()
         config = self.vae.config
@@ -124,7 +125,8 @@ class LatentSpace(ImageSpace):
         self.factor = 2 ** (len(blocks) - 1) * fold
         if size % (self.factor * multiple):
             raise ValueError(f"LatentSpace: size={size} must be a multiple of {self.factor * multiple}")
-        self.shift, self.scale = _normalisation(self.vae)
+        shift, self.scale = _normalisation(self.vae)
+        self.shift = shift if shifted else 0.0
         self.shape: tuple[int, int, int] = (
             int(config.latent_channels) * fold * fold,
             size // self.factor,

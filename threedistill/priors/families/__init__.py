@@ -12,6 +12,7 @@ from threedistill.priors.families.flux2 import FLUX2
 from threedistill.priors.families.imagedream import ImageDream
 from threedistill.priors.families.inpainting import StableDiffusionInpainting
 from threedistill.priors.families.ip_adapter import SDXLIPAdapter, StableDiffusionIPAdapter
+from threedistill.priors.families.kandinsky5 import Kandinsky5
 from threedistill.priors.families.mvdream import MVDream
 from threedistill.priors.families.pixart import PixArt
 from threedistill.priors.families.recorded import Recorded
@@ -22,14 +23,14 @@ from threedistill.priors.families.stable_diffusion import StableDiffusion
 from threedistill.priors.families.zero123 import Zero123
 
 __all__ = [
-    "FAMILIES", "FLUX", "FLUX2", "SD3", "SDXL", "DeepFloyd", "Facts", "Family", "ImageDream", "MVDream", "Picture",
-    "PixArt", "Recorded", "SDXLControlNet", "SDXLIPAdapter", "Said", "Sana", "StableDiffusion",
+    "FAMILIES", "FLUX", "FLUX2", "SD3", "SDXL", "DeepFloyd", "Facts", "Family", "ImageDream", "Kandinsky5", "MVDream",
+    "Picture", "PixArt", "Recorded", "SDXLControlNet", "SDXLIPAdapter", "Said", "Sana", "StableDiffusion",
     "StableDiffusionControlNet", "StableDiffusionIPAdapter", "StableDiffusionInpainting", "Zero123",
 ]  # fmt: skip
 
 #: Those that ship.
 FAMILIES: tuple[type[Family], ...] = (
-    StableDiffusion, SDXL, SD3, FLUX, FLUX2, PixArt, Sana, DeepFloyd, StableDiffusionControlNet, SDXLControlNet,
-    StableDiffusionInpainting, StableDiffusionIPAdapter, SDXLIPAdapter, MVDream, ImageDream, Zero123,
+    StableDiffusion, SDXL, SD3, FLUX, FLUX2, PixArt, Sana, DeepFloyd, Kandinsky5, StableDiffusionControlNet,
+    SDXLControlNet, StableDiffusionInpainting, StableDiffusionIPAdapter, SDXLIPAdapter, MVDream, ImageDream, Zero123,
     Recorded,
 )  # fmt: skip

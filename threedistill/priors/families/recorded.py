@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.prediction import NoiseLevel, PredictionKind
-from threedistill.priors.arrangement import rows_are
+from threedistill.priors.arrangement import by_length
 from threedistill.priors.embedding_cache import Embedding
 from threedistill.priors.families.family import Facts, Family, Said
 from threedistill.priors.families.refused import REFUSED
 from threedistill.priors.families.shell import shell
 from threedistill.priors.noise_path import RectifiedFlowPath
 from threedistill.priors.recording.reading import SCALE, Pipeline, Reading, read
-from threedistill.priors.recording.replay import Leaf, fill, grouped, leaves, rows_of, words_at
+from threedistill.priors.recording.replay import Leaf, fill, leaves, rows_of, words_at
 from threedistill.priors.schedulers import scheduler_path
 from threedistill.priors.space import PixelSpace, encoded_mean, encoded_views, to_rgb, to_signed
 from threedistill.protocols import ImageSpace, NoisePath
@@ -276,16 +276,12 @@ class Recorded(Family):
         follow = [leaf for leaf in leaves(self.reading.template) if leaf.kind in ("row", "shared")]
         keys = [f"{leaf.path}/shape" for leaf in follow if leaf.ragged]
         keys += [leaf.path for leaf in follow if leaf.kind == "shared"]
-        groups = grouped(told, keys)
-        if len(groups) == 1:
-            return self._answer(network, x_t, level.index, told)
-        parts: list[Tensor] = []
-        for rows in groups:
-            with rows_are(torch.tensor(rows)):
-                own = {name: value[rows] for name, value in told.items()}
-                parts.append(self._answer(network, x_t[rows], level.index[rows], own))
-        order = torch.tensor([row for rows in groups for row in rows], device=x_t.device)
-        return torch.cat(parts)[order.argsort()]
+
+        def ask(rows: Tensor) -> Tensor:
+            own = {name: value[rows] for name, value in told.items()}
+            return self._answer(network, x_t[rows], level.index[rows], own)
+
+        return by_length(ask, len(x_t), told, keys)
 
     def _answer(self, network: Any, x_t: Tensor, index: Tensor, told: Conditioning) -> Tensor:
         """Of samples whose words have one shape."""

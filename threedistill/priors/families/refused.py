@@ -18,9 +18,7 @@ REFUSED: dict[str, str] = {
         "its network is told a picture's embedding with noise in it; use --prior sd15_image with --image"
     ),
     "UnCLIPPipeline": f"{_UNCLIP}; use --prior deepfloyd, which draws pixels and is told the words themselves",
-    "Kandinsky5T2IPipeline": (
-        "it draws at sizes of its own, as frames with their channels last, which is not read; use --prior kandinsky3"
-    ),
+    "Kandinsky5T2IPipeline": "it draws at sizes of its own, as frames with their channels last; use --prior kandinsky5",
     "Kandinsky5T2VPipeline": _VIDEO,
     "WanPipeline": _VIDEO,
 }

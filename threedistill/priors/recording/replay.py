@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -14,8 +14,7 @@ from threedistill.errors import UsageError
 from threedistill.priors.embedding_cache import Embedding
 
 __all__ = [
-    "Leaf", "Listed", "Places", "Seen", "Template", "compare", "fill", "grouped", "leaves", "rows_of",
-    "words_at",
+    "Leaf", "Listed", "Places", "Seen", "Template", "compare", "fill", "leaves", "rows_of", "words_at",
 ]  # fmt: skip
 
 
@@ -311,14 +310,3 @@ class Places:
         if len(there) != count or bool((order < 0).any()):
             raise UsageError("its pipeline leaves out a part of the noise that it draws")
         return order
-
-
-def grouped(told: Mapping[str, Tensor], keys: Sequence[str]) -> list[list[int]]:
-    """Samples that agree in these values stand together."""
-    if not keys:
-        return [list(range(len(next(iter(told.values())))))] if told else []
-    joined = torch.cat([told[key].reshape(len(told[key]), -1).double() for key in keys], 1).cpu()
-    found: dict[tuple[float, ...], list[int]] = {}
-    for row, values in enumerate(joined.tolist()):
-        found.setdefault(tuple(values), []).append(row)
-    return list(found.values())
