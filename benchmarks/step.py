@@ -14,6 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -83,6 +84,9 @@ def main() -> None:
     large.add_argument("--resolution", type=int, default=512)
     large.add_argument("--representations", nargs="+", default=["gaussians", "dmtet", "hashgrid"])
     large.add_argument("--repeats", type=int, default=1)
+    large.add_argument(
+        "--threestudio", type=Path, help="a checkout, whose guidance is run beside ours (step_peer.py)"
+    )
     large.add_argument("overrides", nargs="*", help="settings of the run")
     arguments = parser.parse_args()
     if arguments.prior == "sd15-random":

@@ -1,6 +1,6 @@
 """A whole training step with a teacher of real size, against the floor that no implementation can go below.
 
-    python benchmarks/step.py --prior sd15-random --resolution 512
+    python benchmarks/step.py --prior sd15-random --resolution 512 [--threestudio CHECKOUT]
 
 The floor is the denoiser's forward pass for the conditions that the rule asks, and the VAE encoder's forward and
 backward pass for the same picture: the same network, alone. Ours is the training step: cameras, render, encode,
@@ -133,6 +133,14 @@ def compare(given: argparse.Namespace) -> None:
     print(f"{'':12s}{'seconds':>9s}{'GiB':>8s}{'time/floor':>12s}{'memory/floor':>14s}", flush=True)
     lowest, memory = measured(floor(prior, 2), given.repeats)
     print(f"{'floor':12s}{lowest:9.2f}{memory:8.2f}", flush=True)
+    if given.threestudio is not None:
+        from step_peer import peer
+
+        seconds, gib = measured(peer(prior, given.threestudio), given.repeats)
+        print(
+            f"{'threestudio':12s}{seconds:9.2f}{gib:8.2f}{seconds / lowest:12.3f}{gib / memory:14.3f}   its guidance alone",
+            flush=True,
+        )
     for name in given.representations:
         seconds, gib = measured(step_of(prior, name, given), given.repeats)
         goal = ", ".join(f"{what} {most}" for what, most in zip(("time", "memory"), GOALS[name]) if most)

@@ -20,7 +20,7 @@ def lines(page: Path) -> list[str]:
     return [line for block in blocks for line in block.splitlines() if line.strip()]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_tutorial_works_as_it_is_printed(tmp_path):
     program = tmp_path / "bin" / "threedistill"
     program.parent.mkdir()

@@ -32,7 +32,7 @@ def test_a_run_killed_at_two_moments() -> None:
     assert kills("--only", "hashgrid-sds", "--tries", "2") == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("part", range(1, 7))
 def test_sixty_kills(part: int) -> None:
     assert kills("--part", f"{part}/6") > 0

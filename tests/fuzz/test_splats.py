@@ -162,7 +162,7 @@ def test_many_mutated_files(seed: int, tmp_path: Path) -> None:
     print("\n" + "\n".join(f"{what:24} {count}" for what, count in sorted(counts.items())))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(importlib.util.find_spec("pxr") is None, reason="USD needs usd-core")
 def test_many_mutated_usd_files(tmp_path: Path) -> None:
     """Fewer: each is read in a process of its own, which may crash."""

@@ -94,7 +94,7 @@ def test_three_by_three_conversions_keep_the_silhouette_small() -> None:
             assert overlap == 1, pair
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_three_by_three_conversions_keep_the_silhouette() -> None:
     found = table(FULL, ConvertSettings())
     for pair, (overlap, quality) in found.items():

@@ -296,8 +296,9 @@ TINY = [
 ]  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kill", [False, True], ids=["fail", "kill"])
+@pytest.mark.parametrize("kill", [
+    pytest.param(False, marks=pytest.mark.long, id="fail"), pytest.param(True, marks=pytest.mark.slow, id="kill"),
+])  # fmt: skip
 def test_a_real_run(kill: bool, layer: Callable[..., Layer], tmp_path: Path) -> None:
     """The same with nothing stubbed: every operation of a whole run, files of the asset included."""
     layer()
