@@ -137,10 +137,8 @@ def compare(given: argparse.Namespace) -> None:
         from step_peer import peer
 
         seconds, gib = measured(peer(prior, given.threestudio), given.repeats)
-        print(
-            f"{'threestudio':12s}{seconds:9.2f}{gib:8.2f}{seconds / lowest:12.3f}{gib / memory:14.3f}   its guidance alone",
-            flush=True,
-        )
+        ratios = f"{seconds / lowest:12.3f}{gib / memory:14.3f}"
+        print(f"{'threestudio':12s}{seconds:9.2f}{gib:8.2f}{ratios}   its guidance alone", flush=True)
     for name in given.representations:
         seconds, gib = measured(step_of(prior, name, given), given.repeats)
         goal = ", ".join(f"{what} {most}" for what, most in zip(("time", "memory"), GOALS[name]) if most)
