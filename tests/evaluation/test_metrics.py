@@ -157,6 +157,7 @@ def make_run(folder, prompt: str, mesh: Mesh):
     return folder
 
 
+@pytest.mark.slow
 def test_eval_measures_runs_alone_and_together_and_keeps_what_it_knew(tmp_path, truths, capsys):
     duck = make_run(tmp_path / "duck", PROMPTS[0], truths[PROMPTS[0]].mesh)
     # Nobody knows these words: the mesh's health is said, and whatever needs no words is measured.

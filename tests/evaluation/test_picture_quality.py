@@ -89,6 +89,7 @@ def test_true_objects_score_as_another_true_object_does_and_spoilt_ones_do_not()
     assert judge_prompt(wrong, "a red duck", SIZE).ssim < rows[0].ssim - 0.1
 
 
+@pytest.mark.slow
 def test_sets_of_true_pictures_are_one_apart_and_others_more():
     judge, prompts = Judge.load(), PROMPTS[:6]
     near = set_distance(_truth, judge, prompts, SIZE)

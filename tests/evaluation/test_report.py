@@ -66,6 +66,7 @@ def test_ground_truth_runs_have_the_right_shape_and_leave_their_files(tmp_path, 
     assert iou["low"] <= iou["value"] <= iou["high"] and len(said) == 3
 
 
+@pytest.mark.slow
 def test_a_ceiling_is_made_once_per_prompt_and_shown_beside(tmp_path, critic):
     from io import StringIO
 
@@ -122,6 +123,7 @@ def test_columns_average_runs_and_resample_prompts():
     assert Report(tuple(items)).summary()["runs"]["Janus"] is None
 
 
+@pytest.mark.slow
 def test_the_shipped_judge_tells_one_face_from_two():
     from threedistill.toybox.evaluation.judge_figures import judge_figures
     from threedistill.toybox.judge import available

@@ -26,6 +26,7 @@ def site(tmp_path) -> Path:
     return tmp_path / "site"
 
 
+@pytest.mark.slow
 def test_the_format_page_makes_a_format_that_can_be_used(tmp_path, site):
     """Installed beside threedistill, chosen from the command line, in a fresh process."""
     files = {

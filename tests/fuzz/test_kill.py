@@ -25,6 +25,7 @@ def kills(*words: str) -> int:
     return int(found[1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not hasattr(os, "fork") or not Path("/proc/self/stat").exists(), reason="needs Linux's /proc"
 )

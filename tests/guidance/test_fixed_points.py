@@ -86,9 +86,11 @@ def test_vsd_with_a_student_of_one_scene_per_camera_is_sds():
     assert (m, tau) == pytest.approx((1.3, 0.0), abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    "lam, spread", [(1.0, 0.7), (0.8, math.sqrt(0.8 * 0.49 - 0.2 * (0.64 / 0.36))), (0.5, 0.0)]
-)
+@pytest.mark.parametrize("lam, spread", [
+    pytest.param(1.0, 0.7, marks=pytest.mark.slow),
+    (0.8, math.sqrt(0.8 * 0.49 - 0.2 * (0.64 / 0.36))),
+    pytest.param(0.5, 0.0, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_entropy_keeps_variance_above_a_threshold(lam, spread):
     """tau^2 = max(0, lambda S^2 - (1 - lambda) sigma^2 / alpha^2)."""
     m, tau = settle(ESD(plain, lam=lam), TEACHER, steps=1500, rate=0.3)

@@ -27,9 +27,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tiny")
 
 
-@pytest.fixture(params=OPTIONS)
+@pytest.fixture(scope="module", params=OPTIONS)
 def pair(request: pytest.FixtureRequest, folder: Path) -> tuple[DiffusersPrior, LoRAStudent, LoRA]:
-    """A teacher and its fresh student, with the adapters that the prior's option recommends."""
+    """A teacher and its fresh student, with the adapters that the prior's option recommends; one test teaches it."""
     option = request.param
     config = compose(prompt=PROMPT, prior=option, guidance="vsd", overrides=settings(option, folder))
     prior = build(config["prior"]["model"], "prior.model")
@@ -85,6 +85,7 @@ def test_a_fresh_student_is_its_teacher_bit_by_bit_and_learns_without_touching_i
 def test_every_adapted_layer_gets_gradients(pair):
     """But the text's questions in joint attention's last block, whose answers nobody reads."""
     prior, student, _ = pair
+    student.zero_grad()
     x0, noise, level = noisy(prior)
     loss = denoising_loss(
         student.answer(level.add_noise(x0, noise), level, told(student, True)), x0, noise

@@ -35,7 +35,9 @@ def tensors(run: Path) -> dict[str, torch.Tensor]:
     return StageState(RunFolder(run).checkpoint(0, "coarse"))._tensors
 
 
-@pytest.mark.parametrize(("guidance", "prior", "kind"), [("vsd", "sd15", "eps"), ("esd", "sd21", "v")])
+@pytest.mark.parametrize(("guidance", "prior", "kind"), [
+    ("vsd", "sd15", "eps"), pytest.param("esd", "sd21", "v", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_stopped_and_resumed_is_uninterrupted_and_the_prior_stays_out(
     pipelines, tmp_path, monkeypatch, guidance, prior, kind
 ):

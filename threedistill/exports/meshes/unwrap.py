@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from threedistill.exports.meshes.atlases import kept
 from threedistill.exports.meshes.surface import bare, check, connected
 from threedistill.types import Mesh
 
@@ -115,24 +116,25 @@ def _xatlas(mesh: Mesh, size: int, gutter: int) -> Unwrapped | None:
     # scaling: gutters are asked for with that much to spare, once more where what remains is too narrow.
     padding = -(-gutter * 3 // 2)
     for _ in range(2):
-        atlas = xatlas.Atlas()
-        atlas.add_mesh(points.float().numpy(), mesh.faces.numpy().astype(np.uint32))
         pack = xatlas.PackOptions()
         pack.resolution, pack.padding, pack.bilinear, pack.rotate_charts = size, padding, True, True
-        atlas.generate(charting, pack)
-        if atlas.atlas_count != 1:
-            return None
-        longest = max(atlas.width, atlas.height)
+        with kept(xatlas.Atlas()) as atlas:
+            atlas.add_mesh(points.float().numpy(), mesh.faces.numpy().astype(np.uint32))
+            atlas.generate(charting, pack)
+            if atlas.atlas_count != 1:
+                return None
+            width, height, charts = atlas.width, atlas.height, atlas.chart_count
+            source, faces, uv = atlas.get_mesh(0)
+        longest = max(width, height)
         if padding * size >= gutter * longest:
             break
         padding = -(-gutter * longest // size) + 1
-    source, faces, uv = atlas.get_mesh(0)
     if len(faces) != len(mesh.faces):
         return None
-    uv = torch.from_numpy(uv.astype(np.float64)) * torch.tensor([atlas.width, atlas.height]) / longest
+    uv = torch.from_numpy(uv.astype(np.float64)) * torch.tensor([width, height]) / longest
     copied = torch.from_numpy(source.astype(np.int64))
     split = _split(mesh, copied, torch.from_numpy(faces.astype(np.int64)), uv)
-    return Unwrapped(split, "xatlas", atlas.chart_count, copied)
+    return Unwrapped(split, "xatlas", charts, copied)
 
 
 def _face_directions(mesh: Mesh) -> Int[Tensor, "F"]:
