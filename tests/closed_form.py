@@ -39,6 +39,8 @@ class World:
     fraction: float
     #: where between the ends of its segment a rule's second point lies
     share: float = 0.5
+    #: what a rule draws besides the noise
+    drawn: Tensor | float = 0.0
 
     def guided(self, x: Tensor, alpha: Tensor, sigma: Tensor, cond: Gaussian | None = None) -> Tensor:
         with_prompt = (cond or self.cond).eps(x, alpha, sigma)
@@ -60,7 +62,7 @@ class World:
         x = alpha * x0 + sigma * noise
         if rule in ("sds", "sjc", "mvsds", "cfd", "bridge"):  # the bridge's first stage
             return self.guided(x, alpha, sigma) - noise
-        if rule in ("vsd", "esd"):  # a fresh student says the same with and without its camera
+        if rule in ("vsd", "esd", "usd"):  # a fresh student knows no cameras, and poses are even at first
             return self.guided(x, alpha, sigma) - self.student.eps(x, alpha, sigma)
         if rule == "csd":
             return self.cond.eps(x, alpha, sigma) - self.null.eps(x, alpha, sigma)
@@ -93,6 +95,8 @@ class World:
             return self._segment(x0, noise)
         if rule == "sim":
             return self._implicit(x, noise, alpha, sigma)
+        if rule == "trace":
+            return self._bridge(x0, x, alpha, sigma)
         raise AssertionError(f"no closed form for {rule}: write it here")
 
     def _segment(self, x0: Tensor, noise: Tensor) -> Tensor:
@@ -112,6 +116,13 @@ class World:
         back = step(x_t, guided, t, s)
         over = step(back, self.null.eps(back, *s), s, e)
         return (over - x_e) + (self.scale + 1) * (x_e - step(x_t, guided, t, e))
+
+    def _bridge(self, x0: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The middle of the bridge to the guided picture: half of its variance lies before, half behind."""
+        target = (x - sigma * self.guided(x, alpha, sigma)) / alpha
+        half = (0.1 + (0.1 * 0.187) ** 0.5 + 0.187) / 6
+        x_b = (target + x0) / 2 + (half / 2) ** 0.5 * self.drawn
+        return (x_b - target) / half**0.5 - self.student.eps(x_b, *self.level(0.5))
 
     def _implicit(self, x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """The gradient of ``<d / |d|, eps_student - eps>``: every Gaussian's Jacobian is a number."""

@@ -11,7 +11,7 @@ from PIL import Image
 from tests.closed_form import Gaussian, World
 from threedistill.conditions import Conditions
 from threedistill.config import compose, groups
-from threedistill.guidance.trajectory import draw_noise
+from threedistill.guidance.surface_noise import draw_noise
 from threedistill.protocols import RenderContext
 from threedistill.toybox.priors.oracle import ground_truth
 from threedistill.training.assemble import build_prior, build_stages
@@ -21,7 +21,7 @@ from threedistill.training.start import render_unedited
 RULES = groups()["guidance"]
 REPRESENTATIONS = groups()["representation"]
 #: SDI imitates a sampler: at a fixed level it does not contract. SIM's direction is not affine in the render.
-CONTRACTING = [rule for rule in RULES if rule not in ("sdi", "sim")]
+CONTRACTING = [rule for rule in RULES if rule not in ("sdi", "sim", "trace")]
 SIZE, SCALE, FRACTION, STEPS = 24, 2.0, 0.5, 12
 
 #: Small scenes, one noise level, plain guidance, a student that stands still, nothing random in the picture.
@@ -43,6 +43,8 @@ OF_RULES = {
     "vsd": ["student=gaussian", "student.training.lr=1e-9"],
     "esd": ["student=gaussian", "student.training.lr=1e-9"],
     "sim": ["student=gaussian", "student.training.lr=1e-9"],
+    "trace": ["student=gaussian", "student.training.lr=1e-9"],
+    "usd": ["student=gaussian", "student.training.lr=1e-9"],
     "cfd": ["guidance.rule.normalize=none"],
     "csds": ["baseline=gaussian", f"baseline.model.size={SIZE}"],
     "mvsds": ["guidance.rule.rescale=0.0"],
@@ -120,6 +122,7 @@ def world_of(system, cameras, background):
         cond=disc("a red ball"), null=disc(""), category=category, source=disc("a blue ball"),
         student=Gaussian(0.0, 0.5), unedited=prior.space.encode(rgb).double(), scale=SCALE, level=level,
         fraction=FRACTION, share=float(system.streams.at(0).uniform("segment", 1)),
+        drawn=system.streams.at(0).normal_per_view("bridge", views, *prior.space.shape).double(),
     )  # fmt: skip
 
 
@@ -189,7 +192,7 @@ def fingerprint(prior) -> str:
 def test_every_rule_with_every_kind_of_prior(rule, prior, tiny, picture):
     """The direction does not depend on how questions are batched, reaches the canvas, and leaves the prior alone."""
     extra = []
-    if rule in ("vsd", "esd", "sim"):
+    if rule in ("vsd", "esd", "sim", "trace", "usd"):
         extra += ["student.model.rank=2", "student.training.steps=1"]
     if prior != "toybox":
         extra += [

@@ -43,6 +43,11 @@ CLASSES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "guidance.rules.CFD": (("yan2025cfd", "consistent flow distillation"),),
     "guidance.rules_student.SIM": (("bai2025dive3d", "SIM in 3D"), ("luo2024sim", "SIM")),
+    "guidance.rules_bridge.TraCe": (("li2025trace", "TraCe"),),
+    "guidance.rules_student.USD": (
+        ("zheng2025recdreamer", "uniform score distillation"), ("wang2023prolificdreamer", "VSD"),
+    ),
+    "guidance.reward.Reward": (("ye2024dreamreward", "rewards"), ("xu2023imagereward", "a reward's gradient")),
     "guidance.trajectory.Inverted": (("song2021ddim", "DDIM inversion"),),
     "guidance.trajectory.Interval": (("song2021ddim", "DDIM inversion"),),
     "guidance.trajectory.Reparametrized": (("song2021ddim", "DDIM inversion"),),

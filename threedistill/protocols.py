@@ -455,12 +455,14 @@ class GuidanceRule(Contract, interface=True):
             the step's own ``x_t`` is all.
         group: contiguous views that belong together; must divide the batch.
         differentiates: whether it asks for :meth:`cotangents`' products, of every network that it asks.
+        appraises: whether it wants clean samples :meth:`appraised`.
     """
 
     cfg: Any
     trajectory: Any
     group: int
     differentiates: ClassVar[bool] = False
+    appraises: ClassVar[bool] = False
 
     def __init_subclass__(cls, **rest: Any) -> None:
         super().__init_subclass__(**rest)
@@ -482,6 +484,10 @@ class GuidanceRule(Contract, interface=True):
     @abstractmethod
     def queries(self, progress: float) -> tuple[Query, ...]:
         """The questions whose answers the rule needs at this point of the stage."""
+
+    def appraised(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"] | None:
+        """The clean sample of which ``evidence.appraisal`` is to be; None = of none."""
+        return None
 
     def cotangents(self, evidence: Evidence, progress: float) -> dict[str, Float[Tensor, "B C h w"]]:
         """By which vectors the networks' Jacobians are multiplied, by query name: ``evidence.pulled`` is their sum."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,8 +18,8 @@ from torch import Tensor
 from threedistill.prediction import NoiseLevel, Prediction, PredictionKind
 
 __all__ = [
-    "Cameras", "Condition", "Conditioning", "Evidence", "Mesh", "NoiseLevel", "Prediction", "PredictionKind", "Query",
-    "Refinement", "Rendering", "Shading", "Splats", "TextKind", "Wrap",
+    "Appraisal", "Cameras", "Condition", "Conditioning", "Evidence", "Lesson", "Mesh", "NoiseLevel", "Prediction",
+    "PredictionKind", "Query", "Refinement", "Rendering", "Shading", "Splats", "TextKind", "Wrap",
 ]  # fmt: skip
 
 Shading = Literal["none", "lambertian", "textureless", "normal"]
@@ -190,6 +190,36 @@ class Query:
             raise ValueError(f"query {self.name!r}: {both[0]} cannot be both given and withheld")
 
 
+class Lesson(Protocol):
+    """What learners learn in place of noised renders."""
+
+    @property
+    def level(self) -> NoiseLevel:
+        """Where the rule asks them in this step."""
+        ...
+
+    def noised(
+        self, x0: Float[Tensor, "B C h w"], level: NoiseLevel, noise: Float[Tensor, "B C h w"]
+    ) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:
+        """What they are shown of renders ``x0`` there, from standard normal numbers, and the noise they should say."""
+        ...
+
+
+@dataclass(frozen=True)
+class Appraisal:
+    """What is made of clean samples.
+
+    Attributes:
+        gradient: (B, C, h, w) of the loss by the sample.
+        shares: (B, K) the probability of each pose.
+        rows: (B,) the range of noise levels that each sample belongs to.
+    """
+
+    gradient: Float[Tensor, "B C h w"]
+    shares: Float[Tensor, "B K"]
+    rows: Int[Tensor, "B"]
+
+
 @dataclass(frozen=True)
 class Evidence:
     """Everything a rule may look at, gathered without gradients.
@@ -202,6 +232,8 @@ class Evidence:
         cameras: the ``B`` views, for what depends on the direction of view.
         pulled: (B, C, h, w) ``sum_k J_k^T c_k`` of the cotangents ``c_k`` that a rule gave, ``J_k`` the derivative of
             its answer ``k`` in eps by ``x_t``; None where it gave none.
+        appraisal: of the clean sample that a rule wants appraised; None where it wants none.
+        lesson: what learners learn in place of noised renders; None = those.
     """
 
     predictions: dict[str, Prediction]
@@ -210,6 +242,8 @@ class Evidence:
     level: NoiseLevel
     cameras: Cameras | None = None
     pulled: Float[Tensor, "B C h w"] | None = None
+    appraisal: Appraisal | None = None
+    lesson: Lesson | None = None
 
     def __getitem__(self, name: str) -> Prediction:
         try:

@@ -20,11 +20,12 @@ from threedistill.errors import ThreedistillWarning
 from threedistill.guidance.cfg import ClassifierFree
 from threedistill.guidance.perp_neg import AzimuthWeights, PerpNeg
 from threedistill.guidance.rules import CFD, MVSDS, SDS, SJC
-from threedistill.guidance.rules_bridge import Bridge
+from threedistill.guidance.rules_bridge import Bridge, TraCe
 from threedistill.guidance.rules_classifier import CSD, CSM, NFSD
 from threedistill.guidance.rules_inversion import CDS, ISM, SCTD, SDI
 from threedistill.guidance.rules_reference import CSDS, DDS
-from threedistill.guidance.rules_student import ESD, SIM, VSD
+from threedistill.guidance.rules_student import ESD, SIM, USD, VSD
+from threedistill.guidance.surface_noise import draw_noise
 from threedistill.guidance.timesteps import Annealed, DreamTime, Uniform, Window
 from threedistill.guidance.trajectory import (
     Interval,
@@ -33,16 +34,17 @@ from threedistill.guidance.trajectory import (
     Reparametrized,
     Situation,
     collect,
-    draw_noise,
 )
 from threedistill.guidance.two_conditions import TwoConditions
 from threedistill.guidance.weighting import Weighting, WeightingKind
+from threedistill.prediction import NoiseLevel
 from threedistill.priors.analytic import GaussianPrior
 from threedistill.priors.noise_path import DiscretePath
 from threedistill.prompts import PromptSet
 from threedistill.protocols import GuidanceRule
 from threedistill.resources import configs_dir
 from threedistill.rng import Streams
+from threedistill.types import Appraisal
 
 SHAPE, VIEWS = (3, 4, 4), 4
 PLAIN = ClassifierFree(3.0)
@@ -50,7 +52,7 @@ RULES: list[GuidanceRule] = [
     SDS(PLAIN), SJC(PLAIN), MVSDS(PLAIN), CSD(ClassifierFree(1.0)), CSM(PLAIN, Inverted(start=0.05)), NFSD(PLAIN),
     ISM(PLAIN, Interval(start=0.05)), SDI(PLAIN, Reparametrized(start=0.05, gap=0.05)), CDS(PLAIN), CSDS(PLAIN),
     CSDS(PLAIN, "sum"), DDS(PLAIN), VSD(PLAIN), ESD(PLAIN, lam=0.3), Bridge(PLAIN, blend=0.5),
-    SCTD(PLAIN), CFD(PLAIN), SIM(PLAIN),
+    SCTD(PLAIN), CFD(PLAIN), SIM(PLAIN), TraCe(PLAIN), USD(PLAIN),
 ]  # fmt: skip
 GUIDANCES = [PLAIN, PerpNeg(PLAIN), TwoConditions(PLAIN)]
 #: Another valid value of every option, by name; where one name means two things, by class and name.
@@ -62,7 +64,7 @@ OTHERS: dict[str, Any] = {
     "lam": 0.8, "delta": 0.1, "stride": 0.07, "max_steps": 1, "start": 0.2, "solver": "fixed_point", "gap": 0.1,
     "unit": "logsnr", "gap_draw": "none", "Inverted.scale": 1.0, "Reparametrized.scale": 1.0, "CDS.noise": "fresh",
     "SCTD.noise": "fresh", "blend": 0.2, "count": 3, "min": 0.1, "max": 0.9, "margin": 0.03, "direct": 0.9,
-    "softness": 5.0, "turns": 0.7,
+    "softness": 5.0, "turns": 0.7, "at": 0.3, "ends": 0.4, "middle": 0.9, "most": 0.3,
 }  # fmt: skip
 
 
@@ -96,7 +98,14 @@ def situation() -> Situation:
         cameras=orbit(VIEWS, elevation=20.0, size=8), images=(ReferenceImage(torch.ones(2, 2, 4)),)
     )
     level = path.at_fraction(torch.full((VIEWS,), 0.45, dtype=torch.float64))
-    return Situation(networks, prompts, conditions, 0.5 * x0, level, noise, None, 0.5 * reference)
+
+    def appraise(sample: torch.Tensor, _: NoiseLevel) -> Appraisal:
+        """Somebody likes bright pictures, and very bright ones more."""
+        return Appraisal(sample.exp(), torch.ones(VIEWS, 1), torch.zeros(VIEWS, dtype=torch.long))
+
+    return Situation(
+        networks, prompts, conditions, 0.5 * x0, level, noise, None, 0.5 * reference, appraise=appraise
+    )
 
 
 def direction(rule: GuidanceRule) -> torch.Tensor:
@@ -167,6 +176,7 @@ def test_every_option_of_a_rule_has_an_effect_or_is_refused(rule: GuidanceRule) 
         "NFSD": ["cfg.uncond_text", "cfg.x0_clip", "cfg.rescale"],
         "CSDS-difference": ["eta"],
         "SIM": ["cfg.x0_clip", "cfg.rescale"],
+        "USD": ["cfg.x0_clip", "cfg.rescale"],
     }.get(label(rule), [])
 
 
@@ -180,9 +190,9 @@ def test_every_variant_of_guidance_has_an_effect_or_is_refused(rule: GuidanceRul
         with pytest.raises(ValueError, match=rf"cfg={type(guidance).__name__} would have no effect"):
             replace(rule, cfg=guidance)
         return
-    if isinstance(rule, SIM):
+    if isinstance(rule, (SIM, USD)):
         with pytest.raises(
-            ValueError, match=f"sim differentiates plain guidance, not cfg={type(guidance).__name__}"
+            ValueError, match=f"differentiates plain guidance, not cfg={type(guidance).__name__}"
         ):
             replace(rule, cfg=guidance)
         return

@@ -7,8 +7,7 @@ import torch
 from threedistill.cameras import orbit
 from threedistill.guidance.cfg import ClassifierFree
 from threedistill.guidance.rules import CFD
-from threedistill.guidance.surface_noise import SIDE, corners_of, octahedral, surface_noise
-from threedistill.guidance.trajectory import draw_noise
+from threedistill.guidance.surface_noise import SIDE, corners_of, draw_noise, octahedral, surface_noise
 from threedistill.rng import Streams
 from threedistill.types import Rendering
 

@@ -16,6 +16,7 @@ from threedistill.guidance.rules import SDS
 from threedistill.guidance.rules_classifier import CSM
 from threedistill.guidance.rules_inversion import CDS, ISM, SDI
 from threedistill.guidance.rules_reference import DDS
+from threedistill.guidance.surface_noise import draw_noise
 from threedistill.guidance.trajectory import (
     Interval,
     Inverted,
@@ -23,7 +24,6 @@ from threedistill.guidance.trajectory import (
     Reparametrized,
     collect,
     ddim_std,
-    draw_noise,
     fraction,
     invert,
     shifted,

@@ -16,7 +16,7 @@ PRIORS = groups()["prior"]
 @pytest.mark.parametrize("guidance", groups()["guidance"])
 @pytest.mark.parametrize("prior", PRIORS)
 def test_every_prior_with_every_rule(prior, guidance):
-    student = guidance in ("vsd", "esd", "sim") and prior in ("oracle", "gaussian", "world")
+    student = guidance in ("vsd", "esd", "sim", "trace", "usd") and prior in ("oracle", "gaussian", "world")
     overrides = ["student=gaussian"] if student else []
     config = compose(prompt="a red mushroom", prior=prior, guidance=guidance, overrides=overrides)
     own, of_all = (config["prior"]["recommended"].get(row, {}) for row in (guidance, "default"))
@@ -37,7 +37,7 @@ def test_every_prior_with_every_rule(prior, guidance):
     scale = recommended["scale"]
     scale = build_as(Schedule, scale, "scale") if isinstance(scale, dict) else scale
     clip = (
-        "none" if guidance in ("csm", "nfsd", "sim") else recommended["x0_clip"]
+        "none" if guidance in ("csm", "nfsd", "sim", "usd") else recommended["x0_clip"]
     )  # they combine the answers themselves
     assert rule.cfg == ClassifierFree(scale=scale, x0_clip=clip)
 

@@ -20,7 +20,7 @@ RULES = {
     "sds": "2209.14988", "vsd": "2305.16213", "esd": "2401.00909", "csm": "2410.21299", "csds": "2308.14078",
     "csd": "2310.19415", "ism": "2311.11284", "nfsd": "2310.17590", "dds": "2304.07090", "sdi": "2405.15891",
     "cds": "2401.09050", "sjc": "2212.00774", "mvsds": "2308.16512", "bridge": "2406.09417", "cfd": "2501.05445",
-    "sctd": "2507.05256", "sim": "2410.16794",
+    "sctd": "2507.05256", "sim": "2410.16794", "trace": "2511.05609", "usd": "2502.12640",
 }  # fmt: skip
 
 
@@ -68,6 +68,7 @@ def test_every_rule_that_ships_cites_its_paper():
                 "esd": {RULES["vsd"]},
                 "mvsds": {RULES["sds"]},
                 "bridge": {RULES["sds"]},
+                "usd": {RULES["vsd"]},
             }.get(rule, set())
             assert number in found and not (found & others) - allowed, rule
 

@@ -33,7 +33,7 @@ _ARGUMENTS = ("prompt", "negative", "seed", "device", "init", "images")
 _POWER = re.compile(r"[+-]?\d+[eE]\+?\d+")
 
 #: Groups of which a run may have more than one option, and where the others stand.
-_FURTHER = {"student": "learners", "baseline": "networks"}
+_FURTHER = {"student": r"learners\.\w+", "baseline": r"networks\.\w+", "scorer": r"guidance\.poses\.scorer"}
 
 #: Longer lines are files.
 _LONGEST = 100_000
@@ -302,13 +302,11 @@ def _at(node: Any, path: str) -> Any:
 
 
 def _check_further(line: _Line, plugins: Sequence[str]) -> None:
-    """Refuse an option that is put elsewhere than where further learners and networks stand."""
-    folder = _FURTHER.get(line.key)
-    if folder is None or not re.fullmatch(rf"{folder}\.\w+", line.place):
-        ways = " and ".join(f"{group}@{place}.NAME=OPTION" for group, place in _FURTHER.items())
+    """Refuse an option that is put elsewhere than where further learners, networks and scorers stand."""
+    if line.key not in _FURTHER or not re.fullmatch(_FURTHER[line.key], line.place):
         raise UsageError(
-            f"override {shown(line.text)}: only further learners and networks have names, {ways}; without @ the option "
-            "is the run's own"
+            f"override {shown(line.text)}: only further learners and networks have names, "
+            "student@learners.NAME=OPTION and baseline@networks.NAME=OPTION; without @ the option is the run's own"
         )
     check_option(line.key, line.value, plugins)
 
@@ -334,9 +332,13 @@ def _composed(stamp: tuple[tuple[str, int], ...], lines: tuple[str, ...]) -> Any
 
 
 def _one_line(error: BaseException) -> str:
+    from omegaconf import MissingMandatoryValue
+
     text = " ".join(str(error).split())
     if re.search(r"Interpolation key 'prior\.recommended\.student\.", text):
         return "this prior has no network on which student=lora could grow; use student=gaussian"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} is the user's to give: {error.full_key}=DIR"
     if own := re.search(
         r"guidance=\S+ has no recommended\.\S+, nor has the prior: state it in the rule's YAML", text
     ):

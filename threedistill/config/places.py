@@ -12,8 +12,8 @@ __all__ = ["PLACES", "STAGE_PARTS", "contract_of"]
 
 #: Parts of a run that a stage may have of its own; without one, the run's counts.
 STAGE_PARTS = (
-    "prior", "representation", "optim", "cameras", "background", "light", "regularizers", "guidance", "student",
-    "baseline", "learners", "networks", "watchdog", "convert",
+    "prior", "representation", "optim", "cameras", "background", "light", "regularizers", "reward", "guidance",
+    "student", "baseline", "learners", "networks", "watchdog", "convert",
 )  # fmt: skip
 
 #: Place -> the class or protocol of which its ``_target_`` must be one. What stands below is held to the annotations
@@ -27,6 +27,7 @@ PLACES = {
     "guidance.timesteps": "threedistill.protocols.TimestepPolicy",
     "guidance.weighting": "threedistill.guidance.weighting.Weighting",
     "guidance.surrogate": "threedistill.guidance.surrogate.Surrogate",
+    "guidance.poses": "threedistill.guidance.poses.Poses",
     "student.model": "threedistill.protocols.StudentMaker",
     "student.base": "threedistill.protocols.Prior",
     "student.training": "threedistill.training.student_step.StudentTraining",
@@ -35,6 +36,7 @@ PLACES = {
     "background": "threedistill.representations.background.BackgroundSampler",
     "light": "threedistill.lights.Lighting",
     "regularizers": "threedistill.guidance.regularizers.Regularizers",
+    "reward": "threedistill.guidance.reward.Reward",
     "optim": "threedistill.training.optim.SceneOptimizer",
     "watchdog": "threedistill.training.watchdog.Watchdog",
     "convert": "threedistill.representations.convert.ConvertSettings",

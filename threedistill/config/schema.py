@@ -113,10 +113,10 @@ def _model() -> Any:
 
     network = part(name=name, model=maybe_node)
     student = part(name=name, model=maybe_node, base=NotRequired[maybe_node], training=maybe_node, keep=bool)
-    #: Further networks by name, and the light; earlier versions wrote none.
+    #: Further networks by name, the light and the reward; earlier versions wrote none.
     newer = {
         "networks": NotRequired[dict[str, network]], "learners": NotRequired[dict[str, student]],
-        "light": NotRequired[node],
+        "light": NotRequired[node], "reward": NotRequired[maybe_node],
     }  # fmt: skip
     camera = Annotated[list[float] | None, Field(min_length=2, max_length=2)]
     own = {

@@ -1,4 +1,4 @@
-"""A rule that leads from the distribution of distilled pictures to that of good ones: SDS-Bridge."""
+"""Rules that lead along a bridge: from flawed pictures to good ones (SDS-Bridge), from a render to its target."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.guidance.cfg import CFG
+from threedistill.guidance.schroedinger import Walk
 from threedistill.protocols import GuidanceRule
 from threedistill.schedule import Ramp, ScheduledFraction, value_at
 from threedistill.types import Evidence, Query
 from threedistill.values import Positive, settings
 
-__all__ = ["Bridge"]
+__all__ = ["Bridge", "TraCe"]
 
 
 @settings
@@ -51,3 +52,31 @@ class Bridge(GuidanceRule):
             bridge = evidence["target"].eps - evidence["flawed"].eps
             direction = direction + blend * self.strength * bridge
         return direction.detach()
+
+
+@settings
+class TraCe(GuidanceRule):
+    """Trajectory-centric distillation: ``g = eps_b - eps_student(x_b; camera)`` on the bridge from render to target.
+
+    The target is the teacher's guided prediction ``x0^s`` for this step's noised render, ``x_b`` a sample between the
+    two and ``eps_b = (x_b - x0^s) / f`` the noise that separates it from the target
+    (:class:`~threedistill.guidance.schroedinger.Walk`). The student learns ``eps_b`` in place of the noise in renders:
+    what it does not know yet moves the scene, and it knows the mean of many targets.
+    Source: Li et al. 2025, arXiv 2511.05609, and its code, whose v-student learns ``alpha eps_b - sigma x_b``; here it
+    learns ``alpha eps_b - sigma (x_b - sigma eps_b) / alpha``, which is what is read as ``eps_b``.
+
+    Arguments:
+        cfg: guidance of the target.
+        trajectory: the bridge.
+    """
+
+    cfg: CFG
+    trajectory: Walk = field(default_factory=Walk)
+
+    def queries(self, progress: float) -> tuple[Query, ...]:
+        """Guidance's questions, and the student's at the bridge."""
+        return (*self.cfg.queries(progress), Query("student", network="student", text="base", point="bridge"))
+
+    def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
+        """The direction, detached."""
+        return (evidence["bridge"].eps - evidence["student"].eps).detach()

@@ -1,4 +1,4 @@
-"""Rules that compare the teacher with a student, a model of what the scene looks like now: VSD, ESD and SIM.
+"""Rules that compare the teacher with a student, a model of what the scene looks like now: VSD, ESD, SIM and USD.
 
 The student is trained beside the scene (``training/system.py``); here it is one more source of predictions. It is told
 the view-independent prompt and, except where a rule asks it blind, the camera; it has no guidance of its own.
@@ -16,9 +16,9 @@ from threedistill.guidance.cfg import CFG, ClassifierFree
 from threedistill.protocols import GuidanceRule
 from threedistill.schedule import ScheduledFraction, value_at
 from threedistill.types import Evidence, Prediction, Query
-from threedistill.values import NonNegative, settings
+from threedistill.values import NonNegative, Positive, settings
 
-__all__ = ["ESD", "SIM", "VSD", "Divergence", "divergence_weight", "estimated_log_ratio"]
+__all__ = ["ESD", "SIM", "USD", "VSD", "Divergence", "divergence_weight", "estimated_log_ratio"]
 
 Normalization = Literal["none", "dmd"]
 Divergence = Literal[
@@ -159,13 +159,7 @@ class SIM(GuidanceRule):
     softness: NonNegative = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.cfg, ClassifierFree):
-            raise ValueError(
-                f"sim differentiates plain guidance, not cfg={type(self.cfg).__name__}; leave it out"
-            )
-        for name, used in (("x0_clip", self.cfg.x0_clip != "none"), ("rescale", self.cfg.rescale != 0)):
-            if used:
-                raise ValueError(f"sim differentiates plain guidance, without cfg.{name}; leave it out")
+        _need_derivative("sim", self.cfg)
 
     def queries(self, progress: float) -> tuple[Query, ...]:
         """Guidance's questions, and the student's view of the same sample."""
@@ -179,15 +173,79 @@ class SIM(GuidanceRule):
         norm = (difference.square().sum(dims, keepdim=True) + self.softness**2).sqrt().clamp(min=1e-12)
         unit = difference / norm
         across = (error - unit * (unit * error).sum(dims, keepdim=True)) / norm
-        scale = value_at(self.cfg.scale, progress)
-        shares = {"cond": scale, "uncond": 1 - scale}
-        own = {name: share * across for name, share in shares.items() if name in evidence.predictions}
-        return {**own, "student": unit - across}
+        return {**_through_guidance(self.cfg, evidence, across, progress), "student": unit - across}
 
     def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
         """``alpha`` times what was pulled back, detached."""
         assert evidence.pulled is not None
         return (evidence.level.scales(evidence.x0)[0] * evidence.pulled).detach()
+
+
+@settings
+class USD(GuidanceRule):
+    """Uniform score distillation: VSD, and a pull towards the poses that the teacher seldom sees.
+
+    ``g = eps^s - eps_student + u``, ``u = (sigma / alpha) N dL/dx0`` cut to the length of VSD's part, per sample, ``N``
+    the numbers in it. ``L = -log sum_k q_k p(k | x0^s) / mean(k)`` compares how the guided prediction is posed with the
+    running mean of that at this noise (:class:`~threedistill.guidance.poses.Poses`); its gradient goes through the
+    decoder and the teacher: ``dL/dx0 = v - sigma J^T v`` with ``v = dL/dx0^s``, ``J = d eps^s / d x_t``.
+    Source: Zheng et al. 2025 (RecDreamer), arXiv 2502.12640, and its code.
+
+    Arguments:
+        cfg: guidance of the teacher, plain: its Jacobian is combined as its answers are.
+        most: longest ``u``, in lengths of VSD's part.
+    """
+
+    differentiates = True
+    appraises = True
+    cfg: CFG
+    most: Positive = 1.0
+
+    def __post_init__(self) -> None:
+        _need_derivative("usd", self.cfg)
+
+    def queries(self, progress: float) -> tuple[Query, ...]:
+        """Guidance's questions, and the student's view of the same sample."""
+        return (*self.cfg.queries(progress), Query("student", network="student", text="base"))
+
+    def appraised(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
+        """The guided prediction."""
+        return self.cfg.guided(evidence, progress).x0
+
+    def cotangents(self, evidence: Evidence, progress: float) -> dict[str, Float[Tensor, "B C h w"]]:
+        """``v`` for the teacher's answers as guidance combines them."""
+        assert evidence.appraisal is not None
+        return _through_guidance(self.cfg, evidence, evidence.appraisal.gradient, progress)
+
+    def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
+        """The direction, detached."""
+        assert evidence.appraisal is not None and evidence.pulled is not None
+        alpha, sigma = evidence.level.scales(evidence.x0)
+        dims = tuple(range(1, evidence.x0.ndim))
+        direction = self.cfg(evidence, progress) - evidence["student"].eps
+        turn = (
+            sigma / alpha * evidence.x0[0].numel() * (evidence.appraisal.gradient - sigma * evidence.pulled)
+        )
+        length, longest = (v.square().sum(dims, keepdim=True).sqrt() for v in (turn, self.most * direction))
+        return (direction + turn * (longest / length.clamp(min=1e-12)).clamp(max=1)).detach()
+
+
+def _need_derivative(name: str, cfg: CFG) -> None:
+    """Refuse guidance whose Jacobian is not that of a sum of answers."""
+    if not isinstance(cfg, ClassifierFree):
+        raise ValueError(f"{name} differentiates plain guidance, not cfg={type(cfg).__name__}; leave it out")
+    for option, used in (("x0_clip", cfg.x0_clip != "none"), ("rescale", cfg.rescale != 0)):
+        if used:
+            raise ValueError(f"{name} differentiates plain guidance, without cfg.{option}; leave it out")
+
+
+def _through_guidance(
+    cfg: CFG, evidence: Evidence, cotangent: Float[Tensor, "B C h w"], progress: float
+) -> dict[str, Float[Tensor, "B C h w"]]:
+    """The cotangents of the teacher's answers that belong to one of ``eps^s``."""
+    scale = value_at(cfg.scale, progress)
+    shares = {"cond": scale, "uncond": 1 - scale}
+    return {name: share * cotangent for name, share in shares.items() if name in evidence.predictions}
 
 
 def _student(evidence: Evidence, lam: float) -> Prediction:

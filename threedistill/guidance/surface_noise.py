@@ -10,15 +10,20 @@ noise of its own, what lies under it takes the background's (DERIVED).
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from threedistill.ops.rasterize import rasterize
+from threedistill.protocols import GuidanceRule
+from threedistill.rng import Streams
 from threedistill.types import Cameras, Rendering
 
-__all__ = ["SIDE", "SOLID", "Corners", "corners_of", "octahedral", "surface_noise"]
+__all__ = ["SIDE", "SOLID", "Corners", "corners_of", "draw_noise", "octahedral", "surface_noise"]
 
 #: Cells per side of the square; a pixel of a 64-pixel prior covers about a hundred of them.
 SIDE = 512
@@ -113,3 +118,45 @@ def _quads(rows: int, columns: int) -> Int[Tensor, "N 4"]:
     corner = torch.arange((rows + 1) * (columns + 1)).view(rows + 1, columns + 1)
     parts = (corner[:-1, :-1], corner[:-1, 1:], corner[1:, :-1], corner[1:, 1:])
     return torch.stack([part.reshape(-1) for part in parts], 1)
+
+
+def draw_noise(
+    rule: GuidanceRule, rng: Streams, views: int, shape: Sequence[int],
+    shown: tuple[Rendering, Cameras] | None = None, progress: float = 0.0,
+) -> Float[Tensor, "B C h w"]:  # fmt: skip
+    """(views, *shape) standard normal: fresh for every view and step, one for all, or lying on the surface.
+
+    Which of them ``rule.noise_law`` says.
+
+    Arguments:
+        rule: whose noise it is.
+        rng: the iteration's streams.
+        views, shape: of the samples.
+        shown: what the views show, for noise on the surface; None = nothing, and all of it is background.
+        progress: where the stage is.
+    """
+    law = rule.noise_law
+    if law == "fresh":
+        return rng.normal_per_view("noise", views, *shape)
+    whole = Streams(rng.seed, rng.stage)
+    still = torch.randn(*shape, generator=whole.generator("noise/fixed"))
+    if law == "fixed" or shown is None or len(shape) != 3:
+        return still.expand(views, *shape).clone()
+    channels, height, width = shape
+    turns = progress * rule.noise_turns
+    square = _turned(whole, "noise/square", turns, (SIDE, SIDE, channels))
+    behind = _turned(whole, "noise/behind", turns, (channels, height, width))
+    rendering, cameras = shown
+    device = rendering.depth.device
+    return surface_noise(corners_of(rendering, cameras, height, width), square.to(device), behind.to(device))
+
+
+def _turned(rng: Streams, name: str, turns: float, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal numbers that have been replaced ``turns`` times: ``cos(a) z_k + sin(a) z_{k+1}`` in between."""
+    index, angle = int(turns), (turns - int(turns)) * math.pi / 2
+    now = torch.randn(*shape, generator=rng.generator(f"{name}/{index}"))
+    if angle == 0:
+        return now
+    return math.cos(angle) * now + math.sin(angle) * torch.randn(
+        *shape, generator=rng.generator(f"{name}/{index + 1}")
+    )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar, Literal
 
@@ -23,18 +23,17 @@ from threedistill.conditions import Conditions
 from threedistill.contracts import Contract
 from threedistill.guidance.cfg import CFG, ClassifierFree, combine
 from threedistill.guidance.evidence import Told, gather, pull_back
-from threedistill.guidance.surface_noise import SIDE, corners_of, surface_noise
 from threedistill.prediction import NoiseLevel, Prediction
 from threedistill.prompts import PromptSet
 from threedistill.protocols import GuidanceRule, NoisePath, Prior
 from threedistill.rng import Streams
 from threedistill.schedule import ScheduledFraction, ScheduledNonNegative, value_at
-from threedistill.types import Cameras, Evidence, Query, Rendering
+from threedistill.types import Appraisal, Evidence, Lesson, Query
 from threedistill.values import Below, Count, Fraction, NonNegative, Within, settings
 
 __all__ = [
     "Interval", "Inverted", "OdeStep", "Reference", "Reparametrized", "Segments", "Situation", "Traced", "Trajectory",
-    "collect", "ddim_std", "draw_noise", "fraction", "invert", "parts_of", "pulled_back", "shifted",
+    "collect", "ddim_std", "drawn", "fraction", "invert", "parts_of", "pulled_back", "shifted",
 ]  # fmt: skip
 
 Unit = Literal["t", "logsnr"]
@@ -50,6 +49,7 @@ class Situation:
             :func:`~threedistill.guidance.evidence.gather`.
         reference: (B, C, h, w) the encoded renders of the unedited scene, for edits.
         rng: the iteration's streams, for what a trajectory draws.
+        appraise: what is made of clean samples at noise levels, for rules that ask for it; None = nobody is there.
         told: what the networks were told in this step; a trajectory asks the same words again and again.
     """
 
@@ -62,6 +62,7 @@ class Situation:
     max_rows: int | None = None
     reference: Float[Tensor, "B C h w"] | None = None
     rng: Streams = field(default_factory=lambda: Streams(0))
+    appraise: Callable[[Tensor, NoiseLevel], Appraisal] | None = None
     told: Told = field(default_factory=Told, init=False)
 
     @property
@@ -86,10 +87,12 @@ class Traced:
     Attributes:
         points: noisy samples by name; one named ``t`` replaces the step's own.
         known: answers it got on the way, by the names under which a rule or its guidance asks for them.
+        lesson: what learners learn in place of noised renders; None = those.
     """
 
     points: Points
     known: dict[str, Prediction] = field(default_factory=dict[str, Prediction])
+    lesson: Lesson | None = None
 
 
 class Trajectory(Contract, interface=True):
@@ -97,9 +100,11 @@ class Trajectory(Contract, interface=True):
 
     Attributes:
         edits: whether it compares with the unedited scene (``Situation.reference``), which a run must then have.
+        teaches: whether it says what learners learn (:attr:`Traced.lesson`).
     """
 
     edits: ClassVar[bool] = False
+    teaches: ClassVar[bool] = False
 
     @abstractmethod
     def trace(self, situation: Situation, cfg: CFG, progress: float) -> Traced:
@@ -127,11 +132,20 @@ def collect(rule: GuidanceRule, situation: Situation, progress: float) -> Eviden
         return pulled_back(rule, situation, situation.ask(queries), progress)
     with torch.no_grad():
         traced = trajectory.trace(situation, rule.cfg or ClassifierFree(), progress)
-    return situation.ask([q for q in queries if q.name not in traced.known], traced.points, traced.known)
+    left = [query for query in queries if query.name not in traced.known]
+    return replace(situation.ask(left, traced.points, traced.known), lesson=traced.lesson)
 
 
 def pulled_back(rule: GuidanceRule, situation: Situation, evidence: Evidence, progress: float) -> Evidence:
-    """The same evidence with the vector-Jacobian products that the rule asks for, where it asks for any."""
+    """The same evidence with the appraisal and the vector-Jacobian products that the rule asks for, if any.
+
+    Raises:
+        ValueError: it asks for an appraisal, and nobody is there who appraises.
+    """
+    if (sample := rule.appraised(evidence, progress)) is not None:
+        if situation.appraise is None:
+            raise ValueError(f"{type(rule).__name__} needs someone who appraises pictures (guidance.poses)")
+        evidence = replace(evidence, appraisal=situation.appraise(sample, evidence.level))
     cotangents = rule.cotangents(evidence, progress)
     if not cotangents:
         return evidence
@@ -141,48 +155,6 @@ def pulled_back(rule: GuidanceRule, situation: Situation, evidence: Evidence, pr
         max_rows=situation.max_rows, told=situation.told,
     )  # fmt: skip
     return replace(evidence, pulled=pulled)
-
-
-def draw_noise(
-    rule: GuidanceRule, rng: Streams, views: int, shape: Sequence[int],
-    shown: tuple[Rendering, Cameras] | None = None, progress: float = 0.0,
-) -> Float[Tensor, "B C h w"]:  # fmt: skip
-    """(views, *shape) standard normal: fresh for every view and step, one for all, or lying on the surface.
-
-    Which of them ``rule.noise_law`` says.
-
-    Arguments:
-        rule: whose noise it is.
-        rng: the iteration's streams.
-        views, shape: of the samples.
-        shown: what the views show, for noise on the surface; None = nothing, and all of it is background.
-        progress: where the stage is.
-    """
-    law = rule.noise_law
-    if law == "fresh":
-        return rng.normal_per_view("noise", views, *shape)
-    whole = Streams(rng.seed, rng.stage)
-    still = torch.randn(*shape, generator=whole.generator("noise/fixed"))
-    if law == "fixed" or shown is None or len(shape) != 3:
-        return still.expand(views, *shape).clone()
-    channels, height, width = shape
-    turns = progress * rule.noise_turns
-    square = _turned(whole, "noise/square", turns, (SIDE, SIDE, channels))
-    behind = _turned(whole, "noise/behind", turns, (channels, height, width))
-    rendering, cameras = shown
-    device = rendering.depth.device
-    return surface_noise(corners_of(rendering, cameras, height, width), square.to(device), behind.to(device))
-
-
-def _turned(rng: Streams, name: str, turns: float, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal numbers that have been replaced ``turns`` times: ``cos(a) z_k + sin(a) z_{k+1}`` in between."""
-    index, angle = int(turns), (turns - int(turns)) * math.pi / 2
-    now = torch.randn(*shape, generator=rng.generator(f"{name}/{index}"))
-    if angle == 0:
-        return now
-    return math.cos(angle) * now + math.sin(angle) * torch.randn(
-        *shape, generator=rng.generator(f"{name}/{index + 1}")
-    )
 
 
 # Levels
@@ -241,7 +213,7 @@ def invert(
         )
         x = level.add_noise(x0, eps)
         if eta:
-            x = x + eta * ddim_std(before, level, x) * _drawn(situation, f"inversion/{k}")
+            x = x + eta * ddim_std(before, level, x) * drawn(situation, f"inversion/{k}")
     return target.add_noise(situation.x0, situation.noise * 0) if steps == 0 else x
 
 
@@ -260,7 +232,7 @@ def ddim_std(
     return std.to(like).view(-1, *(1,) * (like.ndim - 1))
 
 
-def _drawn(situation: Situation, purpose: str) -> Float[Tensor, "B C h w"]:
+def drawn(situation: Situation, purpose: str) -> Float[Tensor, "B C h w"]:
     """Standard normal numbers of a trajectory's own."""
     x0 = situation.x0
     return situation.rng.normal_per_view(purpose, len(x0), *x0.shape[1:]).to(x0)
@@ -390,9 +362,7 @@ class Reparametrized(Trajectory):
                 kappa, _ = _asked(situation, cfg, x, upper, self.scale)
             if self.eta:
                 added = ddim_std(shifted(path, upper, -self.stride, "t"), upper, kappa)
-                kappa = kappa + self.eta * added / upper.scales(kappa)[1] * _drawn(
-                    situation, "inversion/last"
-                )
+                kappa = kappa + self.eta * added / upper.scales(kappa)[1] * drawn(situation, "inversion/last")
         return Traced({"t": (level.add_noise(situation.x0, kappa), level)})
 
 

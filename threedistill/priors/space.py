@@ -150,9 +150,8 @@ class LatentSpace(ImageSpace):
             mean = F.pixel_unshuffle(mean, self.fold)
         return (mean - _like(self.shift, mean)) * _like(self.scale, mean)
 
-    @torch.no_grad()
     def decode(self, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B H W 3"]:
-        """The decoder's picture, without gradients."""
+        """The decoder's picture, differentiable."""
         latent = x0 / _like(self.scale, x0) + _like(self.shift, x0)
         if self.fold > 1:
             latent = F.pixel_shuffle(latent, self.fold)

@@ -183,7 +183,10 @@ def build_stage(
         networks=build_networks(plan, stage, prior, device, loaded),
         learners=build_learners(plan, stage, prior, before[-1].learners if before else {}, device, loaded),
         images=images,
+        reward=stage.reward,
     )
+    for scorer in stage.scorers.values():
+        scorer.to(device)
     refuse_untold(stage, system.networks)
     return system
 

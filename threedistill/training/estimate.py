@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from threedistill.conditions import Conditions
-from threedistill.guidance.trajectory import Situation, collect, draw_noise
+from threedistill.guidance.surface_noise import draw_noise
+from threedistill.guidance.trajectory import Situation, collect
 from threedistill.memory import PER_PARAMETER
 from threedistill.prediction import Prediction
 from threedistill.priors.footprint import Footprint, footprint, size_of

@@ -14,12 +14,14 @@ from threedistill.conditions import Role
 from threedistill.config import Recipe
 from threedistill.exports.settings import ExportSettings
 from threedistill.guidance.regularizers import Regularizers
+from threedistill.guidance.reward import Reward
 from threedistill.lights import Lighting
 from threedistill.prompts import PromptSet
 from threedistill.protocols import Prior, Representation, StudentMaker
 from threedistill.representations.background import BackgroundSampler
 from threedistill.representations.convert import ConvertSettings
 from threedistill.rng import Streams
+from threedistill.scoring import Scorer
 from threedistill.training.optim import SceneOptimizer
 from threedistill.training.stages import TrainerSettings
 from threedistill.training.student_step import StudentTraining
@@ -170,7 +172,7 @@ class StagePlan:
         guidance: rule, noise levels, weights.
         learners, networks: the rule's other networks, by the names under which it asks them; ``student`` and
             ``baseline`` are among them where they are chosen.
-        cameras, background, light, regularizers, optim, watchdog: the stage's own, or the run's.
+        cameras, background, light, regularizers, reward, optim, watchdog: the stage's own, or the run's.
         convert: how it takes over what came before.
     """
 
@@ -186,9 +188,17 @@ class StagePlan:
     background: BackgroundSampler
     light: Lighting
     regularizers: Regularizers
+    reward: Reward | None
     optim: SceneOptimizer
     watchdog: Watchdog
     convert: ConvertSettings
+
+    @property
+    def scorers(self) -> dict[str, Scorer]:
+        """Who gives pictures numbers while it goes on, by the place in the configuration."""
+        poses = self.guidance.poses
+        found = {} if self.reward is None else {"reward": self.reward.scorer}
+        return found if poses is None else {**found, "guidance.poses": poses.scorer}
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,7 @@ def _stage(config: Config, index: int) -> StagePlan:
         background=part("background"),
         light=part("light") if stage_part(config, index, "light") else Lighting(),
         regularizers=_regularizers(config, index),
+        reward=part("reward") if stage_part(config, index, "reward") else None,
         optim=part("optim"),
         watchdog=part("watchdog"),
         convert=part("convert"),
@@ -157,7 +158,7 @@ def _scene(config: Config, index: int) -> ScenePlan:
 
 def _guidance(config: Config, index: int) -> Guidance:
     node, where = stage_part(config, index, "guidance"), stage_path(config, index, "guidance")
-    parts = ("rule", "timesteps", "weighting", "surrogate")
+    parts = ["rule", "timesteps", "weighting", "surrogate", *(["poses"] if node.get("poses") else [])]
     return Guidance(**{name: build(node[name], f"{where}.{name}", config["plugins"]) for name in parts})
 
 

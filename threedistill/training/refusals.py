@@ -37,6 +37,7 @@ def check_plan(plan: RunPlan) -> None:
         need_encoder("turntable.mp4")
     for stage in plan.stages:
         _check_regularizers(stage)
+        _check_scorers(stage)
         _check_rule(plan, stage)
         _check_networks(stage)
         _check_learners(stage.prior, stage)
@@ -158,6 +159,28 @@ def _check_regularizers(stage: StagePlan) -> None:
             raise UsageError(
                 f"regularizers.weights.{name}: representation={stage.scene.name} offers no term of this name; {hint}"
             )
+
+
+def _check_scorers(stage: StagePlan) -> None:
+    """Refuse those who have no words for the prompt, nobody where a rule wants somebody, and somebody for nothing."""
+    for where, scorer in stage.scorers.items():
+        try:
+            scorer.check_text(stage.prompts.prompt)
+        except UsageError as error:
+            other = "reward=clip" if where == "reward" else f"scorer@{where}.scorer=clip"
+            raise UsageError(
+                f"{where}.scorer: {error}; or take one that reads any text: {other} {where}.scorer.folder=DIR"
+            ) from None
+    if stage.guidance.rule.appraises != (stage.guidance.poses is not None):
+        wants = stage.guidance.rule.appraises
+        raise UsageError(
+            f"guidance={stage.guidance_name} "
+            + (
+                "needs guidance.poses, and there are none"
+                if wants
+                else "looks at no poses; leave guidance.poses out"
+            )
+        )
 
 
 def _check_networks(stage: StagePlan) -> None:

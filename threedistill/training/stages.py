@@ -173,7 +173,8 @@ def fresh_views(system: ScoreDistillation) -> Iterator[tuple[Streams, Shown, Ren
     for batch in range(BATCHES):
         rng = system.streams.at(system.stage.iterations).branched(f"report/{batch}")
         facts, out, _ = system.look(1.0, rng)
-        yield rng, Shown(system.encoded(out), facts), out
+        x0 = system.encoded(out)
+        yield rng, Shown(x0, facts, system.lesson(x0, facts, rng, out)), out
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from threedistill.prompts import PromptSet, role_of
 from threedistill.protocols import Student, TimestepPolicy
 from threedistill.rng import Streams
 from threedistill.training.optim import Betas
-from threedistill.types import Cameras, Conditioning, NoiseLevel
+from threedistill.types import Cameras, Conditioning, Lesson, NoiseLevel
 from threedistill.values import Count, Fraction, Within, settings
 
 __all__ = ["MAIN", "Gains", "Learner", "Shown", "StudentTraining"]
@@ -64,10 +64,16 @@ class StudentTraining:
 
 @dataclass(frozen=True)
 class Shown:
-    """What the student sees of one step: detached renders in prior space, and the facts about these views."""
+    """What the student sees of one step: detached renders in prior space, and the facts about these views.
+
+    Attributes:
+        x0, conditions: these.
+        lesson: what it learns in place of noised renders; None = those.
+    """
 
     x0: Float[Tensor, "B C h w"]
     conditions: Conditions
+    lesson: Lesson | None = None
 
     def __post_init__(self) -> None:
         if self.x0.requires_grad:
@@ -134,7 +140,7 @@ class Learner(nn.Module):
 
     def tell(self, prompts: PromptSet, asked: TimestepPolicy) -> None:
         """What it hears from now on, and the rule's noise levels; as for the constructor."""
-        self.prompts = prompts
+        self.prompts, self.asked = prompts, asked
         self.learned_at = asked if self.settings.timesteps is None else self.settings.timesteps
         self.measured_at = self.learned_at if self.settings.measured_at is None else self.settings.measured_at
 
@@ -209,16 +215,24 @@ class Learner(nn.Module):
     def _loss(
         self, shown: Shown, conditioning: Conditioning, rng: Streams, progress: float
     ) -> Float[Tensor, "B"]:
-        level, noise, x_t = self._noised(self.learned_at, shown, rng, progress)
-        return denoising_loss(self.model.answer(x_t, level, conditioning), shown.x0, noise)
+        level, x0, noise, x_t = self._noised(self.learned_at, shown, rng, progress)
+        return denoising_loss(self.model.answer(x_t, level, conditioning), x0, noise)
 
     def _noised(
         self, levels: TimestepPolicy, shown: Shown, rng: Streams, progress: float
-    ) -> tuple[NoiseLevel, Tensor, Tensor]:
-        x0, student = shown.x0, self.model
-        level = levels.sample(student.path, progress, rng, len(x0), student.view_group).to(x0.device)
+    ) -> tuple[NoiseLevel, Tensor, Tensor, Tensor]:
+        """Levels, and the clean sample, the noise and the noisy sample of which ``x_t = alpha x0 + sigma eps``."""
+        x0, student, lesson = shown.x0, self.model, shown.lesson
+        if lesson is not None and levels is self.asked:
+            level = lesson.level
+        else:
+            level = levels.sample(student.path, progress, rng, len(x0), student.view_group).to(x0.device)
         noise = rng.normal_per_view("noise", len(x0), *x0.shape[1:]).to(x0)
-        return level, noise, level.add_noise(x0, noise)
+        if lesson is None:
+            return level, x0, noise, level.add_noise(x0, noise)
+        x_t, noise = lesson.noised(x0, level, noise)
+        alpha, sigma = level.scales(x_t)
+        return level, (x_t - sigma * noise) / alpha, noise, x_t
 
     @torch.no_grad()
     def measure(self, shown: Shown, rng: Streams, progress: float, draws: int = 4) -> Gains:
@@ -233,11 +247,11 @@ class Learner(nn.Module):
         frozen = student.frozen
         sums = torch.zeros(3)
         for draw in range(draws):
-            level, noise, x_t = self._noised(self.measured_at, shown, rng.branched(str(draw)), progress)
+            level, x0, noise, x_t = self._noised(self.measured_at, shown, rng.branched(str(draw)), progress)
             answers = (
                 student.predict(x_t, level, told),
                 student.predict(x_t, level, untold),
                 frozen.predict(x_t, level, untold),
             )
-            sums += torch.stack([denoising_loss(a, shown.x0, noise).mean() for a in answers]).cpu()
+            sums += torch.stack([denoising_loss(a, x0, noise).mean() for a in answers]).cpu()
         return Gains(*(sums / draws).tolist())

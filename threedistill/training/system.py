@@ -6,6 +6,7 @@ knows nothing about any particular representation, prior or rule.
 
 from __future__ import annotations
 
+import copy
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -21,10 +22,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from threedistill.cameras import CameraSampler
 from threedistill.conditions import Conditions, ReferenceImage
+from threedistill.guidance.poses import Poses
 from threedistill.guidance.regularizers import Regularizers
+from threedistill.guidance.reward import Reward
 from threedistill.guidance.rules import is_edit, wished_x0
+from threedistill.guidance.surface_noise import draw_noise
 from threedistill.guidance.surrogate import Surrogate
-from threedistill.guidance.trajectory import Situation, collect, draw_noise
+from threedistill.guidance.trajectory import Situation, collect, parts_of
 from threedistill.guidance.weighting import Weighting, apply
 from threedistill.lights import Lighting
 from threedistill.prompts import PromptSet
@@ -44,7 +48,18 @@ from threedistill.training.start import render_unedited
 from threedistill.training.student_step import Learner, Shown
 from threedistill.training.thrift import thriftily
 from threedistill.training.watchdog import Vital, Watchdog
-from threedistill.types import Cameras, Condition, Mesh, Rendering, Shading, Splats
+from threedistill.types import (
+    Appraisal,
+    Cameras,
+    Condition,
+    Evidence,
+    Lesson,
+    Mesh,
+    NoiseLevel,
+    Rendering,
+    Shading,
+    Splats,
+)
 from threedistill.values import Rising, Within, settings
 
 __all__ = ["Guidance", "Iterations", "ScoreDistillation", "Stage", "Wishes"]
@@ -95,12 +110,14 @@ class Guidance:
         timesteps: at which noise levels the networks are asked.
         weighting: ``w(t)``.
         surrogate: the non-finite guard, clipping, and the loss with that gradient.
+        poses: who appraises what a rule wants appraised; None = nobody.
     """
 
     rule: GuidanceRule
     timesteps: TimestepPolicy
     weighting: Weighting
     surrogate: Surrogate
+    poses: Poses | None = None
 
 
 class ScoreDistillation(pl.LightningModule):
@@ -119,6 +136,7 @@ class ScoreDistillation(pl.LightningModule):
         networks: further frozen networks by the names under which rules ask them.
         learners: networks that learn from the renders, likewise (registered; they hold what they learn only).
         images: the reference pictures that networks are shown, where they want them.
+        reward: whom the renders should please besides; None = nobody.
     """
 
     def __init__(
@@ -140,6 +158,7 @@ class ScoreDistillation(pl.LightningModule):
         networks: Mapping[str, Prior] | None = None,
         learners: Mapping[str, Learner] | None = None,
         images: tuple[ReferenceImage, ...] = (),
+        reward: Reward | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -154,7 +173,8 @@ class ScoreDistillation(pl.LightningModule):
         # A plain dictionary keeps the frozen networks out of module registration.
         students = {name: learner.model for name, learner in self.learners.items()}
         self.networks: dict[str, Prior] = {"teacher": prior, **(networks or {}), **students}
-        self.images = images
+        self.images, self.reward = images, reward
+        self.poses = copy.deepcopy(guidance.poses)  # a module, which counts for this stage alone
         #: What an edit starts from, where the run was given one.
         self.unedited: Mesh | Splats | None = None
         self.guidance, self.prompts, self.stage = guidance, prompts, stage
@@ -216,7 +236,9 @@ class ScoreDistillation(pl.LightningModule):
         if refinement is not None:
             apply_refinement(optimizer, self.scenes[pull.turn], refinement)
         pull.seconds["seconds_update"] += time.perf_counter() - started
-        learned = self._teach(Shown(pull.x0, pull.facts), others, progress, rng)
+        if self.poses is not None and pull.appraisal is not None:
+            self.poses.count(pull.appraisal)
+        learned = self._teach(Shown(pull.x0, pull.facts, pull.lesson), others, progress, rng)
         self.iteration.fill_(index + 1)
         vital, color = _look(pull.out, progress, pull.nonfinite)
         if color is not None:  # the background law keeps away from it
@@ -227,6 +249,7 @@ class ScoreDistillation(pl.LightningModule):
             "opacity": vital.opacity,
             "t": pull.level,
             "nonfinite": pull.nonfinite,
+            **pull.rewards,
             **pull.seconds,
             **learned,
         }
@@ -239,19 +262,25 @@ class ScoreDistillation(pl.LightningModule):
         facts, out, turn = self.look(progress, rng)
         x0 = self.encoded(out)
         rendered = time.perf_counter()
-        direction, level, nonfinite = self._direction(x0, facts, self.stage.along(progress), rng, out)
+        evidence = self._asked(x0, facts, self.stage.along(progress), rng, out)
+        direction, level, nonfinite = self._weighed(evidence, x0, self.stage.along(progress))
         asked = time.perf_counter()
-        loss_guidance = self.guidance.surrogate.loss(x0, direction)
+        loss = self.guidance.surrogate.loss(x0, direction)
         loss_regular = self.regularizers(out, progress, direction)
+        loss, rewards = loss + loss_regular, {}
+        if self.reward is not None:
+            values = self.reward.values(out.rgb, self.prompts.prompt)
+            loss = loss + self.reward.loss(values, self.regularizers.factor, progress)
+            rewards = {"reward": float(values.detach().mean())}
         optimizer.zero_grad(set_to_none=True)
-        self.manual_backward(loss_guidance + loss_regular)
+        self.manual_backward(loss)
         seconds = {
             "seconds_render": rendered - started, "seconds_teacher": asked - rendered,
             "seconds_update": time.perf_counter() - asked,
         }  # fmt: skip
         return _Pull(
             facts, out, turn, x0.detach(), float(direction.square().mean().sqrt()), float(loss_regular.detach()),
-            level, nonfinite, seconds,
+            level, nonfinite, seconds, rewards, evidence.appraisal, evidence.lesson,
         )  # fmt: skip
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
@@ -310,29 +339,53 @@ class ScoreDistillation(pl.LightningModule):
         background = self.background.sample(rng, len(cameras), group, avoid=self.mean_color)
         return cameras.to(self.device), background.to(self.device)
 
-    @torch.no_grad()
     def _direction(
         self, x0: Tensor, facts: Conditions, progress: float, rng: Streams, out: Rendering | None = None
     ) -> tuple[Tensor, float, int]:
-        """The weighted direction for ``x0``; the only place where networks are queried."""
+        """The weighted direction for ``x0``, its mean time, and how many of its numbers were not finite."""
+        return self._weighed(self._asked(x0, facts, progress, rng, out), x0, progress)
+
+    def lesson(self, x0: Tensor, facts: Conditions, rng: Streams, out: Rendering) -> Lesson | None:
+        """What learners learn from views of the finished stage in place of noised renders; None = those."""
+        trajectory = parts_of(self.guidance.rule)[1]
+        if trajectory is None or not trajectory.teaches:
+            return None
+        return self._asked(x0, facts, self.stage.along(1.0), rng, out).lesson
+
+    @torch.no_grad()
+    def _asked(
+        self, x0: Tensor, facts: Conditions, progress: float, rng: Streams, out: Rendering | None = None
+    ) -> Evidence:
+        """What the rule looks at; the only place where networks are queried."""
         prior, guidance, views = self.prior, self.guidance, len(facts)
         level = guidance.timesteps.sample(prior.path, progress, rng, views, prior.view_group).to(x0.device)
         shown = (out, facts.cameras) if out is not None and facts.cameras is not None else None
         noise = draw_noise(guidance.rule, rng, views, prior.space.shape, shown, progress).to(x0)
         situation = Situation(
             self.networks, self.prompts.drawn(rng, views), facts, x0.detach(), level, noise, self.max_rows,
-            self._unedited(facts, rng), rng,
+            self._unedited(facts, rng), rng, self._appraise if self.poses is not None else None,
         )  # fmt: skip
-        evidence = collect(guidance.rule, situation, progress)
+        return collect(guidance.rule, situation, progress)
+
+    def _appraise(self, x0: Tensor, level: NoiseLevel) -> Appraisal:
+        """How clean samples are posed."""
+        assert self.poses is not None
+        return self.poses.appraise(x0, level, self.prompts.prompt, self.prior.space, self.prior.path)
+
+    @torch.no_grad()
+    def _weighed(self, evidence: Evidence, x0: Tensor, progress: float) -> tuple[Tensor, float, int]:
+        """As :meth:`_direction`, of what was found."""
+        guidance = self.guidance
         g = guidance.rule(evidence, progress).to(x0)
         if self.keep_wishes:
             told = next(
                 (p.x0 for name in ("cond", "own") if (p := evidence.predictions.get(name)) is not None), None
             )
-            self.wishes = Wishes(facts.cameras, x0.detach(), wished_x0(x0.detach(), g, evidence.level), told)
+            wished = wished_x0(x0.detach(), g, evidence.level)
+            self.wishes = Wishes(evidence.cameras, x0.detach(), wished, told)
         weighted = apply(guidance.weighting(evidence.level), g)
         direction, nonfinite = guidance.surrogate.guard(weighted, progress)
-        return direction, float(level.index.mean()), nonfinite
+        return direction, float(evidence.level.index.mean()), nonfinite
 
     def _unedited(self, facts: Conditions, rng: Streams) -> Tensor | None:
         """The encoded renders of the scene before its edit, for rules that ask for them."""
@@ -372,7 +425,8 @@ class _Pull:
     Attributes:
         facts, out, turn: of :meth:`ScoreDistillation.look`.
         x0: the clean samples, detached.
-        direction_rms, regularizers, level, nonfinite, seconds: for the log.
+        direction_rms, regularizers, level, nonfinite, seconds, rewards: for the log.
+        appraisal, lesson: what the rule found besides, where it did.
     """
 
     facts: Conditions
@@ -384,6 +438,9 @@ class _Pull:
     level: float
     nonfinite: int
     seconds: dict[str, float]
+    rewards: dict[str, float]
+    appraisal: Appraisal | None
+    lesson: Lesson | None
 
 
 @torch.no_grad()

@@ -65,7 +65,8 @@ RULES = tuple(
     for name, rule in (
         ("SDS", "sds"), ("VSD", "vsd"), ("ESD", "esd"), ("CSM", "csm"), ("C-SDS", "csds"), ("CSD", "csd"),
         ("ISM", "ism"), ("NFSD", "nfsd"), ("SDI", "sdi"), ("CDS", "cds"), ("SJC", "sjc"), ("MV-SDS", "mvsds"),
-        ("SDS-Bridge", "bridge"), ("CFD", "cfd"), ("SCTD", "sctd"), ("SIM", "sim"),
+        ("SDS-Bridge", "bridge"), ("CFD", "cfd"), ("SCTD", "sctd"), ("SIM", "sim"), ("TraCe", "trace"),
+        ("USD", "usd"),
     )
 )  # fmt: skip
 
