@@ -19,7 +19,7 @@ constexpr int kTile = 16, kPixels = kTile * kTile;    // pixels per side and in 
 constexpr int kLanes = 8, kGroups = kPixels / kLanes; // neighbouring pixels are worked on together
 constexpr int kSweep = 32;                            // Gaussians between looks at which pixels are finished
 constexpr int kMaxChannels = 16;
-constexpr int kMoments = 6;
+constexpr int kMoments = 6;     // sums of a Gaussian's gradients, and with absolute ones two more
 constexpr double kSlack = 0.01; // pixels: boxes are computed in double, opacities in T
 
 // The same three numbers as in gsplat 1.5.3, which serves CUDA: what is thinner is skipped, what is denser is
@@ -181,6 +181,7 @@ template <typename T> struct Tile {
   int32_t index;
   int left, top, channels;
   int64_t height, width; // of the picture
+  bool absolute;         // whether the lengths of the pixels' pulls are wanted, too
 };
 
 // Front to back through a tile's Gaussians, until no pixel takes anything: reach(s) for each of them, then
@@ -247,7 +248,8 @@ template <typename T> struct Tape {
 // With g_i = sum_c f_ic dL/dC_c + dL/dA, T_i the light before Gaussian i and w_i = T_i alpha_i:
 //   dL/dalpha_i = T_i g_i - sum_{j > i} w_j g_j / (1 - alpha_i),   dL/df_i = w_i dL/dC.
 // The first loop goes front to back and remembers T and alpha, the second comes back with the sum behind.
-template <int kChannels, typename T>
+// With kAbsolute it sums |dL_p/dmean|, over x and y apart, beside the moments, p the pixels.
+template <int kChannels, bool kAbsolute, typename T>
 TD_INLINE void
 backward_tile(const Tile<T>& tile, const T* grad_image, const T* grad_alpha, Tape<T>& tape, T* partial) {
   const int channels = kChannels ? kChannels : tile.channels, left = tile.left, top = tile.top;
@@ -280,12 +282,12 @@ backward_tile(const Tile<T>& tile, const T* grad_image, const T* grad_alpha, Tap
       });
   tape.first.push_back(used);
 
-  const int columns = kMoments + channels;
+  const int moments = kMoments + (kAbsolute ? 2 : 0), columns = moments + channels;
   for (int64_t e = int64_t(tape.first.size()) - 2; e >= 0; --e) {
     const Entry entry = view.entries[size_t(view.first_entry[tile.index] + e)];
     const Splat<T>& s = view.splats[entry.rank];
     const T* f = tile.features + int64_t(s.index) * channels;
-    Lanes<T> sums[kMoments] = {}, colors[kChannels ? kChannels : kMaxChannels];
+    Lanes<T> sums[kMoments + 2] = {}, colors[kChannels ? kChannels : kMaxChannels];
     for (int c = 0; c < channels; ++c) colors[c] = none;
     for (size_t i = tape.first[size_t(e)]; i < tape.first[size_t(e) + 1]; ++i) {
       const Record<T>& r = tape.records[i];
@@ -306,10 +308,15 @@ backward_tile(const Tile<T>& tile, const T* grad_image, const T* grad_alpha, Tap
       const Lanes<T> m = at_least<T, kLanes>(alpha, kMost<T>, none, alpha) * slope, mx = m * dx, my = m * dy;
       sums[0] += m, sums[1] += mx, sums[2] += my;
       sums[3] += mx * dx, sums[4] += mx * dy, sums[5] += my * dy;
+      if (kAbsolute) {
+        const Lanes<T> px = mx * s.a + my * s.b, py = mx * s.b + my * s.c;
+        sums[6] += at_least<T, kLanes>(px, T(0), px, none - px);
+        sums[7] += at_least<T, kLanes>(py, T(0), py, none - py);
+      }
     }
     T* row = partial + int64_t(entry.pair) * columns;
-    for (int q = 0; q < kMoments; ++q) row[q] = total<T>(sums[q]);
-    for (int c = 0; c < channels; ++c) row[kMoments + c] = total<T>(colors[c]);
+    for (int q = 0; q < moments; ++q) row[q] = total<T>(sums[q]);
+    for (int c = 0; c < channels; ++c) row[moments + c] = total<T>(colors[c]);
   }
 }
 
@@ -324,10 +331,12 @@ backward_tile(const Tile<T>& tile, const T* grad_image, const T* grad_alpha, Tap
   }                                                                                                          \
   TD_CLONES void run_backward(                                                                               \
       const Tile<T>& tile, const T* grad_image, const T* grad_alpha, Tape<T>& tape, T* partial) {            \
-    if (tile.channels == 4)                                                                                  \
-      backward_tile<4>(tile, grad_image, grad_alpha, tape, partial);                                         \
+    if (tile.absolute)                                                                                       \
+      backward_tile<0, true>(tile, grad_image, grad_alpha, tape, partial);                                   \
+    else if (tile.channels == 4)                                                                             \
+      backward_tile<4, false>(tile, grad_image, grad_alpha, tape, partial);                                  \
     else                                                                                                     \
-      backward_tile<0>(tile, grad_image, grad_alpha, tape, partial);                                         \
+      backward_tile<0, false>(tile, grad_image, grad_alpha, tape, partial);                                  \
   }
 TD_SPLAT_CLONES(float)
 TD_SPLAT_CLONES(double)
@@ -367,12 +376,14 @@ template <typename T> struct Scene {
     });
   }
   // Runs work(tile, v) for every tile of every view.
-  template <typename Work> int in_tiles(Work work) const {
+  template <typename Work> int in_tiles(bool absolute, Work work) const {
     return in_parallel(views * tiles, true, [&](int64_t task) {
       const int64_t v = task / tiles, tile = task % tiles;
       const int left = int(tile % across) * kTile, top = int(tile / across) * kTile;
       const T* own = features + v * count * channels;
-      work(Tile<T>{lists[size_t(v)], own, int32_t(tile), left, top, int(channels), height, width}, v);
+      work(
+          Tile<T>{lists[size_t(v)], own, int32_t(tile), left, top, int(channels), height, width, absolute},
+          v);
     });
   }
 };
@@ -380,20 +391,21 @@ template <typename T> struct Scene {
 template <typename T> int forward(Scene<T> scene, T* image, T* alpha) {
   if (const int status = scene.prepare()) return status;
   const int64_t pixels = scene.height * scene.width;
-  return scene.in_tiles([&](const Tile<T>& tile, int64_t v) {
+  return scene.in_tiles(false, [&](const Tile<T>& tile, int64_t v) {
     run_forward(tile, image + v * pixels * scene.channels, alpha + v * pixels);
   });
 }
 
-// Sums over pixels of dL/dpower times 1, dx, dy, dx^2, dx dy, dy^2, turned into the parameters' gradients.
+// Sums over pixels of dL/dpower times 1, dx, dy, dx^2, dx dy, dy^2, turned into the parameters' gradients,
+// and the absolute sums that stand behind them.
 template <typename T>
 void gather(
     const View<T>& view, const std::vector<T>& partial, int channels, T* grad_means, T* grad_conics,
-    T* grad_opacities, T* grad_features) {
-  const int columns = kMoments + channels;
+    T* grad_opacities, T* grad_features, T* pulls) {
+  const int moments = kMoments + (pulls ? 2 : 0), columns = moments + channels;
   for (size_t rank = 0; rank < view.splats.size(); ++rank) {
     const Splat<T>& s = view.splats[rank];
-    T sum[kMoments + kMaxChannels] = {};
+    T sum[kMoments + 2 + kMaxChannels] = {};
     for (int32_t pair = view.first_pair[rank]; pair < view.first_pair[rank + 1]; ++pair)
       for (int q = 0; q < columns; ++q) sum[q] += partial[size_t(pair) * columns + q];
     const int64_t i = s.index;
@@ -403,23 +415,25 @@ void gather(
     grad_conics[3 * i] = T(-0.5) * sum[3];
     grad_conics[3 * i + 1] = -sum[4];
     grad_conics[3 * i + 2] = T(-0.5) * sum[5];
-    for (int c = 0; c < channels; ++c) grad_features[i * channels + c] = sum[kMoments + c];
+    for (int c = 0; c < channels; ++c) grad_features[i * channels + c] = sum[moments + c];
+    if (pulls) pulls[2 * i] = sum[kMoments], pulls[2 * i + 1] = sum[kMoments + 1];
   }
 }
 
 template <typename T>
 int backward(
     Scene<T> scene, const T* grad_image, const T* grad_alpha, T* grad_means, T* grad_conics,
-    T* grad_opacities, T* grad_features) {
+    T* grad_opacities, T* grad_features, T* pulls) {
   if (const int status = scene.prepare()) return status;
   const int64_t pixels = scene.height * scene.width, channels = scene.channels, count = scene.count;
+  const int64_t columns = kMoments + (pulls ? 2 : 0) + channels;
   std::vector<std::vector<T>> partial(size_t(scene.views));
   const int status = in_parallel(scene.views, false, [&](int64_t v) {
     const View<T>& view = scene.lists[size_t(v)];
-    partial[size_t(v)].assign(size_t(view.first_pair.back()) * size_t(kMoments + channels), T(0));
+    partial[size_t(v)].assign(size_t(view.first_pair.back()) * size_t(columns), T(0));
   });
   if (status) return status;
-  const int drawn = scene.in_tiles([&](const Tile<T>& tile, int64_t v) {
+  const int drawn = scene.in_tiles(pulls != nullptr, [&](const Tile<T>& tile, int64_t v) {
     static thread_local Tape<T> tape; // keeps its memory from call to call
     run_backward(
         tile, grad_image + v * pixels * channels, grad_alpha + v * pixels, tape, partial[size_t(v)].data());
@@ -428,7 +442,8 @@ int backward(
   return in_parallel(scene.views, count > 512, [&](int64_t v) {
     gather(
         scene.lists[size_t(v)], partial[size_t(v)], int(channels), grad_means + 2 * v * count,
-        grad_conics + 3 * v * count, grad_opacities + v * count, grad_features + v * count * channels);
+        grad_conics + 3 * v * count, grad_opacities + v * count, grad_features + v * count * channels,
+        pulls ? pulls + 2 * v * count : nullptr);
   });
 }
 
@@ -449,11 +464,26 @@ int td_splat_backward_f32(
     TD_SPLATS(float), const float* grad_image, const float* grad_alpha, float* grad_means, float* grad_conics,
     float* grad_opacities, float* grad_features) {
   return backward(
-      TD_SCENE(float), grad_image, grad_alpha, grad_means, grad_conics, grad_opacities, grad_features);
+      TD_SCENE(float), grad_image, grad_alpha, grad_means, grad_conics, grad_opacities, grad_features,
+      static_cast<float*>(nullptr));
 }
 int td_splat_backward_f64(
     TD_SPLATS(double), const double* grad_image, const double* grad_alpha, double* grad_means,
     double* grad_conics, double* grad_opacities, double* grad_features) {
   return backward(
-      TD_SCENE(double), grad_image, grad_alpha, grad_means, grad_conics, grad_opacities, grad_features);
+      TD_SCENE(double), grad_image, grad_alpha, grad_means, grad_conics, grad_opacities, grad_features,
+      static_cast<double*>(nullptr));
+}
+int td_splat_backward_absolute_f32(
+    TD_SPLATS(float), const float* grad_image, const float* grad_alpha, float* grad_means, float* grad_conics,
+    float* grad_opacities, float* grad_features, float* pulls) {
+  return backward(
+      TD_SCENE(float), grad_image, grad_alpha, grad_means, grad_conics, grad_opacities, grad_features, pulls);
+}
+int td_splat_backward_absolute_f64(
+    TD_SPLATS(double), const double* grad_image, const double* grad_alpha, double* grad_means,
+    double* grad_conics, double* grad_opacities, double* grad_features, double* pulls) {
+  return backward(
+      TD_SCENE(double), grad_image, grad_alpha, grad_means, grad_conics, grad_opacities, grad_features,
+      pulls);
 }

@@ -84,6 +84,31 @@ def test_gradients_behind_nearly_opaque_gaussians():
     )
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_absolute_gradients_are_those_of_single_pixels(channels):
+    """Pixel by pixel, by the ordinary gradient; native kernel and twin; the others stay what they are."""
+    given = scene(2, 25, 9, 18, channels, seed=3)
+    weights = [
+        torch.randn(2, 9, 18, n, generator=torch.Generator().manual_seed(n)).double() for n in (channels, 1)
+    ]
+
+    def loss(layers):
+        return (layers.image * weights[0]).sum(-1) + layers.opacity * weights[1][..., 0]
+
+    expected = torch.zeros(2, 25, 2, dtype=torch.float64)
+    each = loss(splat(*given, 9, 18)).flatten(1)
+    for pixel in range(each.shape[1]):
+        expected += torch.autograd.grad(each[:, pixel].sum(), given[0], retain_graph=True)[0].abs()
+    plain = torch.autograd.grad(each.sum(), given[:4])
+    for draw in (splat, splat_reference):
+        pulls = torch.zeros_like(given[0]).requires_grad_()
+        *grads, found = torch.autograd.grad(loss(draw(*given, 9, 18, pulls)).sum(), [*given[:4], pulls])
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
+        for a, b in zip(grads, plain):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+    assert float((expected > plain[0].abs() + 1e-9).double().mean()) > 0.3
+
+
 def test_one_round_gaussian():
     """In closed form: ``o exp(-r^2 / 2 s^2)`` within the circle where that is 1 / 255, nothing outside."""
     means = torch.tensor([[[20.2, 17.7]]], dtype=torch.float64)
@@ -149,10 +174,13 @@ def test_nothing_to_draw(dtype):
 
 def test_opcheck():
     given = scene(1, 6, 8, 9)
-    torch.library.opcheck(_splat, (*given, 8, 9))
+    torch.library.opcheck(_splat, (*given, 8, 9, None))
+    torch.library.opcheck(_splat, (*given, 8, 9, torch.zeros_like(given[0]).requires_grad_()))
     out = splat(*given, 8, 9)
     still = [part.detach() for part in given]
-    torch.library.opcheck(_splat_backward, (*still, *(torch.ones_like(part).detach() for part in out)))
+    for absolute in (False, True):
+        ones = (torch.ones_like(part).detach() for part in out)
+        torch.library.opcheck(_splat_backward, (*still, *ones, absolute))
 
 
 def test_the_twin_takes_over_without_the_library(monkeypatch):
@@ -174,5 +202,7 @@ def test_errors():
         splat(given[0], given[1][..., :2], *given[2:], 8, 8)
     with pytest.raises(ValueError, match=r"1 to 16 channels, got 17"):
         splat(*given[:3], torch.zeros(2, 3, 17).double(), given[4], 8, 8)
+    with pytest.raises(ValueError, match=r"pulls must be \(2, 3, 2\) torch.float64, got \(2, 3, 3\)"):
+        splat(*given, 8, 8, torch.zeros(2, 3, 3).double())
     with pytest.raises(ValueError, match="height and width must be at least 1, got 0 x 8"):
         splat(*given, 0, 8)

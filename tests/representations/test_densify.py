@@ -53,6 +53,24 @@ def test_growth_splits_what_is_pulled_at_most():
     torch.testing.assert_close(large.values["scales"][36:], torch.full((8, 3), -4 - math.log(1.6)))
 
 
+def test_absolute_gradients_find_a_splat_that_is_pulled_both_ways():
+    """Brighter is better everywhere: a round splat in the middle is pulled to all sides alike."""
+    found = {}
+    for absolute in (False, True):
+        field = Gaussians(count=1, densification=Growth(every=100, absolute=absolute))
+        field.init_from_splats(
+            Splats(
+                torch.zeros(1, 3), torch.full((1, 3), math.log(0.15)), torch.tensor([[1.0, 0.0, 0.0, 0.0]]),
+                torch.full((1,), 2.0), torch.zeros(1, 1, 3),
+            )
+        )  # fmt: skip
+        out = field.render(orbit(1, size=32), RenderContext(0.0, torch.zeros(1, 3)))
+        out.rgb.sum().backward()
+        field.after_step(0, 0.1, Streams(0))
+        found[absolute] = float(field.gradient_sum)
+    assert found[True] > 100 * found[False] and found[True] > 1
+
+
 def test_gradients_have_no_scale():
     growth = Growth(every=1, start=0, stop=1, cap=100)
     one, other = cloud(), cloud()

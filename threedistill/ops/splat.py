@@ -27,6 +27,7 @@ _TILE = 16  # pixels per side of gsplat's tiles
 
 _forward_kernel = Kernel("splat", "pppppiiiiipp")
 _backward_kernel = Kernel("splat_backward", "pppppiiiiipppppp")
+_absolute_kernel = Kernel("splat_backward_absolute", "pppppiiiiippppppp")
 
 
 class Layers(NamedTuple):
@@ -44,6 +45,7 @@ class Layers(NamedTuple):
 def splat(
     means: Float[Tensor, "B N 2"], conics: Float[Tensor, "B N 3"], opacities: Float[Tensor, "B N"],
     features: Float[Tensor, "B N C"], depths: Float[Tensor, "B N"], height: int, width: int,
+    pulls: Float[Tensor, "B N 2"] | None = None,
 ) -> Layers:  # fmt: skip
     """Composite Gaussians near to far.
 
@@ -60,6 +62,8 @@ def splat(
         depths: the order, ascending, compared in float32, ties by index; where not positive and finite, the Gaussian
             is hidden. No gradient.
         height, width: pixels.
+        pulls: a place for a second gradient by the means, the sum over pixels of the absolute values (gsplat's
+            absgrad): pulls in opposite directions do not cancel in it. Its own values mean nothing.
 
     Returns:
         The layers, differentiable once with respect to means, conics, opacities and features.
@@ -67,7 +71,8 @@ def splat(
     Raises:
         ValueError: a shape or type is wrong.
 
-    Sources: Zwicker et al., "EWA volume splatting", 2001; Kerbl et al., "3D Gaussian Splatting", 2023, equation 3.
+    Sources: Zwicker et al., "EWA volume splatting", 2001; Kerbl et al., "3D Gaussian Splatting", 2023, equation 3;
+    absolute gradients: Ye et al., "AbsGS", 2024, arXiv 2404.10484.
     """
     if means.ndim != 3 or means.shape[-1] != 2 or not means.is_floating_point():
         raise shape_error("splat", "means", "(B, N, 2) floating point", means)
@@ -81,13 +86,16 @@ def splat(
         raise ValueError(f"splat: features must have 1 to {MAX_CHANNELS} channels, got {features.shape[-1]}")
     if height < 1 or width < 1:
         raise ValueError(f"splat: height and width must be at least 1, got {height} x {width}")
-    given = (means, conics, opacities, features, depths.detach(), height, width)
+    if pulls is not None and (pulls.shape != means.shape or pulls.dtype != dtype):
+        raise shape_error("splat", "pulls", f"{tuple(means.shape)} {dtype}", pulls)
+    given = (means, conics, opacities, features, depths.detach(), height, width, pulls)
     return Layers(*_splat(*given)) if registered(*given[:5]) else splat_reference(*given)
 
 
 def splat_reference(
     means: Float[Tensor, "B N 2"], conics: Float[Tensor, "B N 3"], opacities: Float[Tensor, "B N"],
     features: Float[Tensor, "B N C"], depths: Float[Tensor, "B N"], height: int, width: int,
+    pulls: Float[Tensor, "B N 2"] | None = None,
 ) -> Layers:  # fmt: skip
     """The torch twin of :func:`splat`: all (Gaussian, pixel) pairs in one list, sorted by pixel and depth."""
     views, channels = features.shape[0], features.shape[2]
@@ -95,7 +103,10 @@ def splat_reference(
     features, pixels = features.reshape(-1, channels), views * height * width
     with torch.no_grad():
         which, pixel = _pairs(means, conics, opacities, depths, height, width)
-    alpha = _alpha(means, conics, opacities, which, pixel, height, width)
+    at = means[which]
+    if pulls is not None:
+        at = _Pulled.apply(at, pulls.reshape(-1, 2)[which])
+    alpha = _alpha(at, conics, opacities, which, pixel, height, width)
 
     # The light before each pair, in double: one running sum spans all pixels, restarted at each of them.
     optical = -torch.log1p(-alpha.double())
@@ -110,13 +121,25 @@ def splat_reference(
     return Layers(total[..., :-1], total[..., -1])
 
 
+class _Pulled(torch.autograd.Function):
+    """The first argument; the second receives the absolute values of its gradient."""
+
+    @staticmethod
+    def forward(ctx, at, pulls):
+        return at.clone()
+
+    @staticmethod
+    def backward(ctx, *grads):
+        return grads[0], grads[0].abs()
+
+
 def _alpha(
-    means: Tensor, conics: Tensor, opacities: Tensor, which: Tensor, pixel: Tensor, height: int, width: int
+    at: Tensor, conics: Tensor, opacities: Tensor, which: Tensor, pixel: Tensor, height: int, width: int
 ) -> Tensor:
-    """Opacity of each (Gaussian, pixel) pair."""
+    """Opacity of each (Gaussian, pixel) pair, of which ``at`` are the means."""
     a, b, c = conics[which].unbind(-1)
-    dx = (pixel % width).to(means) + 0.5 - means[which, 0]
-    dy = (pixel // width % height).to(means) + 0.5 - means[which, 1]
+    dx = (pixel % width).to(at) + 0.5 - at[:, 0]
+    dy = (pixel // width % height).to(at) + 0.5 - at[:, 1]
     power = -0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy
     return (opacities[which] * torch.exp(power.clamp_max(0))).clamp_max(MOST)
 
@@ -142,7 +165,7 @@ def _pairs(
         within = torch.arange(len(which), device=which.device) + done - (ends - sizes)[which]
         line = y0[which] + within // columns[which]
         pixel = (which // count * height + line) * width + x0[which] + within % columns[which]
-        seen = _alpha(means, conics, opacities, which, pixel, height, width) >= LEAST
+        seen = _alpha(means[which], conics, opacities, which, pixel, height, width) >= LEAST
         chunks.append(torch.stack([which[seen], pixel[seen]]))
         first, done = last, int(ends[last - 1])
     if not chunks:
@@ -179,10 +202,10 @@ def _boxes(
 
 @torch.library.custom_op(
     "threedistill::splat", mutates_args=(),
-    schema="(Tensor means, Tensor conics, Tensor opacities, Tensor features, Tensor depths, int height, int width) "
-    "-> (Tensor, Tensor)",
+    schema="(Tensor means, Tensor conics, Tensor opacities, Tensor features, Tensor depths, int height, int width, "
+    "Tensor? pulls) -> (Tensor, Tensor)",
 )  # fmt: skip
-def _splat(means, conics, opacities, features, depths, height, width):
+def _splat(means, conics, opacities, features, depths, height, width, pulls):
     # Only reached with the library: the twin's gradients are autograd's own, which an operator's body cannot record.
     views, count, channels = features.shape
     image, opacity = means.new_empty(views, height, width, channels), means.new_empty(views, height, width)
@@ -194,7 +217,7 @@ def _splat(means, conics, opacities, features, depths, height, width):
 
 
 @_splat.register_fake
-def _(means, conics, opacities, features, depths, height, width):
+def _(means, conics, opacities, features, depths, height, width, pulls):
     views, _, channels = features.shape
     return means.new_empty(views, height, width, channels), means.new_empty(views, height, width)
 
@@ -202,42 +225,49 @@ def _(means, conics, opacities, features, depths, height, width):
 @torch.library.custom_op(
     "threedistill::splat_backward", mutates_args=(),
     schema="(Tensor means, Tensor conics, Tensor opacities, Tensor features, Tensor depths, Tensor grad_image, "
-    "Tensor grad_opacity) -> (Tensor, Tensor, Tensor, Tensor)",
+    "Tensor grad_opacity, bool absolute) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )  # fmt: skip
-def _splat_backward(means, conics, opacities, features, depths, grad_image, grad_opacity):
+def _splat_backward(means, conics, opacities, features, depths, grad_image, grad_opacity, absolute):
     _, height, width, channels = grad_image.shape
     given = [t.contiguous() for t in (means, conics, opacities, features)]
     grads = [torch.zeros_like(t) for t in given]
+    pulls = torch.zeros_like(given[0]) if absolute else means.new_empty(0)
     views, count = depths.shape
-    _backward_kernel(
+    kernel, wanted = (_absolute_kernel, [*grads, pulls]) if absolute else (_backward_kernel, grads)
+    kernel(
         means.dtype, *given, depths.contiguous(), views, count, channels, height, width,
-        grad_image.contiguous(), grad_opacity.contiguous(), *grads,
+        grad_image.contiguous(), grad_opacity.contiguous(), *wanted,
     )  # fmt: skip
-    return tuple(grads)
+    return *grads, pulls
 
 
 @_splat_backward.register_fake
-def _(means, conics, opacities, features, depths, grad_image, grad_opacity):
-    return tuple(torch.empty_like(t) for t in (means, conics, opacities, features))
+def _(means, conics, opacities, features, depths, grad_image, grad_opacity, absolute):
+    grads = tuple(torch.empty_like(t) for t in (means, conics, opacities, features))
+    return *grads, torch.empty_like(means) if absolute else means.new_empty(0)
 
 
 def _save(ctx, inputs, output):
     ctx.save_for_backward(*inputs[:5])
+    ctx.absolute = inputs[7] is not None
 
 
 def _backward(ctx, grad_image, grad_opacity):
-    return *_splat_backward(*ctx.saved_tensors, grad_image, grad_opacity), None, None, None
+    *grads, pulls = _splat_backward(*ctx.saved_tensors, grad_image, grad_opacity, ctx.absolute)
+    return *grads, None, None, None, pulls if ctx.absolute else None
 
 
 _splat.register_autograd(_backward, setup_context=_save)
 
 
 @cuda("splat")
-def _on_cuda(means, conics, opacities, features, depths, height, width):
+def _on_cuda(means, conics, opacities, features, depths, height, width, pulls):
     """gsplat's rasteriser, which takes the same conics: projection and its low-pass filter stay ours."""
     library = cuda_library("gsplat", means)
-    if library is None:
-        return tuple(splat_reference(means, conics, opacities, features, depths, height, width))
+    if (
+        library is None or pulls is not None
+    ):  # gsplat leaves absolute gradients with a tensor, not with autograd
+        return tuple(splat_reference(means, conics, opacities, features, depths, height, width, pulls))
     with torch.no_grad():
         a, b, c = conics.unbind(-1)
         determinant = a * c - b * b

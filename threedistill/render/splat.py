@@ -42,7 +42,7 @@ class Drawn(NamedTuple):
 def draw(
     means: Float[Tensor, "N 3"], scales: Float[Tensor, "N 3"], quaternions: Float[Tensor, "N 4"],
     opacities: Float[Tensor, "N"], sh: Float[Tensor, "N K 3"], cameras: Cameras, *, normals: Normals = "none",
-    antialiased: bool = False,
+    antialiased: bool = False, pulls: Float[Tensor, "B N 2"] | None = None,
 ) -> Drawn:  # fmt: skip
     """Draw activated Gaussians, differentiable in all of them.
 
@@ -56,6 +56,7 @@ def draw(
             (better where the Gaussians are round or fuzzy).
         antialiased: whether the low-pass filter of the screen keeps each Gaussian's light instead of adding to it
             (``Projected.compensation``).
+        pulls: as for :func:`~threedistill.ops.splat.splat`.
     """
     rotation = rotations(quaternions)
     projected = project(means, scales, rotation, cameras)
@@ -73,7 +74,7 @@ def draw(
     shown = opacities * projected.compensation if antialiased else opacities.expand(views, count)
     image, opacity = splat(
         projected.means, projected.conics, shown, torch.cat(features, -1), projected.depths.detach(),
-        cameras.height, cameras.width,
+        cameras.height, cameras.width, pulls,
     )  # fmt: skip
     opacity = opacity[..., None]
     origins, directions = (r.to(means) for r in cameras.rays())

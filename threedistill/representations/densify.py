@@ -75,6 +75,8 @@ class Growth:
         cap: splats at most, a hard limit.
         share: at most this share of the splats is split at once.
         ratio: of a splat's gradient to the median.
+        absolute: whether a splat's gradient is the sum over pixels of the absolute ones: a large splat that half of its
+            pixels pull to the left and half to the right is then split, too.
         prune: opacity.
         largest: standard deviation, metres.
         split_size: standard deviation, metres; smaller splats keep their size (3DGS's clone).
@@ -84,7 +86,8 @@ class Growth:
         reset_to: opacity.
 
     Sources: Kerbl et al. 2023, section 5.2 (splitting, resets); Bulo et al. 2024, "Revising densification in Gaussian
-    splatting", section 3.2 (opacity of the halves) and 3.3 (budget).
+    splatting", section 3.2 (opacity of the halves) and 3.3 (budget); Ye et al. 2024 (AbsGS), arXiv 2404.10484, section
+    4 (absolute gradients).
     """
 
     every: Count = 25
@@ -93,6 +96,7 @@ class Growth:
     cap: Count = 8000
     share: Annotated[float, Below(1)] = 0.15
     ratio: NonNegative = 1.0
+    absolute: bool = False
     prune: Annotated[float, Below(1)] = 0.02
     largest: Positive = 0.25
     split_size: NonNegative = 0.02

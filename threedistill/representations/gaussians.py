@@ -156,14 +156,18 @@ class Gaussians(Representation):
         """
         cameras = cameras.to(self.means.device)
         scales, opacities = self.log_scales.exp(), self.opacity_logits.sigmoid()
+        watched, pulls = torch.is_grad_enabled() and self.means.requires_grad, None
+        if watched and isinstance(self.densification, Growth) and self.densification.absolute:
+            pulls = self.means.new_zeros(len(cameras), len(self), 2, requires_grad=True)
         drawn = draw(
             self.means, scales, self.quaternions, opacities, self._sh(), cameras,
             normals=self.normals if context.normals or context.shading != "none" else "none",
-            antialiased=self.antialiased,
+            antialiased=self.antialiased, pulls=pulls,
         )  # fmt: skip
-        if drawn.projected.means.requires_grad:
-            drawn.projected.means.retain_grad()
-            self._screen.append(drawn.projected.means)
+        if watched:
+            if pulls is None:
+                drawn.projected.means.retain_grad()
+            self._screen.append(drawn.projected.means if pulls is None else pulls)
             self._pixels = cameras.height
         rgb, opacity, background = drawn.rgb, drawn.opacity, context.background.to(drawn.rgb)
         if context.shading != "none" and drawn.normal is not None:
@@ -213,7 +217,7 @@ class Gaussians(Representation):
         return refinement
 
     def _collect(self) -> None:
-        """Add up the gradients with respect to the screen positions, in half pictures rather than pixels."""
+        """Add up the gradients by the screen positions (or their pulls), in half pictures rather than pixels."""
         if len(self.gradient_sum) != len(self):
             self._forget()
         for means in self._screen:
