@@ -76,6 +76,25 @@ def test_where_the_student_learns_and_is_measured(prior, preset, learns, measure
     assert (window(training["timesteps"]), window(training["measured_at"])) == (learns, measured)
 
 
+@pytest.mark.parametrize(
+    ("prior", "preset", "iterations", "ends", "levels", "faces"),
+    [
+        ("toybox", "standard", 1200, None, 8, 10000), ("sd21", "bench", 500, None, 8, 4000),
+        ("sd21", "standard", 10000, (64, 256), 16, 40000), ("flux", "high", 25000, (64, 512), 16, 100000),
+        ("deepfloyd", "standard", 10000, None, 16, 40000),
+    ],
+)  # fmt: skip
+def test_presets_mean_more_for_large_priors(prior, preset, iterations, ends, levels, faces):
+    """What is enough for 64-pixel pictures of a toy world shows nothing of what a large prior can do."""
+    config = compose(prompt="a red duck", preset=preset, prior=prior)
+    budget, size = config["budget"], config["stages"][0]["resolution"]
+    assert (budget["iterations"], budget["faces"]) == (iterations, faces)
+    assert (64 if ends is None else ends) == (size if ends is None else (size["start"], size["end"]))
+    assert config["representation"]["model"]["levels"] == levels
+    asked = compose(prompt="a red duck", preset=preset, prior=prior, overrides=["budget.iterations=7"])
+    assert asked["stages"][0]["iterations"] == 7
+
+
 def test_values_from_the_command_line():
     overrides = ["cfg.uncond_camera=null", "guidance.timesteps.window.max=0.5", "cfg.scale=20"]
     config = compose(prompt="a red mushroom", prior="oracle", overrides=overrides)
