@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
 
 from tests.priors import folders
 from threedistill.cli import main
@@ -190,6 +191,43 @@ def test_three_steps_of_every_stage_with_tiny_weights_of_its_own_family(
         done = [line.split(",")[:2] for line in file.read().splitlines()[1:]]
     assert [str(index) for index in range(len(stages))] == list(dict.fromkeys(stage for stage, _ in done))
     assert record["status"] == "done" or "surface" in captured.err or "inside" in captured.err
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::threedistill.errors.ThreedistillWarning")
+def test_a_given_mesh_gets_a_material_and_keeps_its_shape(tmp_path: Path) -> None:
+    """DreamMat's stage from the command line with the embedded prior: colour and material move, the shape does not."""
+    from threedistill.exports.read import read_mesh
+
+    given = ball(tmp_path / "ball.obj")
+    words = [
+        "generate",
+        "a red mushroom",
+        "--recipe",
+        "dreammat",
+        "--prior",
+        "toybox",
+        "--init",
+        str(given),
+        "--quiet",
+    ]
+    fast = [*TINY, "representation.model.resolution=12", "budget.views=1"]
+    states = []
+    for iterations in (1, 4):
+        out = tmp_path / str(iterations)
+        assert main([*words, "--out", str(out), *fast, f"budget.iterations={iterations}"]) in (0, 1)
+        (state,) = (out / "checkpoints").rglob("last.safetensors")
+        with safe_open(state, "pt") as tensors:
+            names = [name for name in tensors.keys() if name.startswith("module/scenes.0.")]  # noqa: SIM118
+            states.append({name.removeprefix("module/scenes.0."): tensors.get_tensor(name) for name in names})
+    first, later = states
+    moved = {name for name in first if not first[name].equal(later[name])}
+    assert {"color.table", "reflectance.table"} <= moved, moved
+    assert "shape.table" in first and not [name for name in moved if name.startswith("shape.")]
+    made = read_mesh(out / "asset" / "model.glb")
+    assert made.metallic_roughness is not None
+    radii = made.vertices.norm(dim=1)
+    assert float(radii.max() / radii.min()) < 1.1
 
 
 def four_views(folder: Path) -> list[str]:
