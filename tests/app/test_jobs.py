@@ -167,3 +167,25 @@ def test_a_page_that_was_killed_finds_its_jobs(tmp_path):
         assert jobs.look(key).job.state == "waiting"  # pyright: ignore
         until(jobs, key, lambda view: view.job.state != "waiting")
         assert until(jobs, key, state("done")).job.line == ""
+
+
+def test_a_full_disk_stops_no_queue(tmp_path, monkeypatch, capsys):
+    """What cannot be begun now is begun later, said once; a request that could not be kept is not in the queue."""
+    start, refused = Jobs._start, []
+
+    def full(self, job) -> None:
+        if len(refused) < 3:
+            refused.append(job.key)
+            raise OSError(28, "No space left on device")
+        start(self, job)
+
+    monkeypatch.setattr(Jobs, "_start", full)
+    with opened(tmp_path) as jobs:
+        key = jobs.add(asked("a red duck")).key
+        until(jobs, key, state("done"))
+        assert refused == [key] * 3
+        assert capsys.readouterr().err.count("No space left on device") == 1
+        monkeypatch.setattr(Jobs, "_keep", lambda self, job: (_ for _ in ()).throw(OSError(28, "full")))
+        with pytest.raises(OSError):
+            jobs.add(asked("a blue duck"))
+        assert list(jobs._jobs) == [key]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
@@ -112,7 +113,7 @@ class Doors:
             return 404, "there is nothing here"
         if scope["method"] not in ("GET", "HEAD"):
             length = headers.get("content-length", "")
-            if not length.isdigit():
+            if not re.fullmatch(r"[0-9]{1,15}", length):
                 return 411, "say how long it is"
             if int(length) > self.largest:
                 return 413, f"more than {self.largest} bytes are not taken here"

@@ -160,8 +160,8 @@ class Jobs:
             self._check_queue()
             if asked.picture is not None:
                 write_bytes(self._picture(job), asked.picture)
-            self._jobs[key] = job
             self._keep(job)
+            self._jobs[key] = job
         return job
 
     def look(self, key: object) -> View | None:
@@ -237,13 +237,21 @@ class Jobs:
     # ---- the queue -------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
+        said = ""
         while not self._over.wait(0.2):
-            self._reap()
-            with self._lock:
-                # Not those on which a process works that outlived the page which started it.
-                ready = [job for job in self._queue() if not RunFolder(self.run(job)).in_use]
-                for job in ready[: self.limits.running - len(self._children)]:
-                    self._start(job)
+            try:
+                self._reap()
+                with self._lock:
+                    # Not those on which a process works that outlived the page which started it.
+                    ready = [job for job in self._queue() if not RunFolder(self.run(job)).in_use]
+                    for job in ready[: max(self.limits.running - len(self._children), 0)]:
+                        self._start(job)
+            except (
+                OSError
+            ) as error:  # a full disk, no memory for a process: it may pass, and the queue goes on
+                if str(error) != said:
+                    said = str(error)
+                    print(f"threedistill app: {said}; tried again", file=sys.stderr, flush=True)
 
     def _queue(self) -> list[Job]:
         return sorted((job for job in self._jobs.values() if job.state == "waiting"), key=lambda j: j.asked)

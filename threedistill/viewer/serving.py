@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import io
 import logging
+import re
 import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -20,6 +22,8 @@ __all__ = ["LOCAL", "PORT", "check_served", "served"]
 PORT = 8080
 #: This machine only: whoever reaches the port can steer the run.
 LOCAL = "127.0.0.1"
+#: Pages of this machine, at any port: a tunnel may have another.
+_OWN = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")
 
 
 @contextlib.contextmanager
@@ -34,7 +38,8 @@ def served(port: int = PORT, host: str = LOCAL) -> Iterator[ViserServer]:
 
     # Whoever knocks and goes again (a scan of ports, a browser's spare connection) would leave a traceback.
     logging.getLogger("websockets.server").setLevel(logging.CRITICAL)
-    with contextlib.redirect_stdout(io.StringIO()):  # its banner; ours is one line on stderr
+    # The first is its banner; ours is one line on stderr.
+    with contextlib.redirect_stdout(io.StringIO()), _own_pages_only(host):
         server = viser.ViserServer(host=host, port=port, verbose=False)
     try:
         server.scene.set_up_direction("+y")
@@ -46,6 +51,26 @@ def served(port: int = PORT, host: str = LOCAL) -> Iterator[ViserServer]:
         yield server
     finally:
         server.stop()
+
+
+@contextlib.contextmanager
+def _own_pages_only(host: str) -> Iterator[None]:
+    """Servers that begin meanwhile refuse what a page elsewhere sends to this machine's own address.
+
+    A browser lets any page open a socket to 127.0.0.1, and the library does not ask where one comes from; whoever
+    comes through here could steer the run. A socket says where its page is from; what is no browser says nothing.
+    """
+    from websockets.asyncio import server
+
+    if host != LOCAL:
+        yield
+        return
+    whole = server.serve
+    server.serve = functools.partial(whole, origins=[None, _OWN])  # type: ignore[misc,assignment]
+    try:
+        yield
+    finally:
+        server.serve = whole  # type: ignore[misc]
 
 
 def check_served(port: int, host: str = LOCAL) -> None:
