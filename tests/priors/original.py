@@ -1,10 +1,11 @@
-"""Stable Diffusion 1.x in the names of its first release (CompVis), as single files of trainers have them."""
+"""Stable Diffusion 1.x and XL in the names of their first releases, as single files of trainers have them."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
+import torch
 from torch import Tensor
 
 RESNET = {
@@ -13,7 +14,8 @@ RESNET = {
 }  # fmt: skip
 OUTER = {
     "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2", "conv_norm_out": "out.0",
-    "conv_in": "input_blocks.0.0", "conv_out": "out.2",
+    "conv_in": "input_blocks.0.0", "conv_out": "out.2", "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
 }  # fmt: skip
 VAE = {
     "conv_norm_out": "norm_out", "conv_shortcut": "nin_shortcut", "downsamplers.0.conv": "downsample.conv",
@@ -65,9 +67,37 @@ def vae_name(name: str, blocks: int) -> str:
     return _renamed(name, VAE)
 
 
+OPEN_CLIP = {
+    "embeddings.token_embedding": "token_embedding", "final_layer_norm": "ln_final", "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "self_attn.out_proj": "attn.out_proj",
+    "encoder.layers": "transformer.resblocks",
+}  # fmt: skip
+
+
+def open_clip(text: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A text encoder with a projection by OpenCLIP's names, where queries, keys and values are one matrix."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in text.items():
+        name = name.removeprefix("text_model.")
+        if name == "text_projection.weight":
+            found["text_projection"] = tensor.T.contiguous()
+        elif name == "embeddings.position_embedding.weight":
+            found["positional_embedding"] = tensor
+        elif joined := re.match(r"encoder\.layers\.(\d+)\.self_attn\.q_proj\.(weight|bias)", name):
+            parts = [
+                text[f"text_model.{name.replace('q_proj', part)}"] for part in ("q_proj", "k_proj", "v_proj")
+            ]
+            found[f"transformer.resblocks.{joined[1]}.attn.in_proj_{joined[2]}"] = torch.cat(parts)
+        elif ".k_proj." not in name and ".v_proj." not in name and "position_ids" not in name:
+            found[_renamed(name, OPEN_CLIP)] = tensor
+    return found
+
+
 def single_file(pipeline: Any) -> dict[str, Tensor]:
     """All weights of a pipeline by their first names."""
     unet, vae, text = (getattr(pipeline, part).state_dict() for part in ("unet", "vae", "text_encoder"))
+    second = getattr(pipeline, "text_encoder_2", None)
+    clip = "cond_stage_model.transformer" if second is None else "conditioner.embedders.0.transformer"
     layers, blocks = pipeline.unet.config.layers_per_block, len(pipeline.vae.config.block_out_channels)
     attends = {".".join(name.split(".")[:2]) for name in unet if ".attentions." in name}
     linear = {"q", "k", "v", "proj_out"}  # of the VAE's attention: convolutions of one pixel there
@@ -77,5 +107,7 @@ def single_file(pipeline: Any) -> dict[str, Tensor]:
         is_linear = first.split(".")[-2] in linear and first.endswith("weight")
         found[f"first_stage_model.{first}"] = tensor[..., None, None] if is_linear else tensor
     names = {name: name if name.startswith("text_model.") else f"text_model.{name}" for name in text}
-    found |= {f"cond_stage_model.transformer.{names[name]}": tensor for name, tensor in text.items()}
+    found |= {f"{clip}.{names[name]}": tensor for name, tensor in text.items()}
+    if second is not None:
+        found |= {f"conditioner.embedders.1.model.{n}": t for n, t in open_clip(second.state_dict()).items()}
     return {name: tensor.clone().contiguous() for name, tensor in found.items()}

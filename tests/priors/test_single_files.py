@@ -45,6 +45,23 @@ def test_a_single_file_is_the_pipeline_that_it_was_made_of(
     folder = pipelines["eps"][0]
     layout = without_weights(folder, tmp_path / "layout")
     mine, whole = load(one, layout=str(layout), licence="own", home="some/where"), load(folder)
+    same(mine, whole)
+    assert mine.version is not None and mine.licence == "CC0"
+    assert mine.version.startswith(f"{one}@") and f" laid out as {layout}@" in mine.version
+
+
+def test_a_single_file_of_stable_diffusion_xl_is_its_pipeline(tmp_path: Path) -> None:
+    """Its encoders are told apart by their widths, the second's weights joined and transposed."""
+    pipeline = tiny.sdxl(second=24)
+    pipeline.save_pretrained(tmp_path / "whole")
+    file = tmp_path / "tuned.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in single_file(pipeline).items()}, file)
+    layout = without_weights(tmp_path / "whole", tmp_path / "layout")
+    same(load(file, layout=str(layout), family=SDXL()), load(tmp_path / "whole", family=SDXL()))
+
+
+def same(mine: DiffusersPrior, whole: DiffusersPrior) -> None:
+    """Both hear, encode, draw and answer the same."""
     told, expected = (prior.conditioning(Conditions(TEXTS)) for prior in (mine, whole))
     torch.testing.assert_close(told, expected, rtol=0, atol=0)
     rgb = torch.rand(2, 32, 32, 3, generator=torch.Generator().manual_seed(0))
@@ -54,8 +71,6 @@ def test_a_single_file_is_the_pipeline_that_it_was_made_of(
     level = whole.path.at(torch.tensor([300.0, 700.0]))
     answers = (prior.predict(x0, level, expected).value for prior in (mine, whole))
     torch.testing.assert_close(*answers, rtol=0, atol=1e-6)
-    assert mine.version is not None and mine.licence == "CC0"
-    assert mine.version.startswith(f"{one}@") and f" laid out as {layout}@" in mine.version
 
 
 @pytest.mark.parametrize(

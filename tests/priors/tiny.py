@@ -143,16 +143,17 @@ def lcm() -> Any:
     )  # fmt: skip
 
 
-def sdxl(**scheduler: Any) -> Any:
+def sdxl(second: int = 16, **scheduler: Any) -> Any:
+    """``second``: width of the second text encoder."""
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 
     tokenizer = clip_tokenizer()
     network = unet(
-        cross_attention_dim=32, addition_embed_type="text_time", addition_time_embed_dim=4,
-        projection_class_embeddings_input_dim=16 + 6 * 4,
+        cross_attention_dim=16 + second, addition_embed_type="text_time", addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=second + 6 * 4,
     )  # fmt: skip
     return StableDiffusionXLPipeline(
-        vae(scaling_factor=0.13025), clip(tokenizer), clip(tokenizer, True), tokenizer, tokenizer, network,
+        vae(scaling_factor=0.13025), clip(tokenizer), clip(tokenizer, True, second), tokenizer, tokenizer, network,
         EulerDiscreteScheduler(**BETAS, timestep_spacing="leading", **scheduler),
     )  # fmt: skip
 
