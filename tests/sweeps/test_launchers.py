@@ -53,15 +53,15 @@ def cluster(launcher: str) -> Iterator[dict[str, str]]:
 
 
 def _cluster(folder: Path) -> Iterator[dict[str, str]]:
-    # Its workers run at low priority else, and wait for those of everybody.
     # It is for those who have its token, which is nobody else's.
     secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    # Its workers run at low priority else, and wait for those of everybody.
     environment = {"RAY_worker_niceness": "0", "RAY_raylet_start_wait_time_s": "300", **secret}
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     start = [*ray, "start", "--head", "--num-cpus=2", "--port=0", "--object-store-memory=80000000",
              "--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={folder}"]  # fmt: skip
-    source = str(Path(threedistill.__file__).parent.parent)
-    settings = {**os.environ, **environment, "PYTHONPATH": source}
+    source, mark = str(Path(threedistill.__file__).parent.parent), secrets.token_hex(16)
+    settings = {**os.environ, **environment, "PYTHONPATH": source, "THREEDISTILL_TEST_CLUSTER": mark}
     begun = subprocess.run(start, env=settings, capture_output=True, text=True)
     try:
         assert begun.returncode == 0, begun.stdout + begun.stderr
@@ -72,7 +72,12 @@ def _cluster(folder: Path) -> Iterator[dict[str, str]]:
         )
         yield {"RAY_ADDRESS": found, **secret}
     finally:
-        subprocess.run([*ray, "stop", "--force"], env=settings, capture_output=True)
+        # Not `ray stop`, which ends every cluster of the machine.
+        while members := offspring(f"THREEDISTILL_TEST_CLUSTER={mark}"):
+            for number in members:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)
+            time.sleep(0.2)
 
 
 def command(launcher: str, settings: list[str]) -> list[str]:
@@ -134,7 +139,7 @@ def _kill_and_go_on(
     while len(done()) < after:
         assert process.poll() is None, Path("first.log").read_text()
         assert time.monotonic() - start < limit, f"{len(done())} runs; {Path('first.log').read_text()}"
-        time.sleep(0.1)
+        time.sleep(0.5)  # a look is not free, and the runs need the cores
     process.send_signal(signal.SIGKILL)
     process.wait()
     killed = time.monotonic()

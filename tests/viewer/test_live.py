@@ -75,3 +75,8 @@ def test_a_step_is_shown_and_the_controls_reach_the_run(tmp_path: Path, represen
             count = len(pictures)
             viewer.work(system)
             assert len(pictures) == count, "what is as sharp and as new as it gets is not drawn again"
+        client.camera.wxyz = (0.0, 0.0, 0.0, 0.0)
+        viewer._views[7].moved()
+        viewer.work(system)
+        if representation == "hashgrid":
+            assert "the render cannot be shown" in viewer.panel._message.value, "and the run goes on"

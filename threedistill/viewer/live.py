@@ -111,7 +111,13 @@ class LiveViewer(pl.Callback):
                     )
         for name, size, job, due in jobs:
             if due and (free or self.budget.affords(name, size)):
-                self.budget.pay(name, job, size, free)
+                try:
+                    self.budget.pay(name, job, size, free)
+                except (
+                    Exception
+                ) as error:  # a camera that is none, a browser that has gone: not the run's business
+                    line = " ".join(str(error).split()) or type(error).__name__
+                    self.panel.say(f"the {name} cannot be shown: {line}")
 
     def _kind(self, system: ScoreDistillation) -> str:
         """How the scene is shown: as splats where it has some, else as asked."""

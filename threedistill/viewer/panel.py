@@ -116,7 +116,11 @@ class Panel:
         """Do what was asked for between two steps, whatever it takes."""
         if self._export.is_set():
             self._export.clear()
-            self._say(self._exported(system))
+            self.say(self._exported(system))
+
+    def say(self, text: str) -> None:
+        """Show the answer to what was asked for."""
+        self._message.value = text
 
     # ---- what is built once -------------------------------------------------------------------------
 
@@ -200,10 +204,7 @@ class Panel:
             self._asked, self._other.value = self._values(), ""
         except UsageError as error:
             answers.append(f"refused: {error}")
-        self._say("\n".join(answers) or "nothing has changed")
-
-    def _say(self, text: str) -> None:
-        self._message.value = text
+        self.say("\n".join(answers) or "nothing has changed")
 
     def _toggle_frusta(self) -> None:
         for row in range(8):
@@ -221,7 +222,7 @@ class Panel:
             make_folder(folder)
             with torch.random.fork_rng(devices=[]):
                 files = write_asset(system.scenes[0], folder, plan.export, facts_of(plan.names, run))
-        except ThreedistillError as error:
+        except (ThreedistillError, OSError) as error:
             return f"not exported: {error}"
         for client in self.server.get_clients().values():
             client.send_file_download(files[0].name, files[0].read_bytes())
