@@ -25,7 +25,7 @@ HEIGHTS = {
     # The foundation: anyone may import it; inside it, imports are free but must not leave it.
     "types": 0, "conditions": 0, "contracts": 0, "prediction": 0, "protocols": 0, "cameras": 0, "lights": 0, "rng": 0,
     "schedule": 0, "errors": 0, "resources": 0, "threads": 0, "atomic": 0, "plugins": 0, "console": 0, "values": 0,
-    "locks": 0, "memory": 0, "messages": 0, "texts": 0, "lazy": 0, "viewing": 0, "scoring": 0,
+    "locks": 0, "memory": 0, "messages": 0, "texts": 0, "lazy": 0, "viewing": 0, "scoring": 0, "panorama": 0,
 }  # fmt: skip
 AXES = {"representations", "priors", "guidance"}
 #: Reasons why one import may point up: (importing file, imported module).

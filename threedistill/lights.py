@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from threedistill.panorama import panorama
 from threedistill.rng import Streams
 from threedistill.schedule import ScheduledNonNegative, stations, value_at
 from threedistill.types import Cameras, Shading
@@ -25,8 +26,9 @@ class Lighting:
 
     ``headlight``: the light is at the camera. ``near_camera``: ``l = normalise(c + spread n)``, ``n`` standard normal
     and ``c`` the camera's place in metres. ``cone``: about the direction ``c / |c|`` at a uniform azimuth and at an
-    angle that is uniform in [0, ``cone``]. What moves with the camera alone tells little of gloss: a light of its own
-    tells metalness and roughness from paint, and shape from what is painted on it.
+    angle that is uniform in [0, ``cone``]. ``panorama``: from where a picture of the surroundings is bright, as often
+    as it is. What never moves tells little of gloss: a light of its own tells metalness and roughness from paint, and
+    shape from what is painted on it.
 
     Sources: ``near_camera`` Poole et al. 2022 (DreamFusion), arXiv 2209.14988, appendix A.2; ``cone`` Lin et al. 2022
     (Magic3D), arXiv 2211.10440, as threestudio has it. Ours is a direction, theirs a point at 0.8 to 1.5 m; the shares
@@ -36,16 +38,23 @@ class Lighting:
         law: as above.
         spread: of ``near_camera``, metres.
         cone: of ``cone``, degrees.
+        picture: of ``panorama``: an equirectangular picture (``threedistill/panorama.py``).
         mix: shadings and the weights with which a step draws one, numbers or schedules of progress; empty = the stage's
             own shading, always.
     """
 
-    law: Literal["headlight", "near_camera", "cone"] = "headlight"
+    law: Literal["headlight", "near_camera", "cone", "panorama"] = "headlight"
     spread: NonNegative = 1.0
     cone: Annotated[float, Within(0, 180)] = 60.0
     mix: dict[Shading, ScheduledNonNegative] = field(default_factory=dict[Shading, ScheduledNonNegative])
+    picture: str | None = None
 
     def __post_init__(self) -> None:
+        if (self.law == "panorama") != (self.picture is not None):
+            need = "needs picture=FILE" if self.picture is None else "looks at no picture; leave it out"
+            raise ValueError(f"law={self.law} {need}")
+        if self.picture is not None:
+            panorama(self.picture)
         for progress in stations(*self.mix.values()):
             if self.mix and not sum(value_at(weight, progress) for weight in self.mix.values()) > 0:
                 raise ValueError(f"the weights of mix are all 0 at progress {progress:g}; one must be above")
@@ -65,6 +74,9 @@ class Lighting:
         if self.law == "near_camera":
             drawn = [rng.generator_normal("light", g, 3) for g in groups]
             return F.normalize(at + self.spread * _each(drawn, group).to(at), dim=1)
+        if self.picture is not None:
+            drawn = [rng.generator_uniform("light", g, 3) for g in groups]
+            return panorama(self.picture).towards(_each(drawn, group)).to(at)
         drawn = [rng.generator_uniform("light", g, 2) for g in groups]
         around, away = _each(drawn, group).to(at).unbind(1)
         around, away = 2 * math.pi * around[:, None], math.radians(self.cone) * away[:, None]

@@ -355,7 +355,7 @@ def test_a_reward_that_cannot_read_the_prompt_or_has_no_model_is_refused():
     with pytest.raises(UsageError, match=r"reward\.scorer: .*or take one that reads any text: reward=clip"):
         build_plan(compose(prompt="a brass sextant", prior="gaussian", overrides=["reward=toybox"]))
     with pytest.raises(
-        UsageError, match=r"reward\.scorer\.folder is the user's to give: reward\.scorer\.folder=DIR"
+        UsageError, match=r"reward\.scorer\.folder is the user's to give: reward\.scorer\.folder=PATH"
     ):
         compose(prompt="a red mushroom", overrides=["reward=clip"])
 

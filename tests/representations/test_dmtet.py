@@ -490,13 +490,11 @@ def test_a_fit_finds_the_material():
     assert float((roughness - torch.tensor([0.25, 0.8, 0.25, 0.8])).abs().max()) < 0.15
 
 
-#: Light, how far cameras go round (degrees to both sides, and up and down from 17), and whether that tells gloss.
+#: Light, how far cameras go round (degrees to both sides, and up and down), and how far off the worst figure is.
 GLOSS = {
-    "from one place, sampled light": (Lighting("cone", cone=90), 0.0, 0.0, True),
-    "from one place, headlight": (Lighting(), 0.0, 0.0, False),
-    "within 15 degrees, headlight": (Lighting(), 15.0, 15.0, None),
-    "within 60 degrees, headlight": (Lighting(), 60.0, 40.0, None),
-    "all around, headlight": (Lighting(), 180.0, 40.0, None),
+    "from one place, sampled light": (Lighting("cone", cone=90), 0.0, (0.0, 0.1)),
+    "from one place, headlight": (Lighting(), 0.0, (0.2, 1.0)),
+    "within 15 degrees, headlight": (Lighting(), 15.0, (0.0, 0.15)),
 }
 
 
@@ -507,7 +505,7 @@ def test_which_light_tells_gloss_from_paint(case):
 
     A headlight that stays where it is shows one picture, which paint explains; one that travels is sampled light.
     """
-    light, sideways, upright, tells = GLOSS[case]
+    light, around, (least, most) = GLOSS[case]
     truth, known = metal_ball(), small(resolution=20, material="pbr")
     field = small(resolution=20, material="pbr")
     known.init_from_mesh(truth, Streams(0))
@@ -522,7 +520,7 @@ def test_which_light_tells_gloss_from_paint(case):
         for group, rate in zip(optimizer.param_groups, rates.values()):
             group["lr"] = rate * 0.1 ** max(0.0, 2 * i / steps - 1)
         turn, lift = 2 * torch.rand(2, 4, generator=generator) - 1
-        azimuth, elevation = turn * math.radians(sideways), 0.3 + lift * math.radians(upright)
+        azimuth, elevation = turn * math.radians(around), 0.3 + lift * math.radians(around)
         views = cameras.place(azimuth, elevation, 2.9 * torch.ones(4), 0.5 * torch.ones(4), 40, 40)
         lit = context(4, shading="lambertian", light=light.direction(Streams(1).at(i), views))
         with torch.no_grad():
@@ -540,8 +538,7 @@ def test_which_light_tells_gloss_from_paint(case):
     columns = [" ".join(f"{value:.2f}" for value in values[:, k]) for values in (found, true) for k in (0, 1)]
     print("| {} | {} | {} | of {} and {}".format(case, *columns))
     worst = float((found - true).abs().max())
-    if tells is not None:
-        assert (worst < 0.1) == tells, f"off by {worst:.2f}"
+    assert least <= worst < most
 
 
 def test_a_material_comes_along():

@@ -338,7 +338,7 @@ def _one_line(error: BaseException) -> str:
     if re.search(r"Interpolation key 'prior\.recommended\.student\.", text):
         return "this prior has no network on which student=lora could grow; use student=gaussian"
     if isinstance(error, MissingMandatoryValue):
-        return f"{error.full_key} is the user's to give: {error.full_key}=DIR"
+        return f"{error.full_key} is the user's to give: {error.full_key}=PATH"
     if own := re.search(
         r"guidance=\S+ has no recommended\.\S+, nor has the prior: state it in the rule's YAML", text
     ):

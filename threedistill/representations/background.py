@@ -1,4 +1,4 @@
-"""What stands behind the object: a plain colour, drawn per view group and step, or surroundings that are learned."""
+"""What stands behind the object: a plain colour, drawn per view group and step, or surroundings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from threedistill.panorama import panorama
 from threedistill.render.harmonics import MAX_DEGREE, basis
+from threedistill.render.shading import linear_to_srgb
 from threedistill.rng import Streams
 from threedistill.schedule import ScheduledFraction, bounds, value_at
 from threedistill.types import Cameras
@@ -30,7 +32,9 @@ class BackgroundSampler:
             that the silhouette stays visible; in [0, 0.8]. A random colour that is too close moves to
             ``(c + 0.5) mod 1``, which is 0.5 away from it in every channel; the plain one gives way to a random one.
         plain: sRGB in [0, 1]; black where a method wants its objects before nothing.
-        learned: probability, a number or a schedule of progress, that :class:`Surroundings` stand there instead.
+        learned: probability, a number or a schedule of progress, that surroundings stand there instead: learned ones
+            (:class:`Surroundings`), or those of the picture.
+        picture: an equirectangular picture (``threedistill/panorama.py``) in place of surroundings that are learned.
         degree: of the surroundings' harmonics; 0 = one colour that is learned.
         lr: their learning rate.
     """
@@ -41,11 +45,32 @@ class BackgroundSampler:
     learned: ScheduledFraction = 0.0
     degree: Annotated[int, Within(0, MAX_DEGREE)] = MAX_DEGREE
     lr: Annotated[float, Within(0, 100)] = 0.001
+    picture: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.picture is not None:
+            if not self.surrounds:
+                raise ValueError(
+                    "picture is never seen with learned=0; set learned to how often it stands there"
+                )
+            panorama(self.picture)
+
+    @property
+    def surrounds(self) -> bool:
+        """Whether surroundings are ever seen."""
+        return bounds(self.learned)[1] > 0
 
     @property
     def learns(self) -> bool:
-        """Whether the surroundings are ever seen."""
-        return bounds(self.learned)[1] > 0
+        """Whether they are learned."""
+        return self.surrounds and self.picture is None
+
+    def pictured(self, cameras: Cameras) -> Float[Tensor, "B H W 3"]:
+        """What the cameras see of the picture, sRGB in [0, 1]; radiances above 1 are white."""
+        assert self.picture is not None
+        found = panorama(self.picture)
+        seen = found.at(cameras.rays()[1])
+        return (linear_to_srgb(seen.clamp(min=0)) if found.linear else seen).clamp(0, 1)
 
     def surrounded(self, rng: Streams, views: int, group: int, progress: float) -> Bool[Tensor, "B"]:
         """The views of this step that have the surroundings behind them, equal within a group.

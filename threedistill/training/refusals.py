@@ -116,9 +116,9 @@ def _check_rule(plan: RunPlan, stage: StagePlan) -> None:
                     f"guidance={name} differentiates what the {network} answers, and prior={prior.name} gives no "
                     "derivatives; use another prior or guidance=vsd"
                 )
-    if is_edit(rule) and (stage.background.learns or stage.stage.latents == "direct"):
+    if is_edit(rule) and (stage.background.surrounds or stage.stage.latents == "direct"):
         raise UsageError(
-            f"guidance={name} compares with pictures of the unedited object, which have no learned background and are "
+            f"guidance={name} compares with pictures of the unedited object, which have no surroundings and are "
             "encoded; use background.learned=0 and latents=encoded"
         )
     if is_edit(rule):

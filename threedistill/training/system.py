@@ -313,13 +313,12 @@ class ScoreDistillation(pl.LightningModule):
 
     def _surrounded(self, out: Rendering, cameras: Cameras, progress: float, rng: Streams) -> Rendering:
         """The rendering with the surroundings in place of the plain colour, where this step has them."""
-        if self.surroundings is None:
+        if not self.background.surrounds:
             return out
         chosen = self.background.surrounded(rng, len(cameras), self.prior.view_group, progress)
         plain = out.background[:, None, None].expand_as(out.rgb)
-        behind = torch.where(
-            chosen.to(out.rgb.device)[:, None, None, None], self.surroundings(cameras), plain
-        )
+        around = self.background.pictured if self.surroundings is None else self.surroundings
+        behind = torch.where(chosen.to(out.rgb.device)[:, None, None, None], around(cameras).to(plain), plain)
         return replace(
             out, rgb=out.rgb + (1 - out.opacity) * (behind - plain), behind=behind,
             background=behind.detach().mean((1, 2)),
