@@ -204,8 +204,8 @@ def test_refused_on_the_command_line_in_one_line(command, workspace, override):
 def test_memory_is_counted_before_it_is_taken(monkeypatch, overrides):
     """On a machine that has a gigabyte, of which next to nothing is taken."""
     from threedistill import memory
-    from threedistill.training.assemble import build_scenes
     from threedistill.training.planning import asset_plan
+    from threedistill.training.scene_building import build_scenes
 
     monkeypatch.setattr(memory, "available", lambda: 1 << 30)
     config = compose(prompt="a red ball", overrides=overrides)

@@ -100,7 +100,7 @@ def _expand_stage(node: Config, where: str, config: Config, request: Request) ->
     the rule's student) comes along. A part given as a mapping holds changes to the run's part, ``option`` in it names
     the option that is changed.
     """
-    node.setdefault("_target_", "threedistill.training.system.Stage")
+    node.setdefault("_target_", "threedistill.training.stage.Stage")
     changes: Config = {}
     names: dict[str, str] = {}
     for part in [p for p in STAGE_PARTS if p in node]:

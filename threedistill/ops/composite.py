@@ -50,8 +50,8 @@ def composite(density: Float[Tensor, "S"], rgb: Float[Tensor, "S 3"], samples: S
 
     Raises:
         ValueError: a shape or type is wrong.
-        IndexError: ``samples.offsets`` does not partition the samples; on a GPU, where to look would make the host wait,
-            that is up to the caller.
+        IndexError: ``samples.offsets`` does not partition the samples; on a GPU, where looking would make the host
+            wait, that is up to the caller.
 
     Source: Max, "Optical models for direct volume rendering", 1995; Mildenhall et al., "NeRF", 2020, equation 3.
     """

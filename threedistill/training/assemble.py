@@ -13,19 +13,19 @@ from threedistill.config import Recipe
 from threedistill.contracts import check_parts
 from threedistill.errors import UsageError
 from threedistill.guidance.rules import questions
-from threedistill.memory import PER_PARAMETER, need
 from threedistill.priors.space import LatentSpace
-from threedistill.protocols import Prior, Representation
+from threedistill.protocols import Prior
 from threedistill.training.advice import remedies
-from threedistill.training.plan import RunPlan, ScenePlan, StagePlan
+from threedistill.training.plan import RunPlan, StagePlan
 from threedistill.training.refusals import refuse_images, refuse_untold
-from threedistill.training.stages import TrainerSettings
+from threedistill.training.scene_building import build_scenes
 from threedistill.training.student_step import Learner
 from threedistill.training.system import ScoreDistillation
+from threedistill.training.trainer_settings import TrainerSettings
 from threedistill.types import Condition, TextKind
 
 __all__ = [
-    "Assembled", "assemble", "build_learners", "build_networks", "build_prior", "build_scene", "build_scenes",
+    "Assembled", "assemble", "build_learners", "build_networks", "build_prior",
     "build_stage", "build_stages", "pick_device", "prepare",
 ]  # fmt: skip
 
@@ -189,23 +189,6 @@ def build_stage(
         scorer.to(device)
     refuse_untold(stage, system.networks)
     return system
-
-
-def build_scenes(scene: ScenePlan) -> list[Representation]:
-    """A stage's scenes with fresh parameters: one, or as many as there are particles."""
-    scenes = [build_scene(scene, 0)]
-    numbers = sum(p.numel() for group in scenes[0].parameter_groups().values() for p in group)
-    need(PER_PARAMETER * numbers * scene.particles, f"particles={scene.particles}")
-    return [*scenes, *(build_scene(scene, particle) for particle in range(1, scene.particles))]
-
-
-def build_scene(scene: ScenePlan, particle: int) -> Representation:
-    """One of a stage's scenes with fresh parameters, drawn from the run's seed."""
-    with torch.random.fork_rng(devices=[]):
-        # Initial parameters are random too: seeded like everything else, and only here.
-        purpose = f"init/{particle}" if particle else "init"
-        torch.manual_seed(scene.streams.generator(purpose).initial_seed())
-        return scene.model.make()
 
 
 def build_learners(

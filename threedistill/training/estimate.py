@@ -28,8 +28,8 @@ from threedistill.priors.space import LatentSpace, PixelSpace
 from threedistill.priors.student import denoising_loss
 from threedistill.protocols import ImageSpace, NetworkPrior, Prior, RenderContext
 from threedistill.rng import Streams
-from threedistill.training.assemble import build_scene
 from threedistill.training.plan import RunPlan, StagePlan
+from threedistill.training.scene_building import build_scene
 from threedistill.types import Conditioning, NoiseLevel
 
 __all__ = ["Need", "Rows", "SceneCost", "asked", "need_of", "rate", "scene_cost"]

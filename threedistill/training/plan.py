@@ -23,9 +23,9 @@ from threedistill.representations.convert import ConvertSettings
 from threedistill.rng import Streams
 from threedistill.scoring import Scorer
 from threedistill.training.optim import SceneOptimizer
-from threedistill.training.stages import TrainerSettings
+from threedistill.training.stage import Guidance, Stage
 from threedistill.training.student_step import StudentTraining
-from threedistill.training.system import Guidance, Stage
+from threedistill.training.trainer_settings import TrainerSettings
 from threedistill.training.watchdog import Watchdog
 from threedistill.types import Condition
 

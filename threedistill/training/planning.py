@@ -40,8 +40,8 @@ from threedistill.training.plan import (
     StagePlan,
 )
 from threedistill.training.refusals import check_plan, check_words
+from threedistill.training.stage import Guidance, Stage
 from threedistill.training.student_step import MAIN
-from threedistill.training.system import Guidance, Stage
 
 __all__ = ["asset_plan", "build_plan"]
 

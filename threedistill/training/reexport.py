@@ -16,13 +16,13 @@ from threedistill.exports.read import read_asset, read_asset_splats
 from threedistill.exports.settings import AssetSettings, ExportSettings
 from threedistill.exports.video import need_encoder
 from threedistill.exports.write import write_format
-from threedistill.training.assemble import build_scene
 from threedistill.training.checkpoint import load_stage
 from threedistill.training.finish import splats_for
 from threedistill.training.plan import AssetPlan
 from threedistill.training.planning import asset_plan
 from threedistill.training.record import facts_of
 from threedistill.training.run_folder import RunFolder
+from threedistill.training.scene_building import build_scene
 
 __all__ = ["format_for", "reopen", "write_run"]
 

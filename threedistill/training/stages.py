@@ -6,7 +6,6 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Annotated
 
 import pytorch_lightning as pl
 import torch
@@ -17,15 +16,14 @@ from threedistill.rng import Streams
 from threedistill.training.callbacks import Checkpoints, MetricsFile, Previews, ProgressLine, StopOnRequest
 from threedistill.training.checkpoint import StageState, load_stage
 from threedistill.training.interruption import Stop
-from threedistill.training.loggers import LoggerName
 from threedistill.training.run_folder import RunFolder
 from threedistill.training.student_step import MAIN, Gains, Learner, Shown
 from threedistill.training.system import ScoreDistillation
+from threedistill.training.trainer_settings import TrainerSettings
 from threedistill.training.watchers import Watchers
 from threedistill.types import Rendering
-from threedistill.values import Count, NonNegative, Within, settings
 
-__all__ = ["Interrupted", "TrainerSettings", "fresh_views", "run_stage", "student_report"]
+__all__ = ["Interrupted", "fresh_views", "run_stage", "student_report"]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -34,29 +32,6 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, run_dir: str) -> None:
         super().__init__(f"interrupted; continue with: threedistill resume {run_dir}")
         self.run_dir = run_dir
-
-
-@settings
-class TrainerSettings:
-    """How a run is watched and saved; none of it changes the result.
-
-    Arguments:
-        preview_every: iterations between preview strips; 0 = none.
-        preview_x0: beside each strip, ``NNNNNN-x0.png``: above the step's own renders, below what the rule would rather
-            see (``x0 - (sigma / alpha) g``; for SDS the prior's guided picture).
-        checkpoint_every, checkpoint_seconds: whichever comes first.
-        log_every: iterations between rows of metrics.csv, and of the loggers.
-        loggers: other programs' logs, in the run's folder (docs/loggers.md).
-        max_rows: largest batch a network is given at once; None = all rows.
-    """
-
-    preview_every: Annotated[int, Within(0)] = 100
-    preview_x0: bool = False
-    checkpoint_every: Count = 50
-    checkpoint_seconds: NonNegative = 15.0
-    log_every: Count = 10
-    loggers: tuple[LoggerName, ...] = ()
-    max_rows: Count | None = None
 
 
 def run_stage(

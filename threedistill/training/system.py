@@ -7,12 +7,10 @@ knows nothing about any particular representation, prior or rule.
 from __future__ import annotations
 
 import copy
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -22,28 +20,24 @@ from torch.utils.data import DataLoader, Dataset
 
 from threedistill.cameras import CameraSampler
 from threedistill.conditions import Conditions, ReferenceImage
-from threedistill.guidance.poses import Poses
 from threedistill.guidance.regularizers import Regularizers
 from threedistill.guidance.reward import Reward
 from threedistill.guidance.rules import is_edit, wished_x0
 from threedistill.guidance.surface_noise import draw_noise
-from threedistill.guidance.surrogate import Surrogate
 from threedistill.guidance.trajectory import Situation, collect, parts_of
-from threedistill.guidance.weighting import Weighting, apply
+from threedistill.guidance.weighting import apply
 from threedistill.lights import Lighting
 from threedistill.prompts import PromptSet
 from threedistill.protocols import (
-    GuidanceRule,
     Prior,
     RenderContext,
     Representation,
-    TimestepPolicy,
 )
 from threedistill.representations.background import BackgroundSampler, Surroundings
 from threedistill.rng import Streams
-from threedistill.schedule import Schedule, value_at
 from threedistill.training.optim import SceneOptimizer, apply_refinement
 from threedistill.training.scenes import Scenes
+from threedistill.training.stage import Guidance, Stage
 from threedistill.training.start import render_unedited
 from threedistill.training.student_step import Learner, Shown
 from threedistill.training.thrift import thriftily
@@ -57,67 +51,10 @@ from threedistill.types import (
     Mesh,
     NoiseLevel,
     Rendering,
-    Shading,
     Splats,
 )
-from threedistill.values import Rising, Within, settings
 
-__all__ = ["Guidance", "Iterations", "ScoreDistillation", "Stage", "Wishes"]
-
-
-@settings
-class Stage:
-    """One stage of a run.
-
-    Arguments:
-        name: part of the checkpoint folder's name.
-        iterations: scene steps.
-        resolution: rendered pixels per side; a schedule is rounded to multiples of 8.
-        shading: how the render turns albedo into colour, where the law of light does not draw it.
-        latents: ``encoded`` by the prior's space, or ``direct``: the picture in [-1, 1] and its opacity, resized, are
-            taken for the four latents of a latent prior. A shape shown as ``shading=normal`` is learned much faster
-            so, without the encoder's cost (Fantasia3D's coarse geometry, arXiv 2303.13873, section 3.1).
-        span: which part of the guidance's schedules this stage covers, in fractions; with several stages, noise
-            windows that come down over a run come down once, not in every stage.
-    """
-
-    name: str = "coarse"
-    iterations: Annotated[int, Within(1, 100_000_000)] = 1200
-    resolution: Annotated[int | Schedule, Within(8, 4096)] = 64
-    shading: Shading = "none"
-    latents: Literal["encoded", "direct"] = "encoded"
-    span: Annotated[tuple[float, float], Rising(0, 1)] = (0.0, 1.0)
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", self.name):
-            raise ValueError(f"name={self.name!r} must be a word of letters, digits, - and _")
-
-    def along(self, progress: float) -> float:
-        """Where the guidance's schedules are at this point of the stage."""
-        return self.span[0] + (self.span[1] - self.span[0]) * progress
-
-    def size(self, progress: float) -> int:
-        """Rendered pixels per side at this point of the stage."""
-        return max(8, round(value_at(self.resolution, progress) / 8) * 8)
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """Everything between the encoded render and its direction.
-
-    Arguments:
-        rule: the score-distillation rule.
-        timesteps: at which noise levels the networks are asked.
-        weighting: ``w(t)``.
-        surrogate: the non-finite guard, clipping, and the loss with that gradient.
-        poses: who appraises what a rule wants appraised; None = nobody.
-    """
-
-    rule: GuidanceRule
-    timesteps: TimestepPolicy
-    weighting: Weighting
-    surrogate: Surrogate
-    poses: Poses | None = None
+__all__ = ["Iterations", "ScoreDistillation", "Wishes"]
 
 
 class ScoreDistillation(pl.LightningModule):

@@ -17,7 +17,7 @@ from threedistill.training.system import ScoreDistillation
 __all__ = ["Watchers", "watching"]
 
 if TYPE_CHECKING:
-    from threedistill.training.stages import TrainerSettings
+    from threedistill.training.trainer_settings import TrainerSettings
 
 
 class Watchers(pl.Callback):
