@@ -59,6 +59,9 @@ def test_every_option_composes_builds_and_lists_every_constructor_argument(group
     if option in SHOWN:
         with pytest.raises(UsageError, match="give one with --image FILE"):
             build_plan(config)
+    elif group == "reward" and option not in ("none", "toybox"):
+        with pytest.raises(UsageError, match="is the user's to give: reward.scorer.folder=DIR"):
+            build_plan(config)
     else:
         build_plan(config)
     for path, node in nodes(config):
