@@ -55,12 +55,15 @@ def test_every_option_composes_builds_and_lists_every_constructor_argument(group
     if option == "dds":  # an edit has something to start from, and words for it
         needs["init"] = "model.glb"
         overrides.append("prompts.source='a red ball'")
+    named = group == "reward" and option not in ("none", "toybox")  # a model that the user names
+    if named:
+        overrides.append("reward.scorer.folder=/nowhere")
     config = compose(prompt="a red mushroom", overrides=overrides, **flags, **needs)  # type: ignore[arg-type]
     if option in SHOWN:
         with pytest.raises(UsageError, match="give one with --image FILE"):
             build_plan(config)
-    elif group == "reward" and option not in ("none", "toybox"):
-        with pytest.raises(UsageError, match="is the user's to give: reward.scorer.folder=DIR"):
+    elif named:
+        with pytest.raises(UsageError, match="model folder /nowhere: there is no such folder"):
             build_plan(config)
     else:
         build_plan(config)

@@ -59,7 +59,7 @@ class ModelFolder:
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder).expanduser()
         if not self.path.is_dir():
-            raise UsageError(f"--model {folder}: there is no such folder")
+            raise UsageError(f"model folder {folder}: there is no such folder")
         names = ("config.json", "open_clip_config.json")
         self.file = next((self.path / n for n in names if (self.path / n).is_file()), self.path / names[0])
         self.facts = self._json(self.file)
@@ -114,12 +114,12 @@ class ModelFolder:
             found = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UsageError(
-                f"--model {self.path}: no config.json in it; give a folder of transformers or open_clip"
+                f"model folder {self.path}: no config.json in it; give a folder of transformers or open_clip"
             ) from None
         except (OSError, ValueError):
             found = None
         if not isinstance(found, dict):
-            raise UsageError(f"--model {file}: no JSON object")
+            raise UsageError(f"model folder {file}: no JSON object")
         return found
 
 
@@ -159,7 +159,7 @@ class FolderScorer(Scorer):
         self.folder, self.batch = ModelFolder(folder), batch
         if self.folder.kind not in kinds:
             raise UsageError(
-                f"--model {folder}: a {self.folder.kind} model; this scorer takes {', '.join(kinds)}"
+                f"model folder {folder}: a {self.folder.kind} model; this scorer takes {', '.join(kinds)}"
             )
         self.how = self.folder.preparation(int(self._config.vision_config.image_size))
         self.size = self.how.size
