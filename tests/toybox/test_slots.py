@@ -93,3 +93,24 @@ def test_two_slots_keep_their_colours_apart():
     u = 0.003 + 1 / 4 / 128
     wanted = halves * (1 / 0.02 + 1 / alpha / u) / (1 / 0.02 + 1 / u)
     torch.testing.assert_close(answer, wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("said, seen", [(1e-90, 1e30), (1e30, 1e-90), (1e-90, 1e-90), (1e30, 1e30)])
+@pytest.mark.parametrize("snr", [1e-8, 1.0, 1e8])
+def test_variances_beyond_all_sense_leave_an_answer_and_its_gradient(said, seen, snr):
+    """Of words that seldom meet a network may say anything; one such row must not end a training."""
+    found = decoder([0.0, 0.0, 0.0], 1.0, 1.0)
+    facts = found.colours.bias.view(SLOTS, 5)
+    with torch.no_grad():
+        facts[:, 3], facts[:, 4] = math.log(said), math.log(seen)
+    drawn = torch.zeros(1, 3, 16, 16)
+    answer = found(
+        torch.zeros(1, FINE, 4, 4),
+        torch.zeros(1, TOLD),
+        F.pixel_unshuffle(torch.ones(1, 3, 16, 16), 4),
+        drawn,
+        torch.tensor([snr]),
+    )
+    answer.square().sum().backward()
+    assert bool(torch.isfinite(answer).all())
+    assert found.colours.bias.grad is not None and bool(torch.isfinite(found.colours.bias.grad).all())

@@ -393,3 +393,19 @@ def test_the_rate_rises_stays_and_falls(tmp_path, cache):
     begin = plan.steps - int(0.2 * plan.steps)
     assert all(r == pytest.approx(plan.lr) for r in rates[14:begin]) and rates[-1] < 0.1 * plan.lr
     assert all(a >= b for a, b in zip(rates[begin:], rates[begin + 1 :], strict=False))
+
+
+def test_what_is_told_stays_in_bounds_and_as_it_is_where_it_is_usual():
+    from threedistill.toybox.told import ToldEmbedding
+
+    torch.manual_seed(0)
+    found = ToldEmbedding(1042, 16)
+    told = torch.randn(4, 1042)
+    usual = found(told)
+    with torch.no_grad():
+        found.embed.linear_2.weight.mul_(1e4)
+    assert float(usual.detach().abs().max()) < 2 and float(found(told).detach().abs().max()) <= 8.0
+    with torch.no_grad():
+        found.embed.linear_2.weight.mul_(1e-4)
+    plain = 8.0 * torch.atanh(found(told) / 8.0)
+    torch.testing.assert_close(found(told), plain, rtol=0.03, atol=1e-3)

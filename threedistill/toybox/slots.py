@@ -24,6 +24,8 @@ __all__ = ["SlotDecoder"]
 
 #: Variances that a fresh network gives the colours that words name, and the mean of what a slot claims.
 _SAID, _SEEN = 0.02, 0.003
+#: The logarithm of the most by which either may become larger or smaller.
+_RANGE = 8.0
 #: The most by which the sketch's place begins above or below the others'.
 _LEAD = 6.0
 
@@ -75,7 +77,7 @@ class SlotDecoder(nn.Module):
         sums, means = (masks @ torch.cat([seen, drawn], 1).transpose(1, 2)).float().split(3, -1)
         areas = masks.float().sum(-1, keepdim=True)
         facts = self.colours(told).float().unflatten(-1, (self.slots, 5))
-        said, spread = means / (areas + 1e-3) + facts[..., :3], facts[..., 3:]
+        said, spread = means / (areas + 1e-3) + facts[..., :3], facts[..., 3:].clamp(-_RANGE, _RANGE)
         snr = snr.float()[:, None, None]
         trust = torch.exp(-spread[..., :1]) / _SAID
         # Numerator and denominator of S / u and 1 / u times (alpha / sigma)^2 a: no area and no signal is divided by.

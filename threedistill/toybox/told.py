@@ -17,11 +17,16 @@ from threedistill.toybox.networks import camera_network, harmonics, met
 
 __all__ = ["ToldEmbedding"]
 
+#: b; usual values reach a third of it.
+_BOUND = 8.0
+
 
 class ToldEmbedding(nn.Module):
     """Words, camera and background vectors, one after the other, as one embedding.
 
-        embedding = perceptron(norm(met(words, network(harmonics(camera)))), camera, background)
+        embedding = b tanh(e / b),      e = perceptron(norm(met(words, network(harmonics(camera)))), camera, background)
+
+    A product of words and a camera that seldom meet can be far from all others; ``b`` keeps what it scales in bounds.
 
     Arguments:
         size: of the three vectors together.
@@ -42,4 +47,5 @@ class ToldEmbedding(nn.Module):
         seen = self.camera(harmonics(told[:, self.width :][:, :CAMERA_SIZE]).to(dtype))
         words, rest = told.to(dtype).split((self.width, told.shape[1] - self.width), 1)
         x = met(words, seen, self.product, self.hidden)
-        return self.embed(torch.cat([F.layer_norm(x, x.shape[-1:]), rest], 1))
+        embedding = self.embed(torch.cat([F.layer_norm(x, x.shape[-1:]), rest], 1))
+        return _BOUND * torch.tanh(embedding / _BOUND)
