@@ -51,8 +51,8 @@ class VisionLanguage(Scorer):
             raise UsageError(f"question={question!r} must hold {{}}, where the text goes")
         if type(self._config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or self._config.is_encoder_decoder:
             raise UsageError(
-                f"model folder {folder}: a {self.folder.kind} model; this scorer takes those that go on after a picture "
-                "and a question (image-text-to-text of transformers, decoders only)"
+                f"model folder {folder}: a {self.folder.kind} model; this scorer takes those that go on after a "
+                "picture and a question (image-text-to-text of transformers, decoders only)"
             )
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
