@@ -50,8 +50,8 @@ _FACTS = "tests/test_cli_run.py::test_the_facts_travel_whichever_way_a_file_is_m
 MUTATIONS = (
     Mutation(
         "stage.span ignored by the guidance", "training/system.py",
-        "self._direction(x0, facts, self.stage.along(progress), rng, out)",
-        "self._direction(x0, facts, progress, rng, out)",
+        "evidence = self._asked(x0, facts, self.stage.along(progress), rng, out)",
+        "evidence = self._asked(x0, facts, progress, rng, out)",
         _SPAN,
     ),
     Mutation(

@@ -31,6 +31,12 @@ SIGNED = {
     "prior.model.lora_scale", "baseline.model.lora_scale",  # adapters can be taken away
 }  # fmt: skip
 
+#: Options that need a file or folder of the user's, and where it is named.
+THEIRS = {
+    **{f"reward={name}": "reward.scorer.folder" for name in groups()["reward"] if name not in ("none", "toybox")},
+    **{f"{group}=panorama": f"{group}.picture" for group in ("background", "light")},
+}  # fmt: skip
+
 
 def _configurations():
     """Configurations that together have every option of every group, several in each."""
@@ -39,7 +45,9 @@ def _configurations():
     rows = max(len(names) for group, names in known.items() if group not in apart)
     for row in range(rows):
         lines = [f"{group}={names[row % len(names)]}" for group, names in known.items() if group not in apart]
-        yield compose(prompt="a red ball", preset="draft", overrides=["prompts.source='a blue ball'", *lines])
+        theirs = [f"{place}=/nowhere" for line, place in THEIRS.items() if line in lines]
+        overrides = ["prompts.source='a blue ball'", *lines, *theirs]
+        yield compose(prompt="a red ball", preset="draft", overrides=overrides)
     for prior in known["prior"]:
         yield compose(prompt="a red ball", prior=prior, overrides=["student=gaussian"])
 

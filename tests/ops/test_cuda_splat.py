@@ -63,7 +63,7 @@ def test_gsplat_is_given_what_it_needs(monkeypatch):
     ellipses.depths[:, :20] = -1  # hidden
     given = (
         ellipses.means, ellipses.conics, torch.rand(2, count, generator=generator),
-        torch.rand(2, count, 4, generator=generator), ellipses.depths, 40, 56,
+        torch.rand(2, count, 4, generator=generator), ellipses.depths, 40, 56, None,
     )  # fmt: skip
     theirs, ours = splat_op.Layers(*splat_op._on_cuda(*given)), splat(*given)
     assert theirs.image.shape == ours.image.shape and theirs.opacity.shape == ours.opacity.shape

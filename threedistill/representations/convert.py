@@ -25,6 +25,7 @@ from threedistill.render.surface import face_crosses, vertex_normals
 from threedistill.representations import seeding, splat_color, splat_surface
 from threedistill.representations.fitting import fit_to_pictures, pictures_of
 from threedistill.rng import Streams
+from threedistill.schedule import Schedule, value_at
 from threedistill.types import Mesh, Splats
 from threedistill.values import Count, Within, settings
 
@@ -40,7 +41,7 @@ class ConvertSettings:
         steps: of a fit from nothing; >= 1.
         polish: steps of the fit that follows a closed-form start; 0 = none.
         views: pictures compared per step.
-        size: pixels per side of the pictures.
+        size: pixels per side of the pictures; of a schedule its end counts.
         bank: pictures that are taken once and drawn from.
     """
 
@@ -48,7 +49,7 @@ class ConvertSettings:
     steps: Count = 300
     polish: Annotated[int, Within(0)] = 60
     views: Count = 4
-    size: Annotated[int, Within(8, 4096)] = 64
+    size: Annotated[int | Schedule, Within(8, 4096)] = 64
     bank: Annotated[int, Within(1, 4096)] = 64
 
     def __post_init__(self) -> None:
@@ -80,7 +81,7 @@ def convert(
         target.init_from_splats(splats)
         return
     steps = settings.polish
-    pictures = pictures_of(source, rng, settings.bank, settings.size)
+    pictures = pictures_of(source, rng, settings.bank, round(value_at(settings.size, 1.0)))
     if "mesh" in target.starts_from:
         mesh = as_mesh(source, settings.resolution)
         if not isinstance(source, Mesh):
