@@ -14,7 +14,7 @@ from tests.fuzz.runner import FAULTS, run
 
 
 @pytest.mark.parametrize(
-    ("only", "tries"), [("prompts", 25), ("settings", 60), ("folders", 4), ("starts", 2)]
+    ("only", "tries"), [("prompts", 25), ("settings", 60), ("folders", 8), ("starts", 2)]
 )
 def test_hostile_requests_end_in_one_line(only: str, tries: int) -> None:
     report = commands.fuzz(range(tries), seed=1, only=only)
