@@ -13,8 +13,17 @@ from threedistill.schedule import Schedule
 PRIORS = groups()["prior"]
 
 
-@pytest.mark.parametrize("guidance", groups()["guidance"])
-@pytest.mark.parametrize("prior", PRIORS)
+#: By default every rule with these, and every prior with those; all pairs by name.
+MAIN_PRIORS, MAIN_RULES = (
+    ("toybox", "world", "sd15", "flux", "mvdream", "zero123", "recorded"),
+    ("sds", "vsd", "csm"),
+)
+
+
+@pytest.mark.parametrize(("prior", "guidance"), [
+    (prior, rule) if prior in MAIN_PRIORS or rule in MAIN_RULES else pytest.param(prior, rule, marks=pytest.mark.long)
+    for prior in PRIORS for rule in groups()["guidance"]
+])  # fmt: skip
 def test_every_prior_with_every_rule(prior, guidance):
     student = guidance in ("vsd", "esd", "sim", "trace", "usd") and prior in ("oracle", "gaussian", "world")
     overrides = ["student=gaussian"] if student else []
