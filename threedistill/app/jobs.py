@@ -246,9 +246,8 @@ class Jobs:
                     ready = [job for job in self._queue() if not RunFolder(self.run(job)).in_use]
                     for job in ready[: max(self.limits.running - len(self._children), 0)]:
                         self._start(job)
-            except (
-                OSError
-            ) as error:  # a full disk, no memory for a process: it may pass, and the queue goes on
+            except OSError as error:
+                # A full disk, no memory for a process: it may pass, and the queue goes on.
                 if str(error) != said:
                     said = str(error)
                     print(f"threedistill app: {said}; tried again", file=sys.stderr, flush=True)

@@ -128,7 +128,7 @@ class VSD(GuidanceRule):
 
     def queries(self, progress: float) -> tuple[Query, ...]:
         """Guidance's questions, and the student's view of the same sample."""
-        return (*self.cfg.queries(progress), Query("student", network="student", text="base"))
+        return _beside_student(self.cfg, progress)
 
     def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
         """The direction, detached."""
@@ -163,7 +163,7 @@ class SIM(GuidanceRule):
 
     def queries(self, progress: float) -> tuple[Query, ...]:
         """Guidance's questions, and the student's view of the same sample."""
-        return (*self.cfg.queries(progress), Query("student", network="student", text="base"))
+        return _beside_student(self.cfg, progress)
 
     def cotangents(self, evidence: Evidence, progress: float) -> dict[str, Float[Tensor, "B C h w"]]:
         """``d L / d eps`` of the teacher's answers and of the student's."""
@@ -206,7 +206,7 @@ class USD(GuidanceRule):
 
     def queries(self, progress: float) -> tuple[Query, ...]:
         """Guidance's questions, and the student's view of the same sample."""
-        return (*self.cfg.queries(progress), Query("student", network="student", text="base"))
+        return _beside_student(self.cfg, progress)
 
     def appraised(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
         """The guided prediction."""
@@ -228,6 +228,11 @@ class USD(GuidanceRule):
         )
         length, longest = (v.square().sum(dims, keepdim=True).sqrt() for v in (turn, self.most * direction))
         return (direction + turn * (longest / length.clamp(min=1e-12)).clamp(max=1)).detach()
+
+
+def _beside_student(cfg: CFG, progress: float) -> tuple[Query, ...]:
+    """Guidance's questions, and the student's view of the same sample."""
+    return (*cfg.queries(progress), Query("student", network="student", text="base"))
 
 
 def _need_derivative(name: str, cfg: CFG) -> None:

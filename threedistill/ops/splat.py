@@ -264,9 +264,8 @@ _splat.register_autograd(_backward, setup_context=_save)
 def _on_cuda(means, conics, opacities, features, depths, height, width, pulls):
     """gsplat's rasteriser, which takes the same conics: projection and its low-pass filter stay ours."""
     library = cuda_library("gsplat", means)
-    if (
-        library is None or pulls is not None
-    ):  # gsplat leaves absolute gradients with a tensor, not with autograd
+    # gsplat leaves absolute gradients with a tensor, not with autograd.
+    if library is None or pulls is not None:
         return tuple(splat_reference(means, conics, opacities, features, depths, height, width, pulls))
     with torch.no_grad():
         a, b, c = conics.unbind(-1)

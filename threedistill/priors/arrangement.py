@@ -46,7 +46,7 @@ def arranged(values: Float[Tensor, "B ..."]) -> Float[Tensor, "R ..."]:
 
 
 def by_length(
-    ask: Callable[[Int[Tensor, "R"]], Float[Tensor, "R ..."]],
+    ask: Callable[[Int[Tensor, "R"] | slice], Float[Tensor, "R ..."]],
     count: int,
     told: Mapping[str, Tensor],
     keys: Sequence[str],
@@ -54,14 +54,14 @@ def by_length(
     """The answers about samples of which only those that agree in some values can be asked about at once.
 
     Arguments:
-        ask: gives the rows of some samples.
+        ask: gives the rows of some samples; of all of them it is asked by a slice, which copies nothing.
         count: samples.
         told: batch first.
         keys: of what must agree, such as the lengths of their words; none = nothing.
     """
     groups = [torch.tensor(rows) for rows in _agreeing(count, told, keys)]
     if len(groups) == 1:
-        return ask(groups[0])
+        return ask(slice(None))
     parts: list[Tensor] = []
     for rows in groups:
         with rows_are(rows):

@@ -113,9 +113,8 @@ class LiveViewer(pl.Callback):
             if due and (free or self.budget.affords(name, size)):
                 try:
                     self.budget.pay(name, job, size, free)
-                except (
-                    Exception
-                ) as error:  # a camera that is none, a browser that has gone: not the run's business
+                except Exception as error:
+                    # A camera that is none, a browser that has gone: not the run's business.
                     line = " ".join(str(error).split()) or type(error).__name__
                     self.panel.say(f"the {name} cannot be shown: {line}")
 

@@ -82,9 +82,9 @@ class Kandinsky5(Family):
         words = told["encoder_hidden_states"].to(x_t.dtype)
         keys = [name for name in ("length",) if name in told]
 
-        def ask(rows: Tensor) -> Tensor:
+        def ask(rows: Tensor | slice) -> Tensor:
             noisy = x_t[rows].permute(0, 2, 3, 1)[:, None]
-            length = int(told["length"][rows[0]]) if keys else words.shape[1]
+            length = int(told["length"][rows][0]) if keys else words.shape[1]
             places = [
                 torch.arange(n, device=x_t.device) for n in (1, *(s // self.patch for s in x_t.shape[2:]))
             ]

@@ -277,7 +277,7 @@ class Recorded(Family):
         keys = [f"{leaf.path}/shape" for leaf in follow if leaf.ragged]
         keys += [leaf.path for leaf in follow if leaf.kind == "shared"]
 
-        def ask(rows: Tensor) -> Tensor:
+        def ask(rows: Tensor | slice) -> Tensor:
             own = {name: value[rows] for name, value in told.items()}
             return self._answer(network, x_t[rows], level.index[rows], own)
 
