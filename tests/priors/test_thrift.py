@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import torch
 
+from threedistill.conditions import Conditions
 from threedistill.config import compose
+from threedistill.errors import UsageError
 from threedistill.priors.space import LatentSpace
 from threedistill.training.assemble import assemble
 from threedistill.training.planning import build_plan
 from threedistill.training.system import ScoreDistillation
-from threedistill.training.thrift import ran_out
+from threedistill.training.thrift import measures, ran_out
 
 
 @pytest.fixture
@@ -81,6 +83,45 @@ def test_it_goes_on_with_less_at_a_time_and_says_what_was_done(
     assert [w for w in system.warnings if "memory" in w] == [w for w in system.warned if "memory" in w]
     for one, other in zip(parts, whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+
+
+def test_layers_that_wait_in_the_main_memory_answer_the_same(system: ScoreDistillation) -> None:
+    """diffusers' own hooks, from the main memory to the main memory."""
+    prior: Any = system.prior
+    told = prior.conditioning(Conditions(["a red duck"] * 2))
+    x_t = torch.randn(2, *prior.space.shape, generator=torch.Generator().manual_seed(0))
+    level = prior.path.at_fraction(torch.tensor([0.3, 0.8]))
+    before = prior.predict(x_t, level, told).value
+    prior.offload()
+    prior.offload()
+    assert prior.offloaded and torch.equal(prior.predict(x_t, level, told).value, before)
+    hooked = [m for m in prior.network.modules() if hasattr(m, "_diffusers_hook")]
+    assert any(isinstance(m, torch.nn.Conv2d) for m in hooked)
+
+
+def test_on_a_gpu_the_last_measure_moves_layers_off_it(
+    system: ScoreDistillation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior: Any = system.prior
+    moved: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(
+        "diffusers.hooks.apply_group_offloading", lambda *where, **how: moved.append((*where, how))
+    )
+    taken = list(measures(system))
+    assert not moved and not prior.offloaded and len(taken) == 3  # on a CPU there is nowhere to move to
+    prior.device = torch.device("cuda")
+    assert list(measures(system)) == [
+        "the network's layers wait in the main memory (prior.model.offload=true)"
+    ]
+    assert moved == [(prior.network, prior.device, torch.device("cpu"), {"offload_type": "leaf_level"})]
+    assert not list(measures(system))
+
+
+def test_a_student_cannot_learn_on_layers_that_wait(pipelines: Any) -> None:
+    overrides = ["prior.model.offload=true", f"prior.model.model={pipelines['eps'][0]}"]
+    build_plan(compose(prompt="a red duck", prior="sd15", overrides=overrides))
+    with pytest.raises(UsageError, match=r"prior\.model\.offload=true.*set it to false"):
+        build_plan(compose(prompt="a red duck", prior="sd15", guidance="vsd", overrides=overrides))
 
 
 def test_it_gives_up_with_the_error_itself_and_other_errors_at_once(

@@ -69,6 +69,7 @@ class DiffusersPrior(NetworkPrior):
         variant: such as ``fp16``, to download the smaller files where they exist.
         licence: of the weights; travels into the asset.
         one_by_one: whether views are encoded one by one, and again in the backward pass, which takes the memory of one.
+        offload: whether on a GPU the network's layers wait in the main memory, as for :meth:`offload`.
         lora: a .safetensors file of adapters that are folded into the network; None = none.
         lora_scale: factor on what they add.
         layout: where ``model`` is one .safetensors file, a pipeline of its kind (folder or hub id); None = ``home``.
@@ -96,6 +97,7 @@ class DiffusersPrior(NetworkPrior):
         variant: str | None = None,
         licence: str = "unknown",
         one_by_one: bool = False,
+        offload: bool = False,
         lora: str | None = None,
         lora_scale: Annotated[float, Within(-100, 100)] = 1.0,
         layout: str | None = None,
@@ -107,6 +109,7 @@ class DiffusersPrior(NetworkPrior):
         self._remarks: list[str] = []
         self._variant = variant
         self._dtype_name: DtypeName = dtype
+        self._offloads, self.offloaded = offload, False
         self.kind: PredictionKind
         own = home in (None, model)
         try:
@@ -266,12 +269,29 @@ class DiffusersPrior(NetworkPrior):
         """Moves the networks to ``device`` in the dtype chosen for it."""
         self.device = torch.device(device)
         self.dtype = pick_dtype(self._dtype_name, self.device, self.family.half)
-        cast(self.network, self.device, self.dtype)
+        if self._offloads and self.device.type != "cpu":
+            self.offload()
+        else:
+            cast(self.network, self.device, self.dtype)
         if self.device.type == "cpu" and all(p.ndim < 5 for p in self.network.parameters()):
             network: Any = self.network
             network.to(memory_format=torch.channels_last)
         self.space.to(self.device, self.dtype)
         return self
+
+    def offload(self) -> None:
+        """Let the network's layers wait in the main memory, each on the prior's device while it computes.
+
+        diffusers' group offloading, layer by layer: the same answers from the memory of the largest layer, in the time
+        that it takes to copy the network once per question. For a network that nobody trains.
+        """
+        from diffusers.hooks import apply_group_offloading
+
+        waits = torch.device("cpu")
+        cast(self.network, waits, self.dtype)
+        if not self.offloaded:
+            apply_group_offloading(self.network, self.device, waits, offload_type="leaf_level")
+            self.offloaded = True
 
     def conditioning(self, conditions: Conditions) -> Conditioning:
         """The texts' embeddings, and what the family makes of the views."""

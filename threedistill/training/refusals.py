@@ -216,7 +216,13 @@ def _check_learners(prior: PriorPlan, stage: StagePlan) -> None:
     """Refuse learners without their prior, and a null camera (or any other) that never learns."""
     asked = questions(stage.guidance.rule)
     for name, learner in stage.learners.items():
-        learner.maker.check((learner.base or prior.model).cls)
+        base = learner.base or prior.model
+        learner.maker.check(base.cls)
+        if base.given("offload"):
+            raise UsageError(
+                f"{base.where}.offload=true: the layers of its network wait in the main memory, and the {name} of "
+                f"guidance={stage.guidance_name} learns on them; set it to false"
+            )
         own = [query for query in asked if query.network == name]
         for dropout, blind, how in ((0, True, "without a camera"), (1, False, "with a camera")):
             if learner.training.camera_dropout == dropout and any(

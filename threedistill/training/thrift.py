@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from threedistill.priors.diffusers import DiffusersPrior
 from threedistill.priors.families.recorded import RecordedSpace
 from threedistill.priors.space import LatentSpace
 
@@ -31,7 +32,8 @@ def measures(system: ScoreDistillation) -> Iterator[str]:
     """Takes the next measure whenever it is asked for one, and says which; ends when there is none left.
 
     First views one by one, their activations computed again in the backward pass; then questions in batches of as many
-    rows as there are views, which splits the branches of guidance; then in batches of one view.
+    rows as there are views, which splits the branches of guidance; then in batches of one view; last, on a GPU, with
+    the layers of a network that no student grows on in the main memory.
     """
     space = system.prior.space
     if isinstance(space, LatentSpace | RecordedSpace) and not space.one_by_one:
@@ -41,6 +43,14 @@ def measures(system: ScoreDistillation) -> Iterator[str]:
         if system.max_rows is None or system.max_rows > rows:
             system.max_rows = rows
             yield f"networks are asked {rows} at a time (trainer.max_rows={rows})"
+    prior = system.prior
+    if (
+        isinstance(prior, DiffusersPrior)
+        and prior.device.type != "cpu"
+        and not (system.learners or prior.offloaded)
+    ):
+        prior.offload()
+        yield "the network's layers wait in the main memory (prior.model.offload=true)"
 
 
 def thriftily(system: ScoreDistillation, work: Callable[[], T]) -> T:
