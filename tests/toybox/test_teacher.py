@@ -17,7 +17,7 @@ from threedistill.priors.noise_path import DiscretePath
 from threedistill.toybox.coloured_world import ColouredWorld
 from threedistill.toybox.gbuffers import BufferSettings
 from threedistill.toybox.grammar import caption
-from threedistill.toybox.model import ToyboxPipeline, camera
+from threedistill.toybox.model import ModelSettings, ToyboxPipeline, camera
 from threedistill.toybox.priors.embedded import ToyboxPrior
 from threedistill.toybox.scenes import random_scene
 from threedistill.toybox.teacher import (
@@ -236,8 +236,9 @@ def test_a_prior_is_shown_reference_views_and_normals(tmp_path):
         prior.predict(x, level, c).value for c in (told, seen, prior.conditioning(facts.without("image")))
     ]
     assert not torch.allclose(answers[0], answers[1]) and not torch.allclose(answers[0], answers[2])
+    ToyboxPipeline.create(ModelSettings(channels=(32, 32, 32))).save(tmp_path / "unet")
     with pytest.raises(UsageError, match="cannot be shown normals"):
-        ToyboxPrior(normals=True)
+        ToyboxPrior(folder=str(tmp_path / "unet"), normals=True)
 
 
 def test_captions_fit_the_tokenizer():

@@ -207,8 +207,7 @@ def test_the_shipped_sketch_knows_which_colour_belongs_to_which_thing():
     pipeline = ToyboxPipeline.load()
     captions = ["a red apple on a purple table", "a purple apple on a red table"]
     with torch.no_grad():
-        drawn = pipeline.sketch(pipeline.encode_text(captions), camera_vectors(camera([30.0, 30.0]), 2))
-    picture = unfold(drawn)
+        picture = pipeline.sketch(pipeline.read(captions)["told"], camera_vectors(camera([30.0, 30.0]), 2))
     top, bottom = (picture[:, :3, rows, 20:44].mean((2, 3)) for rows in (slice(20, 28), slice(40, 48)))
     red, _, blue = 0, 1, 2
     assert top[0, red] > 2 * top[0, blue] and top[1, blue] > top[1, red]

@@ -18,6 +18,7 @@ from threedistill.commands import generate as command
 from threedistill.config import compose, pictures
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.pipeline import Result, generate, resume
+from threedistill.toybox.model import ModelSettings, ToyboxPipeline
 from threedistill.toybox.priors.embedded import ToyboxPrior
 from threedistill.toybox.teacher import TransformerToyboxPipeline
 from threedistill.training.plan import PicturePlan
@@ -176,7 +177,11 @@ def test_what_cannot_be_used_is_refused_in_a_line(picture: Path, tmp_path: Path)
     with pytest.raises(
         UsageError, match=r"--image: prior=toybox cannot be shown pictures \(it is told: back"
     ):
-        generate("a red ball", out=tmp_path / "run", prior="toybox", images=[picture], quiet=True)
+        ToyboxPipeline.create(ModelSettings(channels=(32, 32, 32))).save(tmp_path / "unet")
+        generate(
+            "a red ball", out=tmp_path / "run", prior="toybox", images=[picture], quiet=True,
+            overrides=[f"prior.model.folder={tmp_path / 'unet'}"],
+        )  # fmt: skip
     assert not (tmp_path / "run").exists()
     (tmp_path / "words.png").write_text("no picture")
     for name, reason in (("none.png", "no such file or directory"), ("words.png", "the picture")):
