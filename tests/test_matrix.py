@@ -179,9 +179,8 @@ def tiny(tmp_path_factory):
 
 def fingerprint(prior) -> str:
     """Of all weights of a prior's network."""
-    network = prior.pipeline.unet if hasattr(prior, "pipeline") else prior.network
     digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
+    for name, value in sorted(prior.network.state_dict().items()):
         if "lora" not in name:  # the student's own
             digest.update(value.detach().cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -276,12 +276,12 @@ def test_impossible_combinations_are_refused_or_left_out(command: Callable, prom
 
 
 def test_words_of_all_prompts_are_named_at_once_or_those_prompts_left_out(command: Callable, made: list[str]):
-    Path("odd.txt").write_text("a red mushroom\na puppy\na corgi\na quark\na quark on a corgi\nred\n")
+    Path("odd.txt").write_text("a red mushroom\na dragon\na corgi\na quark\na quark on a corgi\nred\n")
     words = ["sweep", "--prompts", "odd.txt", "--no-eval", "--preset", "bench"]
     refused = command(*words)
     assert refused.status == 2 and made == [] and len(refused.err.splitlines()) == 1
     assert (
-        "4 prompts: the toybox prior does not know 'puppy', 'corgi', 'quark' (nearest known: cat"
+        "4 prompts: the toybox prior does not know 'dragon', 'corgi', 'quark' (nearest known: frog"
         in refused.err
     )
     assert "prompt 'red' names no thing" in refused.err and "--skip-impossible" in refused.err
@@ -289,7 +289,7 @@ def test_words_of_all_prompts_are_named_at_once_or_those_prompts_left_out(comman
     assert kept.status == 0 and made == ["a red mushroom/sds/0"]
     left_out = [line for line in kept.err.splitlines() if "left out" in line]
     assert len(left_out) == 5 and all(
-        f"prompt '{p}" in line for p, line in zip(["a puppy", "a corgi"], left_out)
+        f"prompt '{p}" in line for p, line in zip(["a dragon", "a corgi"], left_out)
     )
     Path("odd.txt").write_text("a corgi\na quark\n")
     nothing = command(*words, "--skip-impossible")

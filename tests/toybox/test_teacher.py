@@ -374,10 +374,9 @@ def test_a_run_may_be_made_longer_until_its_rate_falls(tmp_path, cache):
 def test_weights_to_begin_with_must_be_there_and_fit(tmp_path, cache):
     with pytest.raises(UsageError, match="holds neither a training run"):
         train(settings(tmp_path / "run", cache, 4), tmp_path)
+    ToyboxPipeline.create(ModelSettings(channels=(32, 32, 32))).save(tmp_path / "unet")
     with pytest.raises(UsageError, match="64-pixel prior"):
-        from threedistill.resources import assets_dir
-
-        train(settings(tmp_path / "run", cache, 4), assets_dir() / "toybox" / "prior")
+        train(settings(tmp_path / "run", cache, 4), tmp_path / "unet")
     torch.manual_seed(0)
     TransformerToyboxPipeline.create(replace(TINY, depth=2)).save(tmp_path / "deep")
     train(

@@ -82,6 +82,7 @@ class DiffusersPrior(NetworkPrior):
     """
 
     wants: frozenset[Condition] = frozenset({"text", "camera", "image", *MAPS})
+    offloaded, _offloads = False, False
 
     def __init__(
         self,
@@ -109,7 +110,7 @@ class DiffusersPrior(NetworkPrior):
         self._remarks: list[str] = []
         self._variant = variant
         self._dtype_name: DtypeName = dtype
-        self._offloads, self.offloaded = offload, False
+        self._offloads = offload
         self.kind: PredictionKind
         own = home in (None, model)
         try:
