@@ -1,4 +1,4 @@
-// What every kernel shares: the exported symbol, the return codes, the clones of inner loops.
+// What every kernel shares: the exported symbol, the return codes, the compiler's words.
 #pragma once
 
 #include <cstdint>
@@ -15,14 +15,9 @@
 #  define TD_EXPORT extern "C" __attribute__((visibility("default")))
 #endif
 
-// Compiles a plain function twice (baseline and AVX2+FMA) and lets the loader pick. Only gcc on x86-64 with
-// glibc, and not with TD_NO_CLONES: elsewhere the function is compiled once. Templates and OpenMP regions
-// must stay outside of it.
-#if !defined(TD_NO_CLONES) && defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) &&             \
-    defined(__GLIBC__)
-#  define TD_CLONES __attribute__((target_clones("default", "arch=x86-64-v3")))
-#else
-#  define TD_CLONES
+// Whether inner loops are compiled for several instruction sets, of which one is chosen at run time (simd.h).
+#if !defined(TD_NO_CLONES) && defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__)
+#  define TD_WIDER
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
@@ -34,6 +29,17 @@
 #  define TD_INLINE_LAMBDA
 #  define TD_RESTRICT __restrict
 #endif
+
+// The number of the lowest bit that is set; bits must not be 0.
+TD_INLINE int lowest_bit(uint64_t bits) {
+#if defined(__GNUC__) || defined(__clang__)
+  return __builtin_ctzll(bits);
+#else
+  int at = 0;
+  for (; !(bits & 1); bits >>= 1) ++at;
+  return at;
+#endif
+}
 
 // Return codes, turned into Python exceptions by threedistill/ops/_native.py.
 enum td_status : int {

@@ -41,34 +41,31 @@ template <typename T> TD_INLINE T expm1(T x) {
   return power * (r * series) + (power - 1);
 }
 
-// exp(x) for x <= 0 in every lane: the same steps with a shorter chain of dependent operations (pairs of
-// terms, then Horner's rule in r^2). Below kLeast it stays at exp(kLeast).
-template <typename T, int N> TD_INLINE pack<T, N> exp_of_negative(pack<T, N> x) {
+// 2^x for x <= 0 in every lane: x = n + r with |r| <= 1 / 2, Taylor's series in pairs of terms (a shorter
+// chain of dependent operations), then n added to the exponent's bits. Below T's least exponent the result
+// means nothing.
+template <typename T, int N> TD_INLINE pack<T, N> exp2_of_negative(pack<T, N> x) {
   using E = Exponential<T>;
   using V = pack<T, N>;
-  x = at_least<T, N>(x, E::kLeast, x, filled<T, N>(E::kLeast));
-  const V round = filled<T, N>(E::kRound);
-  const V shifted = x * T(1.4426950408889634) + round, n = shifted - round;
-  const V r = (x - n * T(E::kHigh)) - n * T(E::kLow), square = r * r;
-  T factorial[E::kTerms] = {1};
-  for (int k = 1; k < E::kTerms; ++k) factorial[k] = factorial[k - 1] * T(k);
-  V series = filled<T, N>(T(1) / factorial[E::kTerms - 2]) + r * (T(1) / factorial[E::kTerms - 1]);
+  const V round = filled<T, N>(E::kRound), shifted = x + round, r = x - (shifted - round), square = r * r;
+  T term[E::kTerms] = {1};
+  for (int k = 1; k < E::kTerms; ++k) term[k] = term[k - 1] * T(0.69314718055994530942) / T(k);
+  V series = filled<T, N>(term[E::kTerms - 2]) + r * term[E::kTerms - 1];
   for (int k = E::kTerms - 4; k >= 0; k -= 2)
-    series = series * square + (filled<T, N>(T(1) / factorial[k]) + r * (T(1) / factorial[k + 1]));
+    series = series * square + (filled<T, N>(term[k]) + r * term[k + 1]);
 #if defined(__GNUC__) || defined(__clang__)
   typedef typename std::make_unsigned<typename E::Bits>::type Bits
       __attribute__((vector_size(N * sizeof(T))));
-  Bits bits;
+  Bits bits, power;
+  std::memcpy(&bits, &series, sizeof bits);
+  std::memcpy(&power, &shifted, sizeof power);
+  bits += power << E::kMantissa;
 #else
-  typename std::make_unsigned<typename E::Bits>::type bits[N];
+  typename std::make_unsigned<typename E::Bits>::type bits[N], power[N];
+  std::memcpy(&bits, &series, sizeof bits);
+  std::memcpy(&power, &shifted, sizeof power);
+  for (int i = 0; i < N; ++i) bits[i] += power[i] << E::kMantissa;
 #endif
-  std::memcpy(&bits, &shifted, sizeof bits);
-#if defined(__GNUC__) || defined(__clang__)
-  bits = (bits << E::kMantissa) + E::kOne;
-#else
-  for (int i = 0; i < N; ++i) bits[i] = (bits[i] << E::kMantissa) + E::kOne;
-#endif
-  V power;
-  std::memcpy(&power, &bits, sizeof power);
-  return power * series;
+  std::memcpy(&series, &bits, sizeof series);
+  return series;
 }

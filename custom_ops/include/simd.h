@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstring>
+#include <type_traits>
 
 #include "common.h"
 
@@ -70,7 +71,7 @@ template <typename T, int N> TD_INLINE void store(T* to, pack<T, N> value) {
 }
 template <typename T, int N> TD_INLINE pack<T, N> filled(T value) {
 #if defined(__GNUC__) || defined(__clang__)
-  return value - pack<T, N>{}; // a broadcast; element by element it would be a chain of insertions
+  return value + pack<T, N>{}; // a broadcast (without the sum gcc inserts lane by lane); -0 becomes 0
 #else
   pack<T, N> r;
   for (int i = 0; i < N; ++i) r[i] = value;
@@ -87,4 +88,58 @@ TD_INLINE pack<T, N> at_least(pack<T, N> x, T least, pack<T, N> yes, pack<T, N> 
   for (int i = 0; i < N; ++i) no[i] = x[i] >= least ? yes[i] : no[i];
   return no;
 #endif
+}
+
+// x < 0 ? x : -x, also for zeros; x must not be NaN.
+template <typename T, int N> TD_INLINE pack<T, N> minus_abs(pack<T, N> x) {
+#if defined(__GNUC__) || defined(__clang__)
+  return x > 0 ? -x : x;
+#else
+  for (int i = 0; i < N; ++i) x[i] = x[i] > 0 ? -x[i] : x[i];
+  return x;
+#endif
+}
+
+// The sum of the lanes, by halves.
+template <typename T, int N> TD_INLINE T total(pack<T, N> x) {
+#if defined(__GNUC__) && !defined(__clang__)
+  typedef typename std::conditional<sizeof(T) == 4, int32_t, int64_t>::type Index
+      __attribute__((vector_size(N * sizeof(T))));
+  Index lane;
+  for (int k = 0; k < N; ++k) lane[k] = k;
+  for (int half = N / 2; half; half /= 2) x += __builtin_shuffle(x, lane ^ half);
+  return x[0];
+#else
+  T lanes[N];
+  store<T, N>(lanes, x);
+  for (int half = N / 2; half; half /= 2)
+    for (int k = 0; k < half; ++k) lanes[k] += lanes[k + half];
+  return lanes[0];
+#endif
+}
+
+// The instruction sets inner loops are compiled for, and the one in use (abi.cpp).
+enum td_simd_level : int { TD_SIMD_BASELINE, TD_SIMD_AVX2, TD_SIMD_AVX512 };
+extern int td_simd_in_use;
+
+#ifdef TD_WIDER
+template <typename Work> __attribute__((target("avx2,fma"), noinline)) void with_avx2(const Work& work) {
+  work(std::integral_constant<int, 8>());
+}
+template <typename Work>
+__attribute__((target("avx2,fma,avx512f,avx512vl,avx512bw,avx512dq"), noinline)) void
+with_avx512(const Work& work) {
+  work(std::integral_constant<int, 16>());
+}
+#endif
+
+// Calls work(lanes), lanes being how many floats are well worked on together, compiled for the instruction
+// set in use. work is a lambda marked TD_INLINE_LAMBDA, and so is everything it calls, without an OpenMP
+// region.
+template <typename Work> TD_INLINE void dispatch(const Work& work) {
+#ifdef TD_WIDER
+  if (td_simd_in_use == TD_SIMD_AVX512) return with_avx512(work);
+  if (td_simd_in_use == TD_SIMD_AVX2) return with_avx2(work);
+#endif
+  work(std::integral_constant<int, 8>());
 }

@@ -8,8 +8,12 @@
 #include "common.h"
 
 // The version of this interface; threedistill/ops/_native.py refuses a library with another one.
-#define TD_ABI_VERSION 1
+#define TD_ABI_VERSION 2
 TD_EXPORT int td_abi_version();
+
+// Narrows the instruction sets that are used to `most` (0 the compiler's baseline, 1 AVX2, 2 AVX-512) or what
+// the processor has, and returns which one is used from now on. Not while a kernel runs.
+TD_EXPORT int td_simd(int most);
 
 // Triangle id, perspective-correct barycentrics and clip w of the nearest triangle at each pixel centre.
 TD_EXPORT int td_rasterize_f32(
@@ -77,25 +81,30 @@ TD_EXPORT int td_composite_backward_f64(
 
 // Front-to-back compositing of projected Gaussians: means (views, count, 2) in pixels, conics (.., 3) the
 // inverse covariances (xx, xy, yy), opacities (..), features (.., channels), depths (..) for the order; a
-// depth that is not positive hides its Gaussian. Gradients must be zero on entry: only what is visible is
-// written. pulls, (views, count, 2): sums over pixels of each one's absolute gradient by the mean.
+// depth that is not positive hides its Gaussian. The backward pass takes the forward one's results. Gradients
+// must be zero on entry: only what is visible is written. pulls, (views, count, 2): sums over pixels of each
+// one's absolute gradient by the mean.
 #define TD_SPLATS(T)                                                                                         \
   const T *means, const T *conics, const T *opacities, const T *features, const T *depths, int64_t views,    \
       int64_t count, int64_t channels, int64_t height, int64_t width
 TD_EXPORT int td_splat_f32(TD_SPLATS(float), float* image, float* alpha);
 TD_EXPORT int td_splat_f64(TD_SPLATS(double), double* image, double* alpha);
 TD_EXPORT int td_splat_backward_f32(
-    TD_SPLATS(float), const float* grad_image, const float* grad_alpha, float* grad_means, float* grad_conics,
-    float* grad_opacities, float* grad_features);
+    TD_SPLATS(float), const float* image, const float* alpha, const float* grad_image,
+    const float* grad_alpha, float* grad_means, float* grad_conics, float* grad_opacities,
+    float* grad_features);
 TD_EXPORT int td_splat_backward_f64(
-    TD_SPLATS(double), const double* grad_image, const double* grad_alpha, double* grad_means,
-    double* grad_conics, double* grad_opacities, double* grad_features);
+    TD_SPLATS(double), const double* image, const double* alpha, const double* grad_image,
+    const double* grad_alpha, double* grad_means, double* grad_conics, double* grad_opacities,
+    double* grad_features);
 TD_EXPORT int td_splat_backward_absolute_f32(
-    TD_SPLATS(float), const float* grad_image, const float* grad_alpha, float* grad_means, float* grad_conics,
-    float* grad_opacities, float* grad_features, float* pulls);
+    TD_SPLATS(float), const float* image, const float* alpha, const float* grad_image,
+    const float* grad_alpha, float* grad_means, float* grad_conics, float* grad_opacities,
+    float* grad_features, float* pulls);
 TD_EXPORT int td_splat_backward_absolute_f64(
-    TD_SPLATS(double), const double* grad_image, const double* grad_alpha, double* grad_means,
-    double* grad_conics, double* grad_opacities, double* grad_features, double* pulls);
+    TD_SPLATS(double), const double* image, const double* alpha, const double* grad_image,
+    const double* grad_alpha, double* grad_means, double* grad_conics, double* grad_opacities,
+    double* grad_features, double* pulls);
 
 // The topology of marching tetrahedra: inside is signs < 0, table the (16, 2, 3) edge numbers of the
 // triangles of each sign pattern. With starts null: writes the crossed tetrahedra and triangles of each chunk

@@ -1,6 +1,7 @@
 // Emission-absorption compositing along packed rays, forward and backward. One ray has one owner, so nothing
 // depends on the number of threads.
 #include "exponential.h"
+#include "simd.h"
 #include "threedistill_ops.h"
 
 #include <algorithm>
@@ -66,23 +67,25 @@ TD_INLINE void backward_rays(
   }
 }
 
-// The plain functions that are compiled for each instruction set.
-#define TD_COMPOSITE_CLONES(T)                                                                               \
-  TD_CLONES void run_forward(                                                                                \
-      const T* density, const T* rgb, const T* start, const T* end, const int64_t* offsets, int64_t first,   \
-      int64_t last, T* color, T* opacity, T* depth, T* weights) {                                            \
-    forward_rays(density, rgb, start, end, offsets, first, last, color, opacity, depth, weights);            \
-  }                                                                                                          \
-  TD_CLONES void run_backward(                                                                               \
-      const T* density, const T* rgb, const T* start, const T* end, const int64_t* offsets, int64_t first,   \
-      int64_t last, const T* weights, const T* grad_color, const T* grad_opacity, const T* grad_depth,       \
-      const T* grad_weights, T* grad_density, T* grad_rgb) {                                                 \
-    backward_rays(                                                                                           \
-        density, rgb, start, end, offsets, first, last, weights, grad_color, grad_opacity, grad_depth,       \
-        grad_weights, grad_density, grad_rgb);                                                               \
-  }
-TD_COMPOSITE_CLONES(float)
-TD_COMPOSITE_CLONES(double)
+template <typename T>
+void run_forward(
+    const T* density, const T* rgb, const T* start, const T* end, const int64_t* offsets, int64_t first,
+    int64_t last, T* color, T* opacity, T* depth, T* weights) {
+  dispatch([&](auto) TD_INLINE_LAMBDA {
+    forward_rays(density, rgb, start, end, offsets, first, last, color, opacity, depth, weights);
+  });
+}
+template <typename T>
+void run_backward(
+    const T* density, const T* rgb, const T* start, const T* end, const int64_t* offsets, int64_t first,
+    int64_t last, const T* weights, const T* grad_color, const T* grad_opacity, const T* grad_depth,
+    const T* grad_weights, T* grad_density, T* grad_rgb) {
+  dispatch([&](auto) TD_INLINE_LAMBDA {
+    backward_rays(
+        density, rgb, start, end, offsets, first, last, weights, grad_color, grad_opacity, grad_depth,
+        grad_weights, grad_density, grad_rgb);
+  });
+}
 
 int check(const int64_t* offsets, int64_t rays, int64_t samples) {
   if (rays < 0 || samples < 0 || offsets[0] != 0 || offsets[rays] != samples) return TD_BAD_INDEX;

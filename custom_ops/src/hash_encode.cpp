@@ -148,52 +148,55 @@ TD_INLINE void points_level(
   }
 }
 
-// The cloned entry points: plain functions, one per scalar type, switching on the feature count.
-#define TD_HASH_CLONES(T)                                                                                    \
-  TD_CLONES void run_forward(                                                                                \
-      int features, const T* x, int64_t count, const Level<T>& level, const T* table, T* out,                \
-      int64_t stride) {                                                                                      \
-    switch (features) {                                                                                      \
-    case 1:                                                                                                  \
-      return forward_level<T, 1>(x, count, level, table, out, stride);                                       \
-    case 2:                                                                                                  \
-      return forward_level<T, 2>(x, count, level, table, out, stride);                                       \
-    case 4:                                                                                                  \
-      return forward_level<T, 4>(x, count, level, table, out, stride);                                       \
-    default:                                                                                                 \
-      return forward_level<T, 8>(x, count, level, table, out, stride);                                       \
-    }                                                                                                        \
-  }                                                                                                          \
-  TD_CLONES void run_table(                                                                                  \
-      int features, const T* x, int64_t count, const Level<T>& level, const T* grad, int64_t stride,         \
-      T* out) {                                                                                              \
-    switch (features) {                                                                                      \
-    case 1:                                                                                                  \
-      return table_level<T, 1>(x, count, level, grad, stride, out);                                          \
-    case 2:                                                                                                  \
-      return table_level<T, 2>(x, count, level, grad, stride, out);                                          \
-    case 4:                                                                                                  \
-      return table_level<T, 4>(x, count, level, grad, stride, out);                                          \
-    default:                                                                                                 \
-      return table_level<T, 8>(x, count, level, grad, stride, out);                                          \
-    }                                                                                                        \
-  }                                                                                                          \
-  TD_CLONES void run_points(                                                                                 \
-      int features, const T* x, int64_t count, const Level<T>& level, const T* table, const T* grad,         \
-      int64_t stride, T* out) {                                                                              \
-    switch (features) {                                                                                      \
-    case 1:                                                                                                  \
-      return points_level<T, 1>(x, count, level, table, grad, stride, out);                                  \
-    case 2:                                                                                                  \
-      return points_level<T, 2>(x, count, level, table, grad, stride, out);                                  \
-    case 4:                                                                                                  \
-      return points_level<T, 4>(x, count, level, table, grad, stride, out);                                  \
-    default:                                                                                                 \
-      return points_level<T, 8>(x, count, level, table, grad, stride, out);                                  \
-    }                                                                                                        \
-  }
-TD_HASH_CLONES(float)
-TD_HASH_CLONES(double)
+template <typename T>
+void run_forward(
+    int features, const T* x, int64_t count, const Level<T>& level, const T* table, T* out, int64_t stride) {
+  dispatch([&](auto) TD_INLINE_LAMBDA {
+    switch (features) {
+    case 1:
+      return forward_level<T, 1>(x, count, level, table, out, stride);
+    case 2:
+      return forward_level<T, 2>(x, count, level, table, out, stride);
+    case 4:
+      return forward_level<T, 4>(x, count, level, table, out, stride);
+    default:
+      return forward_level<T, 8>(x, count, level, table, out, stride);
+    }
+  });
+}
+template <typename T>
+void run_table(
+    int features, const T* x, int64_t count, const Level<T>& level, const T* grad, int64_t stride, T* out) {
+  dispatch([&](auto) TD_INLINE_LAMBDA {
+    switch (features) {
+    case 1:
+      return table_level<T, 1>(x, count, level, grad, stride, out);
+    case 2:
+      return table_level<T, 2>(x, count, level, grad, stride, out);
+    case 4:
+      return table_level<T, 4>(x, count, level, grad, stride, out);
+    default:
+      return table_level<T, 8>(x, count, level, grad, stride, out);
+    }
+  });
+}
+template <typename T>
+void run_points(
+    int features, const T* x, int64_t count, const Level<T>& level, const T* table, const T* grad,
+    int64_t stride, T* out) {
+  dispatch([&](auto) TD_INLINE_LAMBDA {
+    switch (features) {
+    case 1:
+      return points_level<T, 1>(x, count, level, table, grad, stride, out);
+    case 2:
+      return points_level<T, 2>(x, count, level, table, grad, stride, out);
+    case 4:
+      return points_level<T, 4>(x, count, level, table, grad, stride, out);
+    default:
+      return points_level<T, 8>(x, count, level, table, grad, stride, out);
+    }
+  });
+}
 
 template <typename T>
 Level<T> level_at(int64_t l, const int64_t* offsets, const int64_t* resolutions, const double* scales) {

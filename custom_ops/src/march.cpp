@@ -2,6 +2,7 @@
 // write them once the caller has summed the counts. Both passes take the same decisions: this file is
 // compiled without contraction to FMA, and the positions come from the sample's index, not from a running
 // sum.
+#include "simd.h"
 #include "threedistill_ops.h"
 
 #include <algorithm>
@@ -50,29 +51,31 @@ TD_INLINE int64_t march_ray(const Grid<T>& grid, const T* origin, const T* direc
   return found;
 }
 
-// The plain functions that are compiled for each instruction set.
-#define TD_MARCH_CLONES(T)                                                                                   \
-  TD_CLONES void run_count(                                                                                  \
-      const Grid<T>& grid, const T* origins, const T* directions, const T* jitter, int64_t begin,            \
-      int64_t end, int64_t* counts) {                                                                        \
-    for (int64_t r = begin; r < end; ++r)                                                                    \
-      counts[r] = march_ray(                                                                                 \
-          grid, origins + 3 * r, directions + 3 * r, jitter ? jitter[r] : T(0), [](int64_t, T, T) {});       \
-  }                                                                                                          \
-  TD_CLONES void run_write(                                                                                  \
-      const Grid<T>& grid, const T* origins, const T* directions, const T* jitter, int64_t begin,            \
-      int64_t end, const int64_t* offsets, int64_t* ray, T* start, T* stop) {                                \
-    for (int64_t r = begin; r < end; ++r) {                                                                  \
-      const int64_t at = offsets[r];                                                                         \
-      Grid<T> mine = grid;                                                                                   \
-      mine.max_samples = offsets[r + 1] - at; /* never past the ray's own rows */                            \
-      march_ray(                                                                                             \
-          mine, origins + 3 * r, directions + 3 * r, jitter ? jitter[r] : T(0),                              \
-          [&](int64_t s, T from, T to) { ray[at + s] = r, start[at + s] = from, stop[at + s] = to; });       \
-    }                                                                                                        \
-  }
-TD_MARCH_CLONES(float)
-TD_MARCH_CLONES(double)
+template <typename T>
+void run_count(
+    const Grid<T>& grid, const T* origins, const T* directions, const T* jitter, int64_t begin, int64_t end,
+    int64_t* counts) {
+  dispatch([&](auto) TD_INLINE_LAMBDA {
+    for (int64_t r = begin; r < end; ++r)
+      counts[r] = march_ray(
+          grid, origins + 3 * r, directions + 3 * r, jitter ? jitter[r] : T(0), [](int64_t, T, T) {});
+  });
+}
+template <typename T>
+void run_write(
+    const Grid<T>& grid, const T* origins, const T* directions, const T* jitter, int64_t begin, int64_t end,
+    const int64_t* offsets, int64_t* ray, T* start, T* stop) {
+  dispatch([&](auto) TD_INLINE_LAMBDA {
+    for (int64_t r = begin; r < end; ++r) {
+      const int64_t at = offsets[r];
+      Grid<T> mine = grid;
+      mine.max_samples = offsets[r + 1] - at; /* never past the ray's own rows */
+      march_ray(
+          mine, origins + 3 * r, directions + 3 * r, jitter ? jitter[r] : T(0),
+          [&](int64_t s, T from, T to) { ray[at + s] = r, start[at + s] = from, stop[at + s] = to; });
+    }
+  });
+}
 
 template <typename T>
 int march(TD_MARCH_GRID(T), int64_t* counts, const int64_t* offsets, int64_t* ray, T* start, T* end) {

@@ -1,5 +1,6 @@
 // The topology of marching tetrahedra: which grid edges the surface crosses, and its triangles. The numbering
 // of vertices follows the edges in rising order, so nothing depends on the number of threads.
+#include "simd.h"
 #include "threedistill_ops.h"
 
 #include <algorithm>
@@ -14,16 +15,18 @@ TD_INLINE int pattern(const uint8_t* inside, const int32_t* tet) {
   return inside[tet[0]] | inside[tet[1]] << 1 | inside[tet[2]] << 2 | inside[tet[3]] << 3;
 }
 
-TD_CLONES void count_chunk(
+void count_chunk(
     const uint8_t* inside, const int32_t* tets, int64_t first, int64_t last, const int32_t* triangles,
     int64_t* counts) {
-  int64_t crossed = 0, faces = 0;
-  for (int64_t t = first; t < last; ++t) {
-    const int code = pattern(inside, tets + 4 * t);
-    crossed += code != 0 && code != 15;
-    faces += triangles[code];
-  }
-  counts[0] = crossed, counts[1] = faces;
+  dispatch([&](auto) TD_INLINE_LAMBDA {
+    int64_t crossed = 0, faces = 0;
+    for (int64_t t = first; t < last; ++t) {
+      const int code = pattern(inside, tets + 4 * t);
+      crossed += code != 0 && code != 15;
+      faces += triangles[code];
+    }
+    counts[0] = crossed, counts[1] = faces;
+  });
 }
 
 // The distinct crossed edges, bucketed by their lower point: bucket p holds the upper ends, rising, in

@@ -59,21 +59,23 @@ TD_INLINE void product(
       tile<T, 8, 1, N>(depth, a + m * rows, rows, columns, b + n, ldb, c + m * ldc + n, ldc, add);
 }
 
-// The plain functions that are compiled for each instruction set.
-#define TD_MLP_CLONES(T)                                                                                     \
-  TD_CLONES void run_product(                                                                                \
-      int height, int width, int depth, const T* a, int rows, int columns, const T* b, int ldb, T* c,        \
-      int ldc, bool add) {                                                                                   \
-    product<T>(height, width, depth, a, rows, columns, b, ldb, c, ldc, add);                                 \
-  }                                                                                                          \
-  TD_CLONES void run_relu(T* values, int64_t count) {                                                        \
-    for (int64_t i = 0; i < count; ++i) values[i] = values[i] < 0 ? T(0) : values[i]; /* NaN passes */       \
-  }                                                                                                          \
-  TD_CLONES void run_mask(T* grad, const T* values, int64_t count) {                                         \
-    for (int64_t i = 0; i < count; ++i) grad[i] = values[i] > 0 ? grad[i] : T(0);                            \
-  }
-TD_MLP_CLONES(float)
-TD_MLP_CLONES(double)
+template <typename T>
+void run_product(
+    int height, int width, int depth, const T* a, int rows, int columns, const T* b, int ldb, T* c, int ldc,
+    bool add) {
+  dispatch([&](auto)
+               TD_INLINE_LAMBDA { product<T>(height, width, depth, a, rows, columns, b, ldb, c, ldc, add); });
+}
+template <typename T> void run_relu(T* values, int64_t count) {
+  dispatch([&](auto) TD_INLINE_LAMBDA {
+    for (int64_t i = 0; i < count; ++i) values[i] = values[i] < 0 ? T(0) : values[i]; /* NaN passes */
+  });
+}
+template <typename T> void run_mask(T* grad, const T* values, int64_t count) {
+  dispatch([&](auto) TD_INLINE_LAMBDA {
+    for (int64_t i = 0; i < count; ++i) grad[i] = values[i] > 0 ? grad[i] : T(0);
+  });
+}
 
 inline int padded(int64_t width) {
   return int(width + kLane - 1) / kLane * kLane;

@@ -177,10 +177,10 @@ def test_opcheck():
     torch.library.opcheck(_splat, (*given, 8, 9, None))
     torch.library.opcheck(_splat, (*given, 8, 9, torch.zeros_like(given[0]).requires_grad_()))
     out = splat(*given, 8, 9)
-    still = [part.detach() for part in given]
+    still, seen = ([part.detach() for part in parts] for parts in (given, out))
     for absolute in (False, True):
         ones = (torch.ones_like(part).detach() for part in out)
-        torch.library.opcheck(_splat_backward, (*still, *ones, absolute))
+        torch.library.opcheck(_splat_backward, (*still, *seen, *ones, absolute))
 
 
 def test_the_twin_takes_over_without_the_library(monkeypatch):

@@ -20,7 +20,7 @@ from threedistill.errors import ThreedistillError, ThreedistillWarning, UsageErr
 
 __all__ = ["ABI_VERSION", "Kernel", "library", "library_path", "registered", "shape_error", "use_native"]
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 _SUFFIX = {torch.float32: "_f32", torch.float64: "_f64"}
 _CTYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "d": ctypes.c_double}
 

@@ -26,8 +26,8 @@ _PAIRS_PER_CHUNK = 1 << 22  # (Gaussian, pixel) candidates the twin tests at onc
 _TILE = 16  # pixels per side of gsplat's tiles
 
 _forward_kernel = Kernel("splat", "pppppiiiiipp")
-_backward_kernel = Kernel("splat_backward", "pppppiiiiipppppp")
-_absolute_kernel = Kernel("splat_backward_absolute", "pppppiiiiippppppp")
+_backward_kernel = Kernel("splat_backward", "pppppiiiiipppppppp")
+_absolute_kernel = Kernel("splat_backward_absolute", "pppppiiiiippppppppp")
 
 
 class Layers(NamedTuple):
@@ -224,10 +224,12 @@ def _(means, conics, opacities, features, depths, height, width, pulls):
 
 @torch.library.custom_op(
     "threedistill::splat_backward", mutates_args=(),
-    schema="(Tensor means, Tensor conics, Tensor opacities, Tensor features, Tensor depths, Tensor grad_image, "
-    "Tensor grad_opacity, bool absolute) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    schema="(Tensor means, Tensor conics, Tensor opacities, Tensor features, Tensor depths, Tensor image, "
+    "Tensor opacity, Tensor grad_image, Tensor grad_opacity, bool absolute) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )  # fmt: skip
-def _splat_backward(means, conics, opacities, features, depths, grad_image, grad_opacity, absolute):
+def _splat_backward(
+    means, conics, opacities, features, depths, image, opacity, grad_image, grad_opacity, absolute
+):
     _, height, width, channels = grad_image.shape
     given = [t.contiguous() for t in (means, conics, opacities, features)]
     grads = [torch.zeros_like(t) for t in given]
@@ -236,19 +238,19 @@ def _splat_backward(means, conics, opacities, features, depths, grad_image, grad
     kernel, wanted = (_absolute_kernel, [*grads, pulls]) if absolute else (_backward_kernel, grads)
     kernel(
         means.dtype, *given, depths.contiguous(), views, count, channels, height, width,
-        grad_image.contiguous(), grad_opacity.contiguous(), *wanted,
+        image.contiguous(), opacity.contiguous(), grad_image.contiguous(), grad_opacity.contiguous(), *wanted,
     )  # fmt: skip
     return *grads, pulls
 
 
 @_splat_backward.register_fake
-def _(means, conics, opacities, features, depths, grad_image, grad_opacity, absolute):
+def _(means, conics, opacities, features, depths, image, opacity, grad_image, grad_opacity, absolute):
     grads = tuple(torch.empty_like(t) for t in (means, conics, opacities, features))
     return *grads, torch.empty_like(means) if absolute else means.new_empty(0)
 
 
 def _save(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[:5])
+    ctx.save_for_backward(*inputs[:5], *output)
     ctx.absolute = inputs[7] is not None
 
 
