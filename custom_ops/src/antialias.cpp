@@ -1,6 +1,7 @@
 // Where silhouettes pass between neighbouring pixel centres, and which triangles share an edge. All
 // arithmetic is double for both scalar types, in the order of the torch twin; every image is independent of
 // every other.
+#include "screen.h"
 #include "threedistill_ops.h"
 
 #include <algorithm>
@@ -13,12 +14,6 @@ namespace {
 // As in threedistill/ops/antialias.py.
 constexpr int kMostSteps = 64;
 constexpr double kEnd = 1 + 1e-6;
-
-// Pixel coordinates of a vertex, pixel centres at whole numbers.
-struct Point {
-  double x, y;
-  bool front;
-};
 
 // Coordinates along and across the line between two pixel centres.
 struct Along {
@@ -86,10 +81,7 @@ template <typename T>
 void crossings(
     const T* clip, const int32_t* faces, const int32_t* neighbours, const int32_t* triangle, const T* depth,
     int64_t view, int64_t vertices, int64_t height, int64_t width, Point* screen, int64_t* found) {
-  for (int64_t v = 0; v < vertices; ++v) {
-    const double x = clip[4 * v], y = clip[4 * v + 1], w = clip[4 * v + 3];
-    screen[v] = {(x / w + 1) * (width / 2.0) - 0.5, (1 - y / w) * (height / 2.0) - 0.5, w > 0};
-  }
+  project(clip, vertices, height, width, screen);
   const Image image{screen, faces, neighbours};
   const int64_t base = view * height * width;
   for (int64_t p = 0; p < height * width; ++p)
@@ -118,11 +110,9 @@ int silhouette_crossings(
     int64_t views, int64_t vertices, int64_t triangles, int64_t height, int64_t width, int64_t* found) {
   if (views < 0 || vertices < 0 || triangles < 0 || height < 0 || width < 0) return TD_BAD_ARGUMENT;
   const int64_t pixels = height * width;
-  for (int64_t i = 0; i < 3 * triangles; ++i)
-    if (faces[i] < 0 || faces[i] >= vertices || neighbours[i] < -1 || neighbours[i] >= 3 * triangles)
-      return TD_BAD_INDEX;
-  for (int64_t i = 0; i < views * pixels; ++i)
-    if (triangle[i] < -1 || triangle[i] >= triangles) return TD_BAD_INDEX;
+  if (!within(faces, 3 * triangles, 0, vertices) || !within(neighbours, 3 * triangles, -1, 3 * triangles) ||
+      !within(triangle, views * pixels, -1, triangles))
+    return TD_BAD_INDEX;
   int status = TD_OK;
 #pragma omp parallel for schedule(dynamic, 1) if (views > 1)
   for (int64_t view = 0; view < views; ++view) {
@@ -142,35 +132,33 @@ int silhouette_crossings(
 // Half-edges bucketed by the lower of their two vertices.
 int face_neighbours(const int32_t* faces, int64_t triangles, int64_t vertices, int32_t* neighbours) {
   if (triangles < 0 || vertices < 0) return TD_BAD_ARGUMENT;
-  for (int64_t i = 0; i < 3 * triangles; ++i)
-    if (faces[i] < 0 || faces[i] >= vertices) return TD_BAD_INDEX;
-  std::unique_ptr<int32_t[]> start(new (std::nothrow) int32_t[size_t(vertices + 2)]);
-  std::unique_ptr<int32_t[]> halves(new (std::nothrow) int32_t[size_t(3 * triangles + 1)]);
-  if (!start || !halves) return TD_NO_MEMORY;
-  std::fill(start.get(), start.get() + vertices + 2, 0);
-  auto ends = [&](int64_t half, int32_t& low, int32_t& high) {
-    const int32_t* face = faces + 3 * (half / 3);
-    const int k = int(half % 3);
-    const int32_t a = face[(k + 1) % 3], b = face[(k + 2) % 3];
-    low = std::min(a, b), high = std::max(a, b);
+  if (!within(faces, 3 * triangles, 0, vertices)) return TD_BAD_INDEX;
+  struct Half {
+    int32_t number, high; // of the edge's vertices
   };
-  int32_t low, high;
-  for (int64_t h = 0; h < 3 * triangles; ++h) ends(h, low, high), ++start[low + 2];
+  std::unique_ptr<int32_t[]> start(new (std::nothrow) int32_t[size_t(vertices + 2)]());
+  std::unique_ptr<Half[]> halves(new (std::nothrow) Half[size_t(3 * triangles)]);
+  if (!start || !halves) return TD_NO_MEMORY;
+  auto each_half = [&](auto visit) {
+    for (int32_t h = 0; h < 3 * triangles; h += 3)
+      for (int k = 0; k < 3; ++k) {
+        const int32_t a = faces[h + (k + 1) % 3], b = faces[h + (k + 2) % 3];
+        visit(h + k, std::min(a, b), std::max(a, b));
+      }
+  };
+  each_half([&](int32_t, int32_t low, int32_t) { ++start[low + 2]; });
   for (int64_t v = 0; v < vertices; ++v) start[v + 2] += start[v + 1];
-  for (int64_t h = 0; h < 3 * triangles; ++h) ends(h, low, high), halves[start[low + 1]++] = int32_t(h);
+  each_half([&](int32_t half, int32_t low, int32_t high) { halves[start[low + 1]++] = {half, high}; });
   for (int64_t v = 0; v < vertices; ++v)
     for (int32_t i = start[v]; i < start[v + 1]; ++i) {
-      ends(halves[i], low, high);
       int uses = 0;
       int32_t other = -1;
       for (int32_t j = start[v]; j < start[v + 1]; ++j) {
-        int32_t l, h;
-        ends(halves[j], l, h);
-        if (h != high) continue;
-        ++uses;
-        if (j != i) other = halves[j];
+        const bool same = halves[j].high == halves[i].high;
+        uses += same;
+        other = same && j != i ? halves[j].number : other;
       }
-      neighbours[halves[i]] = uses == 2 ? other : -1;
+      neighbours[halves[i].number] = uses == 2 ? other : -1;
     }
   return TD_OK;
 }
