@@ -14,6 +14,7 @@ TD_EXPORT int td_abi_version();
 // Narrows the instruction sets that are used to `most` (0 the compiler's baseline, 1 AVX2, 2 AVX-512) or what
 // the processor has, and returns which one is used from now on. Not while a kernel runs.
 TD_EXPORT int td_simd(int most);
+TD_EXPORT int td_simd_level();
 
 // Triangle id, perspective-correct barycentrics and clip w of the nearest triangle at each pixel centre.
 TD_EXPORT int td_rasterize_f32(
@@ -22,6 +23,19 @@ TD_EXPORT int td_rasterize_f32(
 TD_EXPORT int td_rasterize_f64(
     const double* clip, const int32_t* faces, int64_t images, int64_t vertices, int64_t triangles,
     int64_t height, int64_t width, int32_t* triangle, double* barycentric, double* depth);
+
+// Vertex attributes at pixel centres: triangle is the rasteriser's, pixels the flat indices of covered pixels
+// in rising order. Gradients must be zero on entry.
+#define TD_SEEN(T)                                                                                           \
+  const T *attributes, const T *clip, const int32_t *faces, const int32_t *triangle, const int64_t *pixels,  \
+      int64_t count, int64_t channels, int64_t views, int64_t vertices, int64_t triangles, int64_t height,   \
+      int64_t width
+TD_EXPORT int td_interpolate_f32(TD_SEEN(float), float* out);
+TD_EXPORT int td_interpolate_f64(TD_SEEN(double), double* out);
+TD_EXPORT int
+td_interpolate_backward_f32(TD_SEEN(float), const float* grad, float* grad_attributes, float* grad_clip);
+TD_EXPORT int
+td_interpolate_backward_f64(TD_SEEN(double), const double* grad, double* grad_attributes, double* grad_clip);
 
 // Multiresolution hash encoding. Per level: resolution, scale, first entry (offsets has levels + 1 values),
 // and whether it is hashed (dense otherwise). features is 1, 2, 4 or 8; only the first `active` levels are

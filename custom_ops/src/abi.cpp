@@ -24,6 +24,9 @@ int td_simd_in_use = widest();
 int td_abi_version() {
   return TD_ABI_VERSION;
 }
+int td_simd_level() {
+  return td_simd_in_use;
+}
 int td_simd(int most) {
   return td_simd_in_use = std::min(widest(), std::max(most, 0));
 }

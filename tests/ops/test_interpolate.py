@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from tests.ops.test_rasterize import TAN, clip_from, soup, sphere
-from threedistill.ops.interpolate import covered, interpolate
+from threedistill.ops.interpolate import (
+    _interpolate,
+    _interpolate_backward,
+    covered,
+    interpolate,
+    interpolate_reference,
+)
 from threedistill.ops.rasterize import rasterize
 
 
@@ -31,6 +37,39 @@ def test_the_differentiable_weights_are_the_rasterisers():
     plain = interpolate(vertices, clip, faces, fragments)
     torch.testing.assert_close(interpolate(vertices, clip.requires_grad_(), faces, fragments), plain)
     assert len(plain) == int((fragments.triangle >= 0).sum()) > 100
+
+
+@pytest.mark.parametrize("eye", [(0.0, 0.0, 3.0), (0.1, -0.2, 1.0)], ids=["outside", "inside the soup"])
+def test_equals_its_twin(eye, dtype, agree):
+    vertices, faces = soup(40, seed=2)
+    clip = torch.cat(
+        [clip_from(vertices, eye, dtype), clip_from(vertices.flip(1), eye, dtype)]
+    ).requires_grad_()
+    values = torch.randn(
+        len(vertices), 5, dtype=dtype, generator=torch.Generator().manual_seed(3)
+    ).requires_grad_()
+    fragments = rasterize(clip, faces, 21, 34)
+    pixels = covered(fragments)
+    got = interpolate(values, clip, faces, fragments, pixels)
+    twin = interpolate_reference(values, clip, faces, fragments, pixels)
+    agree(got, twin)
+    towards = torch.randn(got.shape, dtype=dtype, generator=torch.Generator().manual_seed(4))
+    for a, b in zip(*(torch.autograd.grad(out, (values, clip), towards) for out in (got, twin))):
+        agree(a / b.abs().max(), b / b.abs().max())
+
+
+def test_opcheck():
+    vertices, faces = soup(4)
+    clip = clip_from(vertices).requires_grad_()
+    fragments = rasterize(clip, faces, 7, 9)
+    pixels, values = (
+        covered(fragments),
+        torch.randn(len(vertices), 2, dtype=torch.float64, requires_grad=True),
+    )
+    given = (values, clip, faces, fragments.triangle, pixels)
+    torch.library.opcheck(_interpolate, given)
+    still = [part.detach() for part in given]
+    torch.library.opcheck(_interpolate_backward, (*still, torch.ones(len(pixels), 2, dtype=torch.float64)))
 
 
 def test_gradcheck():
@@ -79,6 +118,10 @@ def test_thread_count_does_not_matter(on_threads):
 def test_errors():
     clip, faces = torch.zeros(1, 3, 4), torch.tensor([[0, 1, 2]])
     fragments = rasterize(clip, faces, 4, 4)
+    covering = fragments._replace(triangle=torch.zeros_like(fragments.triangle))
+    for at in (-1, 16):
+        with pytest.raises(IndexError):
+            interpolate(torch.zeros(3, 1), clip, faces, covering, torch.tensor([at]))
     with pytest.raises(
         ValueError, match=r"interpolate: attributes must be \(V, C\) floating point, got \(3,\)"
     ):

@@ -1,7 +1,8 @@
 """The native library: finding it, deciding when to use it, calling it safely.
 
 ``THREEDISTILL_OPS=reference`` forces the torch twins, ``=native`` makes a missing library an error instead of
-a warning. Kernels exist for float32 and float64 on the CPU; everything else takes the twins.
+a warning. Kernels exist for float32 and float64 on the CPU; everything else takes the twins. ``THREEDISTILL_SIMD``
+(``baseline``, ``avx2``, ``avx512``) is the widest instruction set they may use, of those the processor has.
 """
 
 from __future__ import annotations
@@ -18,9 +19,20 @@ from torch import Tensor
 
 from threedistill.errors import ThreedistillError, ThreedistillWarning, UsageError
 
-__all__ = ["ABI_VERSION", "Kernel", "library", "library_path", "registered", "shape_error", "use_native"]
+__all__ = [
+    "ABI_VERSION",
+    "SIMD",
+    "Kernel",
+    "library",
+    "library_path",
+    "registered",
+    "shape_error",
+    "use_native",
+]
 
 ABI_VERSION = 2
+#: Instruction sets by the library's numbers for them, narrowest first.
+SIMD = ("baseline", "avx2", "avx512")
 _SUFFIX = {torch.float32: "_f32", torch.float64: "_f64"}
 _CTYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "d": ctypes.c_double}
 
@@ -46,6 +58,7 @@ def library() -> ctypes.CDLL | None:
             lib = ctypes.CDLL(str(path))
             version = lib.td_abi_version()
             if version == ABI_VERSION:
+                lib.td_simd(SIMD.index(_widest()))
                 return lib
             reason = f"{path.name} is of another version ({version}, not {ABI_VERSION})"
         except (OSError, AttributeError) as error:
@@ -54,6 +67,13 @@ def library() -> ctypes.CDLL | None:
         text = f"threedistill: {reason}; the slower torch path is used ({how})"
         warnings.warn(text, ThreedistillWarning, stacklevel=2)
     return None
+
+
+def _widest() -> str:
+    name = os.environ.get("THREEDISTILL_SIMD") or SIMD[-1]
+    if name not in SIMD:
+        raise UsageError(f"THREEDISTILL_SIMD={name!r} is unknown: set it to {', '.join(SIMD)}")
+    return name
 
 
 def _mode() -> str:
@@ -67,7 +87,7 @@ def use_native(*tensors: Tensor) -> bool:
     """Whether a call with these tensors goes to the native kernel.
 
     Raises:
-        UsageError: ``THREEDISTILL_OPS`` has an unknown value.
+        UsageError: ``THREEDISTILL_OPS`` or ``THREEDISTILL_SIMD`` has an unknown value.
         ThreedistillError: ``THREEDISTILL_OPS=native`` and there is no library.
     """
     mode = _mode()

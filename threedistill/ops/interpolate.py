@@ -6,10 +6,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from threedistill.ops._native import shape_error
+from threedistill.ops._native import Kernel, shape_error, use_native
 from threedistill.ops.rasterize import Fragments
 
-__all__ = ["covered", "interpolate"]
+__all__ = ["covered", "interpolate", "interpolate_reference"]
+
+_forward_kernel = Kernel("interpolate", "pppppiiiiiiip")
+_backward_kernel = Kernel("interpolate_backward", "pppppiiiiiiippp")
 
 
 def covered(fragments: Fragments) -> Int[Tensor, "P"]:
@@ -39,14 +42,15 @@ def interpolate(
         pixels: :func:`covered` of the fragments where it is known already.
 
     Returns:
-        one row per covered pixel.
+        one row per covered pixel, differentiable once.
 
     Raises:
         ValueError: a shape or type is wrong.
+        IndexError: an index points outside its array.
 
     Source: Olano and Greer, "Triangle scan conversion using 2D homogeneous coordinates", 1997, section 3.
     """
-    views, height, width = fragments.triangle.shape
+    views = fragments.triangle.shape[0]
     if attributes.ndim != 2 or not attributes.is_floating_point():
         raise shape_error("interpolate", "attributes", "(V, C) floating point", attributes)
     vertices = attributes.shape[0]
@@ -55,6 +59,20 @@ def interpolate(
     if faces.ndim != 2 or faces.shape[1] != 3 or faces.is_floating_point():
         raise shape_error("interpolate", "faces", "(F, 3) integers", faces)
     pixels = covered(fragments) if pixels is None else pixels
+    if use_native(attributes, clip, faces, fragments.triangle):
+        return _interpolate(attributes, clip, faces.to(torch.int32), fragments.triangle, pixels)
+    return interpolate_reference(attributes, clip, faces, fragments, pixels)
+
+
+def interpolate_reference(
+    attributes: Float[Tensor, "V C"],
+    clip: Float[Tensor, "B V 4"],
+    faces: Int[Tensor, "F 3"],
+    fragments: Fragments,
+    pixels: Int[Tensor, "P"],
+) -> Float[Tensor, "P C"]:
+    """The torch twin of :func:`interpolate`."""
+    height, width = fragments.triangle.shape[1:]
     triangle = fragments.triangle.reshape(-1)[pixels].long()
     corners = faces.long()[triangle]  # (P, 3)
     if clip.requires_grad and torch.is_grad_enabled():
@@ -77,3 +95,54 @@ def _weights(clip: Tensor, corners: Tensor, pixels: Tensor, height: int, width: 
     edges = torch.linalg.cross(v.roll(-1, 1), v.roll(-2, 1))
     e = (edges * p[:, None]).sum(-1)
     return (e / e.sum(1, keepdim=True)).to(clip.dtype)
+
+
+def _arguments(attributes: Tensor, clip: Tensor, faces: Tensor, triangle: Tensor, pixels: Tensor) -> list:
+    views, height, width = triangle.shape
+    given = [t.contiguous() for t in (attributes, clip, faces, triangle, pixels)]
+    count, channels = len(pixels), attributes.shape[1]
+    return [*given, count, channels, views, clip.shape[1], len(faces), height, width]
+
+
+@torch.library.custom_op(
+    "threedistill::interpolate", mutates_args=(),
+    schema="(Tensor attributes, Tensor clip, Tensor faces, Tensor triangle, Tensor pixels) -> Tensor",
+)  # fmt: skip
+def _interpolate(attributes, clip, faces, triangle, pixels):
+    # Only reached with the library: the twin's gradients are autograd's own, which an operator's body cannot record.
+    out = attributes.new_empty(len(pixels), attributes.shape[1])
+    _forward_kernel(attributes.dtype, *_arguments(attributes, clip, faces, triangle, pixels), out)
+    return out
+
+
+@_interpolate.register_fake
+def _(attributes, clip, faces, triangle, pixels):
+    return attributes.new_empty(len(pixels), attributes.shape[1])
+
+
+@torch.library.custom_op(
+    "threedistill::interpolate_backward", mutates_args=(),
+    schema="(Tensor attributes, Tensor clip, Tensor faces, Tensor triangle, Tensor pixels, Tensor grad) "
+    "-> (Tensor, Tensor)",
+)  # fmt: skip
+def _interpolate_backward(attributes, clip, faces, triangle, pixels, grad):
+    grads = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (attributes, clip)]
+    given = _arguments(attributes, clip, faces, triangle, pixels)
+    _backward_kernel(attributes.dtype, *given, grad.contiguous(), *grads)
+    return grads[0], grads[1]
+
+
+@_interpolate_backward.register_fake
+def _(attributes, clip, faces, triangle, pixels, grad):
+    return attributes.new_empty(attributes.shape), clip.new_empty(clip.shape)
+
+
+def _save(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx, grad):
+    return *_interpolate_backward(*ctx.saved_tensors, grad), None, None, None
+
+
+_interpolate.register_autograd(_backward, setup_context=_save)

@@ -225,7 +225,8 @@ def _(means, conics, opacities, features, depths, height, width, pulls):
 @torch.library.custom_op(
     "threedistill::splat_backward", mutates_args=(),
     schema="(Tensor means, Tensor conics, Tensor opacities, Tensor features, Tensor depths, Tensor image, "
-    "Tensor opacity, Tensor grad_image, Tensor grad_opacity, bool absolute) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "Tensor opacity, Tensor grad_image, Tensor grad_opacity, bool absolute) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )  # fmt: skip
 def _splat_backward(
     means, conics, opacities, features, depths, image, opacity, grad_image, grad_opacity, absolute
