@@ -81,7 +81,7 @@ setup(const T* mean, const T* conic, T opacity, T depth, int32_t index, int64_t 
   const double x = mean[0], y = mean[1], a = conic[0], b = conic[1], c = conic[2], det = a * c - b * b;
   if (!(depth > 0) || !std::isfinite(float(depth)) || !(opacity >= kLeast<T>) || !(a > 0 && c > 0 && det > 0))
     return s;
-  const double limit = 2 * std::log(255 * double(opacity));
+  const double limit = 2 * double(std::log(255 * opacity));
   if (!std::isfinite(a + c + x + y + limit)) return s;
   const double rx = std::sqrt(limit * c / det) + kSlack, ry = std::sqrt(limit * a / det) + kSlack;
   s.x0 = pixel(std::ceil(x - rx - 0.5), 0, double(width));
@@ -95,12 +95,32 @@ setup(const T* mean, const T* conic, T opacity, T depth, int32_t index, int64_t 
   return s;
 }
 
-// Of a tile's blocks those that the splat's box touches.
+// Of a tile's blocks those that the ellipse a dx^2 + 2 b dx dy + c dy^2 = limit reaches into: over a row of
+// blocks it goes furthest at its tip or, where that lies outside of the row, at the row's end next to it. The
+// blocks are worked out in float, all rows at once, and rounded to the outside.
 template <typename T> TD_INLINE uint64_t touched(const Splat<T>& s, int32_t left, int32_t top) {
-  const int x0 = std::max(s.x0 - left, 0) / kBlock, x1 = std::min(s.x1 - left, kTile - 1) / kBlock;
+  const double a = -double(s.xx), b = -0.5 * double(s.xy), c = -double(s.yy), limit = -double(s.least);
+  const double exact = std::max(a * c - b * b, 0.0);
+  const float det = float(exact), square = float(limit * a * (1 + 1e-6)), slant = float(b / a);
+  const float tip = float(b * std::sqrt(limit / std::max(c * exact, 1e-300))), inverse = float(1 / a);
+  const float x = float(double(s.x) - left - 0.5), y = float(top + 0.5 - double(s.y));
+  uint32_t rows[kAcross];
+  for (int k = 0; k < kAcross; ++k) {
+    const float first = y + float(k * kBlock), last = first + float(kBlock - 1);
+    const float right = std::min(std::max(-tip, first), last), other = std::min(std::max(tip, first), last);
+    const float most = x - slant * right + inverse * std::sqrt(std::max(square - det * right * right, 0.0f));
+    const float least = x - slant * other - inverse * std::sqrt(std::max(square - det * other * other, 0.0f));
+    const float ahead = (most + float(kSlack)) / kBlock, behind = (least - float(kSlack) + 1) / kBlock;
+    const int32_t x1 =
+        int32_t(std::min(std::max(ahead, -1.0f) + 1, float(kAcross))); // one past the last block
+    const int32_t x0 = int32_t(std::min(std::max(behind, 0.0f), float(kAcross)));
+    rows[k] = ((1u << x1) - 1) & ~((1u << x0) - 1);
+  }
+  uint64_t blocks = 0;
+  for (int k = 0; k < kAcross; ++k) blocks |= uint64_t(rows[k]) << kAcross * k;
   const int y0 = std::max(s.y0 - top, 0) / kBlock, y1 = std::min(s.y1 - top, kTile - 1) / kBlock;
-  const uint64_t row = (0xffu >> (kAcross - 1 - x1 + x0)) << x0, all = ~uint64_t(0);
-  return row * 0x0101010101010101u & all << kAcross * y0 & all >> kAcross * (kAcross - 1 - y1);
+  const uint64_t all = ~uint64_t(0);
+  return blocks & all << kAcross * y0 & all >> kAcross * (kAcross - 1 - y1);
 }
 
 template <typename T>
@@ -131,14 +151,16 @@ void sort_into_tiles(
   for (size_t t = 1; t < view.first_entry.size(); ++t) view.first_entry[t] += view.first_entry[t - 1];
   view.entries.resize(size_t(view.first_entry.back()));
   std::vector<int32_t> next(view.first_entry.begin(), view.first_entry.end() - 1);
-  for (size_t rank = 0; rank < keys.size(); ++rank) {
-    const Splat<T>& s = view.splats[rank];
-    int32_t pair = view.first_pair[rank];
-    for (int32_t ty = s.y0 / kTile; ty <= s.y1 / kTile; ++ty)
-      for (int32_t tx = s.x0 / kTile; tx <= s.x1 / kTile; ++tx)
-        view.entries[size_t(next[ty * across + tx]++)] = {
-            int32_t(rank), pair++, touched(s, tx * kTile, ty * kTile)};
-  }
+  dispatch([&](auto) TD_INLINE_LAMBDA {
+    for (size_t rank = 0; rank < keys.size(); ++rank) {
+      const Splat<T>& s = view.splats[rank];
+      int32_t pair = view.first_pair[rank];
+      for (int32_t ty = s.y0 / kTile; ty <= s.y1 / kTile; ++ty)
+        for (int32_t tx = s.x0 / kTile; tx <= s.x1 / kTile; ++tx)
+          view.entries[size_t(next[ty * across + tx]++)] = {
+              int32_t(rank), pair++, touched(s, tx * kTile, ty * kTile)};
+    }
+  });
 }
 
 // A tile and what both passes are told of it.
@@ -357,9 +379,12 @@ template <typename T> struct Scene {
     if (!found) return TD_NO_MEMORY;
     const int64_t chunks = (views * count + kChunk - 1) / kChunk;
     in_parallel(chunks, chunks > 1, [&](int64_t chunk) {
-      for (int64_t i = chunk * kChunk; i < std::min((chunk + 1) * kChunk, views * count); ++i)
-        found[size_t(i)] =
-            setup(means + 2 * i, conics + 3 * i, opacities[i], depths[i], int32_t(i % count), height, width);
+      const int64_t first = chunk * kChunk, last = std::min(first + kChunk, views * count);
+      dispatch([&](auto) TD_INLINE_LAMBDA {
+        for (int64_t i = first; i < last; ++i)
+          found[size_t(i)] = setup(
+              means + 2 * i, conics + 3 * i, opacities[i], depths[i], int32_t(i % count), height, width);
+      });
     });
     return in_parallel(views, count > kChunk, [&](int64_t v) {
       sort_into_tiles(found.get() + v * count, depths + v * count, count, height, width, lists[size_t(v)]);

@@ -53,6 +53,18 @@ def test_equals_its_twin(count, channels):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9 * float(b.abs().max()))
 
 
+def test_needles_across_many_tiles_equal_the_twins():
+    """Which blocks of pixels an ellipse reaches into is worked out in float: no pixel may get lost."""
+    means, _, opacities, features, depths = (part.detach() for part in scene(1, 60, 150, 130, seed=8))
+    angle = torch.linspace(0, math.pi, 60, dtype=torch.float64)
+    axes = torch.stack([angle.cos(), angle.sin(), -angle.sin(), angle.cos()], -1).view(1, 60, 2, 2)
+    conic = axes.mT @ torch.diag_embed(torch.tensor([1 / 120.0**2, 1 / 0.4**2]).double()) @ axes
+    conics = torch.stack([conic[..., 0, 0], conic[..., 0, 1], conic[..., 1, 1]], -1)
+    given = (means, conics, opacities, features, depths, 150, 130)
+    for a, b in zip(splat(*given), splat_reference(*given)):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
 def test_single_precision_differs_from_double_by_rounding():
     double = scene(1, 500, 48, 48)
     single = [part.detach().float().requires_grad_(k < 4) for k, part in enumerate(double)]
