@@ -23,7 +23,8 @@ from threedistill.config import compose
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.guidance.cfg import combine
 from threedistill.prediction import Prediction
-from threedistill.priors.diffusers import DiffusersPrior, DtypeName
+from threedistill.priors.diffusers import DiffusersPrior
+from threedistill.priors.precision import DtypeName
 from threedistill.priors.elsewhere import Elsewhere
 from threedistill.priors.families import SDXLIPAdapter, StableDiffusionIPAdapter
 from threedistill.priors.families.ip_adapter import clip_pixels

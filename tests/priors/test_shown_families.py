@@ -15,7 +15,8 @@ from threedistill.conditions import Conditions
 from threedistill.errors import UsageError
 from threedistill.guidance.cfg import combine
 from threedistill.prediction import Prediction
-from threedistill.priors.diffusers import DiffusersPrior, DtypeName
+from threedistill.priors.diffusers import DiffusersPrior
+from threedistill.priors.precision import DtypeName
 from threedistill.priors.families import (
     SDXLControlNet,
     StableDiffusion,

@@ -27,13 +27,14 @@ def decoder(logits: list[float], said: float, seen: float) -> SlotDecoder:
 def ask(found: SlotDecoder, picture: torch.Tensor, drawn: torch.Tensor, snr: float) -> torch.Tensor:
     """The answer for a noisy picture (1, 3, 16, 16)."""
     with torch.no_grad():
-        return found(
+        folded = found(
             torch.zeros(1, FINE, 4, 4),
             torch.zeros(1, TOLD),
             F.pixel_unshuffle(picture, 4),
-            drawn,
+            F.pixel_unshuffle(drawn, 4),
             torch.tensor([snr]),
         )
+        return F.pixel_shuffle(folded, 4)
 
 
 def noisy(colour: torch.Tensor, snr: float) -> torch.Tensor:
@@ -85,8 +86,9 @@ def test_two_slots_keep_their_colours_apart():
         found.masks.weight[16:32, 0] = 40.0
         features = torch.zeros(1, FINE, 4, 4)
         features[0, 0, :, :2], features[0, 0, :, 2:] = 1, -1
-        answer = found(
-            features, torch.zeros(1, TOLD), F.pixel_unshuffle(halves, 4), halves, torch.tensor([4.0])
+        folded = F.pixel_unshuffle(halves, 4)
+        answer = F.pixel_shuffle(
+            found(features, torch.zeros(1, TOLD), folded, folded, torch.tensor([4.0])), 4
         )
     # alpha is below 1: what is seen is smaller than what is said, and divided by alpha.
     alpha = math.sqrt(4 / 5)
@@ -103,12 +105,12 @@ def test_variances_beyond_all_sense_leave_an_answer_and_its_gradient(said, seen,
     facts = found.colours.bias.view(SLOTS, 5)
     with torch.no_grad():
         facts[:, 3], facts[:, 4] = math.log(said), math.log(seen)
-    drawn = torch.zeros(1, 3, 16, 16)
+    picture = torch.ones(1, 48, 4, 4)
     answer = found(
         torch.zeros(1, FINE, 4, 4),
         torch.zeros(1, TOLD),
-        F.pixel_unshuffle(torch.ones(1, 3, 16, 16), 4),
-        drawn,
+        picture,
+        torch.zeros_like(picture),
         torch.tensor([snr]),
     )
     answer.square().sum().backward()

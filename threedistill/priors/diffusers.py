@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from threedistill.priors.families.shell import shell
 from threedistill.priors.fetching import is_hub_id
 from threedistill.priors.loading import Source, find
 from threedistill.priors.long_prompts import fitted
+from threedistill.priors.precision import DtypeName, pick_dtype
 from threedistill.priors.prior_lora import fold_lora
 from threedistill.priors.single_file import find_file, is_single_file
 from threedistill.priors.space import LatentSpace
@@ -28,16 +29,7 @@ from threedistill.protocols import NetworkPrior
 from threedistill.types import Condition, Conditioning, NoiseLevel, Prediction, PredictionKind
 from threedistill.values import Within
 
-__all__ = ["DiffusersPrior", "DtypeName", "cast", "pick_dtype"]
-
-DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
-
-
-def pick_dtype(name: DtypeName, device: torch.device, half: torch.dtype = torch.float16) -> torch.dtype:
-    """The named dtype; ``auto`` is ``half`` on a GPU and float32 elsewhere."""
-    if name == "auto":
-        return half if device.type == "cuda" else torch.float32
-    return getattr(torch, name)
+__all__ = ["DiffusersPrior", "cast"]
 
 
 def cast(network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:

@@ -12,7 +12,8 @@ from torch import nn
 
 from threedistill.conditions import Conditions
 from threedistill.errors import ThreedistillError, UsageError
-from threedistill.priors.diffusers import DiffusersPrior, DtypeName
+from threedistill.priors.diffusers import DiffusersPrior
+from threedistill.priors.precision import DtypeName
 from threedistill.priors.elsewhere import Elsewhere, empty_network
 from threedistill.priors.families import FAMILIES, Facts, Family, Picture, Recorded
 from threedistill.priors.footprint import size_of

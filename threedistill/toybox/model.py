@@ -219,6 +219,11 @@ class ToyboxPipeline(DiffusionPipeline):
         return FOLD
 
     @property
+    def rounds(self) -> bool:
+        """Whether the network may compute in less than float32."""
+        return False
+
+    @property
     def shows(self) -> tuple[str, ...]:
         """Which pictures it can be shown beside the words."""
         return ()

@@ -16,7 +16,6 @@ their own colour draw blotches.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -55,27 +54,28 @@ class SlotDecoder(nn.Module):
         features: Float[Tensor, "B F h w"],
         told: Float[Tensor, "B T"],
         sample: Float[Tensor, "B 48 h w"],
-        drawn: Float[Tensor, "B 3 H W"],
+        drawn: Float[Tensor, "B 48 h w"],
         snr: Float[Tensor, "B"],
-    ) -> Float[Tensor, "B 3 H W"]:
-        """The picture in [-1, 1], 4 x 4 pixels a cell of the features.
+    ) -> Float[Tensor, "B 48 h w"]:
+        """The picture in [-1, 1], in float32. All pictures are folded, 4 x 4 pixels a cell of the features: nothing
+        here asks where a pixel is.
 
         Arguments:
             features: what the network made of everything.
             told: words, camera and background; not the time, of which what is said of a colour knows nothing.
-            sample: the noisy picture, folded 4 x 4.
+            sample: the noisy picture.
             drawn: the sketch over the told background.
             snr: (alpha / sigma)^2.
         """
-        masks = F.pixel_shuffle(self.masks(features), 4)
-        side = masks.shape[-2:]
+        cells = features.contiguous().flatten(2)
+        masks = _pointwise(self.masks, cells).unflatten(1, (self.slots + 1, 16)).flatten(2)
         lead = torch.log(self.floor**2 / snr.float()).clamp(-_LEAD, _LEAD).to(masks)
-        masks = torch.cat([masks[:, :1] + lead[:, None, None, None], masks[:, 1:]], 1).flatten(2).softmax(1)
+        lead = torch.cat([lead[:, None], lead.new_zeros(len(lead), self.slots)], 1)
+        masks = (masks + lead[:, :, None]).softmax(1)
         mean, masks = masks.split((1, self.slots), 1)
-        seen = F.pixel_shuffle(sample.to(masks), 4).flatten(2)
-        drawn = drawn.to(masks).flatten(2)
+        seen, drawn = (x.to(masks).unflatten(1, (3, 16)).flatten(2) for x in (sample, drawn))
         sums, means = (masks @ torch.cat([seen, drawn], 1).transpose(1, 2)).float().split(3, -1)
-        areas = masks.float().sum(-1, keepdim=True)
+        areas = masks.sum(-1, keepdim=True, dtype=torch.float32)
         facts = self.colours(told).float().unflatten(-1, (self.slots, 5))
         said, spread = means / (areas + 1e-3) + facts[..., :3], facts[..., 3:].clamp(-_RANGE, _RANGE)
         snr = snr.float()[:, None, None]
@@ -84,5 +84,12 @@ class SlotDecoder(nn.Module):
         worth = 1 + _SEEN * torch.exp(spread[..., 1:]) * snr * areas
         colours = (trust * said + (snr * (1 + snr)).sqrt() * sums / worth) / (trust + snr * areas / worth)
         flat = torch.addcmul(colours.to(masks).transpose(1, 2) @ masks, mean, drawn)
-        shade = F.pixel_shuffle(self.shade(features), 4)
-        return (1 + flat.unflatten(-1, side).float()) * (1 + shade.float()) - 1
+        shade = _pointwise(self.shade, cells).repeat(1, 3, 1).unflatten(1, (3, 16)).flatten(2)
+        return ((1 + flat.float()) * (1 + shade.float()) - 1).view_as(sample)
+
+
+def _pointwise(layer: nn.Conv2d, cells: Float[Tensor, "B F N"]) -> Float[Tensor, "B O N"]:
+    """A 1 x 1 convolution as one matrix product for each picture."""
+    assert layer.bias is not None
+    weight = layer.weight.flatten(1).expand(len(cells), -1, -1)
+    return torch.baddbmm(layer.bias[:, None], weight, cells)

@@ -111,6 +111,11 @@ class TransformerToyboxPipeline(DiffusionPipeline):
         return FOLD
 
     @property
+    def rounds(self) -> bool:
+        """Whether the network may compute in less than float32."""
+        return True
+
+    @property
     def shows(self) -> tuple[str, ...]:
         """Which pictures it can be shown beside the words."""
         return ("image", "normal")

@@ -77,10 +77,11 @@ class Attention(nn.Module):
     def forward(self, x: Float[Tensor, "B N D"], context: Tensor | None = None) -> Float[Tensor, "B N D"]:
         context = x if context is None else context
         q, k, v = (
-            f(y).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            f(y).unflatten(-1, (self.heads, -1))
             for f, y in ((self.to_q, x), (self.to_k, context), (self.to_v, context))
         )
-        seen = _attend(self.norm_q(q), self.norm_k(k), v)
+        # Normalised before the heads change places: that is where a token's numbers lie side by side.
+        seen = _attend(*(y.transpose(1, 2) for y in (self.norm_q(q), self.norm_k(k), v)))
         return self.to_out[0](seen.transpose(1, 2).flatten(2))
 
 
@@ -255,7 +256,7 @@ class ToyboxTransformer(ModelMixin, ConfigMixin):
         drawn = F.interpolate(
             F.pixel_shuffle(sketch, 2)[:, :3], scale_factor=2, mode="bilinear", align_corners=False
         )
-        found = F.pixel_unshuffle(self.flat(F.silu(out), F.silu(said), sample, drawn, snr), 4)
+        found = self.flat(F.silu(out), F.silu(said), sample, F.pixel_unshuffle(drawn, 4), snr)
         found = noisy * sample.float() + clean * found
         found = found.to(sample.dtype)
         return Transformer2DModelOutput(sample=found) if return_dict else (found,)
