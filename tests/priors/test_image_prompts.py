@@ -24,10 +24,10 @@ from threedistill.errors import ThreedistillError, UsageError
 from threedistill.guidance.cfg import combine
 from threedistill.prediction import Prediction
 from threedistill.priors.diffusers import DiffusersPrior
-from threedistill.priors.precision import DtypeName
 from threedistill.priors.elsewhere import Elsewhere
 from threedistill.priors.families import SDXLIPAdapter, StableDiffusionIPAdapter
 from threedistill.priors.families.ip_adapter import clip_pixels
+from threedistill.priors.precision import DtypeName
 from threedistill.priors.sampling import ddim
 from threedistill.priors.schedulers import scheduler_levels
 from threedistill.training.planning import build_plan

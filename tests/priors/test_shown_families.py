@@ -16,7 +16,6 @@ from threedistill.errors import UsageError
 from threedistill.guidance.cfg import combine
 from threedistill.prediction import Prediction
 from threedistill.priors.diffusers import DiffusersPrior
-from threedistill.priors.precision import DtypeName
 from threedistill.priors.families import (
     SDXLControlNet,
     StableDiffusion,
@@ -24,6 +23,7 @@ from threedistill.priors.families import (
     StableDiffusionInpainting,
 )
 from threedistill.priors.families.controlnet import depth_picture, normal_picture
+from threedistill.priors.precision import DtypeName
 from threedistill.priors.sampling import ddim
 from threedistill.priors.schedulers import scheduler_levels
 

@@ -13,7 +13,11 @@ pytest.importorskip("diffusers")
 from threedistill.cameras import camera_vectors
 from threedistill.conditions import Conditions, ReferenceImage
 from threedistill.errors import UsageError
+from threedistill.guidance.cfg import combine
+from threedistill.prediction import Prediction
 from threedistill.priors.noise_path import DiscretePath
+from threedistill.priors.sampling import ancestral
+from threedistill.priors.schedulers import scheduler_path
 from threedistill.toybox.coloured_world import ColouredWorld
 from threedistill.toybox.gbuffers import BufferSettings
 from threedistill.toybox.grammar import caption
@@ -138,7 +142,8 @@ def test_everything_that_is_told_reaches_the_output():
     control = torch.rand(1, 4, 64, 64)
 
     def sample(text="a red duck", cameras=None, background=None, **more):
-        return found([text], cameras, background, num_inference_steps=2, latents=noise, **more)
+        rng = torch.Generator().manual_seed(0)
+        return found([text], cameras, background, num_inference_steps=2, latents=noise, generator=rng, **more)
 
     base = sample()
     assert base.shape == (1, 64, 64, 3) and torch.equal(base, sample())
@@ -172,6 +177,60 @@ def test_what_is_not_shown_costs_nothing_and_changes_nothing():
     assert len(calls) == 2 and torch.equal(base, shown)
 
 
+def test_its_sampling_is_ancestral_sampling_of_the_prior(tmp_path):
+    found = awake(pipeline())
+    found.save(tmp_path, dtype=torch.float32)
+    cameras, background = camera([0.0, 90.0]), torch.tensor([[1.0, 1.0, 1.0], [0.2, 0.5, 0.1]])
+    texts = ["a red duck", "a blue car"]
+    theirs = found(
+        texts, cameras, background, guidance_scale=2.0, num_inference_steps=3, stop=0.4,
+        generator=torch.Generator().manual_seed(1),
+    )  # fmt: skip
+
+    prior = ToyboxPrior(folder=str(tmp_path), dtype="float32")
+    cond = prior.conditioning(Conditions(texts, cameras, background))
+    null = prior.conditioning(Conditions(["", ""], cameras, background))
+
+    def denoise(x_t, level):
+        both = [prior.predict(x_t, level, c).value for c in (null, cond)]
+        return Prediction(combine(*both, 2.0).clamp(-1, 1), prior.kind, x_t, level)
+
+    rng = torch.Generator().manual_seed(1)
+    noise = torch.randn(2, *prior.space.shape, generator=rng)
+    levels = [prior.path.at(torch.full((2,), float(t))) for t in (999, 699, 400)]
+    ours = prior.space.decode(ancestral(denoise, noise, levels, rng))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
+
+
+def test_ancestral_sampling_of_a_gaussian_has_its_variance():
+    """Data N(m, s^2) are denoised exactly; with many small steps the last answer is one of them, known to sigma."""
+    path, _ = scheduler_path(build_scheduler(64).config)
+    mean, std = 0.3, 0.2
+
+    def denoise(x_t, level):
+        alpha, sigma = level.scales(x_t)
+        gain = std**2 * alpha / (alpha.square() * std**2 + sigma.square())
+        return Prediction(mean + gain * (x_t - alpha * mean), "x0", x_t, level)
+
+    rng = torch.Generator().manual_seed(0)
+    levels = [path.at(torch.full((1,), t)) for t in torch.linspace(999, 1, 800)]
+    found = ancestral(denoise, torch.randn(1, 1, 100, 100, generator=rng), levels, rng)
+    assert found.mean() == pytest.approx(mean, abs=0.01) and found.std() == pytest.approx(std, rel=0.03)
+
+
+def test_bfloat16_answers_are_those_of_float32_to_its_rounding(tmp_path):
+    awake(pipeline()).save(tmp_path)
+    exact, rounded = (ToyboxPrior(folder=str(tmp_path), dtype=d) for d in ("float32", "bfloat16"))
+    assert {p.dtype for p in rounded.network.parameters()} == {torch.bfloat16}
+    assert rounded.network.log_snr.dtype == torch.float32  # a rounded path is another path
+    x_t = torch.randn(2, *exact.space.shape)
+    level = exact.path.at_fraction(torch.tensor([0.3, 0.9]))
+    told = Conditions(["a red duck", "a blue car"], camera([0.0, 90.0]), torch.ones(2, 3))
+    one, two = (p.predict(x_t, level, p.conditioning(told)).value for p in (exact, rounded))
+    assert one.dtype == two.dtype == torch.float32 and not torch.equal(one, two)
+    assert (one - two).abs().max() < 0.05 * one.abs().max()
+
+
 def test_saved_and_loaded_it_is_the_same_and_a_prior(tmp_path):
     found = awake(pipeline())
     found.save(tmp_path / "whole", dtype=torch.float32)
@@ -187,7 +246,7 @@ def test_saved_and_loaded_it_is_the_same_and_a_prior(tmp_path):
     assert next(found.transformer.parameters()).dtype == torch.float32
     assert all(p.stat().st_size < 16 * 2**20 for p in (tmp_path / "half").rglob("*.safetensors"))
 
-    prior = ToyboxPrior(folder=str(tmp_path / "whole"))
+    prior = ToyboxPrior(folder=str(tmp_path / "whole"), dtype="float32")
     assert prior.space.shape == (48, 16, 16) and prior.kind == "x0"
     x = torch.randn(2, *prior.space.shape)
     level = prior.path.at_fraction(torch.tensor([0.3, 0.7]))

@@ -13,12 +13,12 @@ from torch import nn
 from threedistill.conditions import Conditions
 from threedistill.errors import ThreedistillError, UsageError
 from threedistill.priors.diffusers import DiffusersPrior
-from threedistill.priors.precision import DtypeName
 from threedistill.priors.elsewhere import Elsewhere, empty_network
 from threedistill.priors.families import FAMILIES, Facts, Family, Picture, Recorded
 from threedistill.priors.footprint import size_of
 from threedistill.priors.known_models import ENCODERS, KNOWN, PUBLISHED, Known
 from threedistill.priors.loading import Source, find
+from threedistill.priors.precision import DtypeName
 from threedistill.priors.space import LatentSpace
 from threedistill.types import Conditioning
 

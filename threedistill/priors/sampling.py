@@ -1,4 +1,4 @@
-"""DDIM on any prior: for sample sheets, and to prove that a prior's conventions are those of its makers."""
+"""DDIM and ancestral sampling: for sample sheets, and to prove that a prior's conventions are those of its makers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from threedistill.prediction import NoiseLevel, Prediction
 from threedistill.protocols import NoisePath
 
-__all__ = ["ddim", "levels_at", "spaced"]
+__all__ = ["ancestral", "ddim", "levels_at", "spaced"]
 
 
 def spaced(steps: int, trained: int, how: str = "trailing", offset: int = 0) -> list[int]:
@@ -51,3 +51,36 @@ def ddim(
         seen = denoise(x_t, now.to(noise.device))
         x_t = then.to(noise.device).add_noise(seen.x0, seen.eps)
     return x_t
+
+
+@torch.no_grad()
+def ancestral(
+    denoise: Callable[[Tensor, NoiseLevel], Prediction],
+    noise: Float[Tensor, "B C h w"],
+    levels: Sequence[NoiseLevel],
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "B C h w"]:
+    """Ancestral sampling along falling levels; the sample is what is predicted clean at the last of them.
+
+        x_s = alpha_s x0_hat(x_t) + r sigma_s eps_hat(x_t) + sigma_s sqrt(1 - r^2) z,
+        r = alpha_t sigma_s / (alpha_s sigma_t)
+
+    The mean and the variance are those of ``q(x_s | x_t, x0_hat)``. Source: Ho et al. 2020, arXiv 2006.11239, eq. 6
+    and 7 (there of neighbouring times; here of any two).
+
+    Arguments:
+        denoise: as for :func:`ddim`.
+        noise: (B, C, h, w) the start, at the first level.
+        levels: (B,) each; all are asked.
+        generator: of the noise ``z``.
+    """
+    x_t = noise
+    for now, then in pairwise(levels):
+        seen = denoise(x_t, now)
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = now.scales(x_t), then.scales(x_t)
+        kept = alpha_t * sigma_s / (alpha_s * sigma_t)
+        fresh = torch.randn(x_t.shape, generator=generator).to(x_t)
+        x_t = alpha_s * seen.x0 + sigma_s * (
+            kept * seen.eps + (1 - kept.square()).clamp(min=0).sqrt() * fresh
+        )
+    return denoise(x_t, levels[-1]).x0

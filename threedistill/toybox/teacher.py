@@ -20,6 +20,9 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from threedistill.cameras import CAMERA_SIZE, camera_vectors
+from threedistill.prediction import NoiseLevel, Prediction
+from threedistill.priors.sampling import ancestral
+from threedistill.priors.schedulers import scheduler_path
 from threedistill.toybox.conditioning import BACKGROUND_SIZE, FOLD, background_vectors, fold, unfold
 from threedistill.toybox.networks import harmonics
 from threedistill.toybox.sketch import SplatSketch
@@ -258,15 +261,20 @@ class TransformerToyboxPipeline(DiffusionPipeline):
         cameras: Cameras | None = None,
         background: Float[Tensor, "B 3"] | None = None,
         negative_prompt: str = "",
-        guidance_scale: float = 3.0,
-        num_inference_steps: int = 25,
+        guidance_scale: float = 1.5,
+        num_inference_steps: int = 8,
         generator: torch.Generator | None = None,
         latents: Float[Tensor, "B 48 h w"] | None = None,
         views: Float[Tensor, "B R 3 H W"] | None = None,
         view_cameras: Float[Tensor, "B R 14"] | None = None,
         control: Float[Tensor, "B 4 H W"] | None = None,
+        stop: float = 0.5,
     ) -> Float[Tensor, "B H W 3"]:
-        """Sample pictures with DDIM and classifier-free guidance (the null keeps everything but the words).
+        """Sample pictures, ancestrally and with classifier-free guidance (the null keeps everything but the words).
+
+        The picture is what is answered at time ``stop``. Below it the network's road for the noisy picture is open and
+        answers keep its grain: 16 steps of DDIM to the end measured SSIM 0.839 to true objects where this measures
+        0.899, with half of the detail that no object has (``threedistill toybox judge``).
 
         Arguments:
             prompt: one text per picture.
@@ -274,18 +282,19 @@ class TransformerToyboxPipeline(DiffusionPipeline):
             background: (B, 3) sRGB, or None to leave it open.
             negative_prompt: what the unconditional branch is told.
             guidance_scale: ``s`` in ``uncond + s (cond - uncond)``.
-            num_inference_steps: DDIM steps.
-            generator: for the initial noise (CPU).
+            num_inference_steps: how many answers.
+            generator: of all noise (CPU).
             latents: the initial noise itself.
             views, view_cameras: reference views in [-1, 1], and their camera vectors (None = untold).
             control: normals and coverage, premultiplied, in [0, 1].
+            stop: the last answer's time, a fraction of the path.
 
         Returns:
             sRGB in [0, 1].
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         count = len(prompts)
-        device, dtype = self.transformer.device, self.transformer.dtype
+        device, dtype = self.transformer.device, torch.float32
         words = self.read([negative_prompt] * count + prompts)
         camera = camera_vectors(cameras, count).to(device, dtype).repeat(2, 1)
         ground = background_vectors(background, count).to(device, dtype).repeat(2, 1)
@@ -295,15 +304,19 @@ class TransformerToyboxPipeline(DiffusionPipeline):
             inputs["views"] = self.show(views.to(device, dtype), told.to(device, dtype)).repeat(2, 1, 1)
         if control is not None:
             inputs["control"] = fold(control.to(device, dtype)).repeat(2, 1, 1, 1)
-        shape = (count, 3 * FOLD**2, self.size // FOLD, self.size // FOLD)
-        x = latents if latents is not None else torch.randn(shape, generator=generator)
-        x = x.to(device, dtype)
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
-        for t in self.scheduler.timesteps:
-            both = self.transformer(torch.cat([x, x]), t, **inputs).sample
+
+        def denoise(x_t: Tensor, level: NoiseLevel) -> Prediction:
+            both = self.transformer(torch.cat([x_t, x_t]), level.index.repeat(2), **inputs).sample
             uncond, cond = both.chunk(2)
-            x = self.scheduler.step(uncond + guidance_scale * (cond - uncond), t, x).prev_sample
-        return (unfold(x).permute(0, 2, 3, 1).float() / 2 + 0.5).clamp(0, 1)
+            return Prediction((uncond + guidance_scale * (cond - uncond)).clamp(-1, 1), "x0", x_t, level)
+
+        shape = (count, 3 * FOLD**2, self.size // FOLD, self.size // FOLD)
+        noise = latents if latents is not None else torch.randn(shape, generator=generator)
+        times = torch.linspace(STEPS - 1, stop * (STEPS - 1), num_inference_steps)
+        path, _ = scheduler_path(self.scheduler.config)
+        levels = [path.at(t.round().expand(count)).to(device) for t in times]
+        x0 = ancestral(denoise, noise.to(device, dtype), levels, generator)
+        return (unfold(x0).permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1)
 
 
 def conditioning(

@@ -177,7 +177,7 @@ def write_sheet(pipeline: Any, path: Path) -> None:
     turns = [0.0, 90.0, 180.0, 270.0]
     prompts = [p for p in SHEET_PROMPTS for _ in turns]
     images: Tensor = pipeline(
-        prompts, camera(turns * len(SHEET_PROMPTS)), torch.ones(len(prompts), 3), num_inference_steps=16,
+        prompts, camera(turns * len(SHEET_PROMPTS)), torch.ones(len(prompts), 3),
         generator=torch.Generator().manual_seed(1),
     )  # fmt: skip
     half, size = len(SHEET_PROMPTS) // 2, images.shape[1]

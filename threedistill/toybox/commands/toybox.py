@@ -105,11 +105,13 @@ def _sample(argv: Sequence[str]) -> int:
     )
     p.add_argument("--text-only", action="store_true", help="do not tell the prior its camera")
     p.add_argument(
-        "--scale", type=number("--scale", 0, 100), default=3.0, metavar="S", help="guidance (default 3)"
-    )
+        "--scale", type=number("--scale", 0, 100), metavar="S",
+        help="guidance (default: the network's own; the transformer's 1.5)",
+    )  # fmt: skip
     p.add_argument(
-        "--steps", type=whole_number("--steps", 1, 1000), default=25, metavar="N", help="DDIM steps"
-    )
+        "--steps", type=whole_number("--steps", 1, 1000), metavar="N",
+        help="of sampling (default: the network's own; the transformer's 8)",
+    )  # fmt: skip
     p.add_argument(
         "--seed", type=whole_number("--seed", 0, LARGEST_SEED), default=0, metavar="N", help="default 0"
     )
@@ -124,6 +126,7 @@ def _sample(argv: Sequence[str]) -> int:
 
     from threedistill.atomic import write_bytes
     from threedistill.exports.files import png_bytes
+    from threedistill.toybox.evaluation.prior_figures import sampling
     from threedistill.toybox.model import ToyboxPipeline, camera
 
     with contextlib.redirect_stdout(sys.stderr):
@@ -131,8 +134,8 @@ def _sample(argv: Sequence[str]) -> int:
         around = camera([360 * v / options.views for v in range(options.views)])
         pictures = pipeline(
             [parsed.normalised] * options.views, cameras=None if options.text_only else around,
-            background=torch.ones(options.views, 3), negative_prompt=options.negative, guidance_scale=options.scale,
-            num_inference_steps=options.steps, generator=torch.Generator().manual_seed(options.seed),
+            background=torch.ones(options.views, 3), negative_prompt=options.negative,
+            generator=torch.Generator().manual_seed(options.seed), **sampling(options.scale, options.steps),
         )  # fmt: skip
     path = Path(options.out) if options.out else _file_name(prompt, "samples")
     write_bytes(path, png_bytes(torch.cat(list(pictures), dim=1)))
@@ -154,9 +157,13 @@ def _judge(argv: Sequence[str]) -> int:
         "--views", type=whole_number("--views", 1, 64), default=4, metavar="N", help="of each (default 4)"
     )
     p.add_argument(
-        "--steps", type=whole_number("--steps", 1, 1000), default=16, metavar="N", help="DDIM steps (16)"
-    )
-    p.add_argument("--scale", type=number("--scale", 0, 100), default=3.0, metavar="S", help="guidance (3)")
+        "--steps", type=whole_number("--steps", 1, 1000), metavar="N",
+        help="of sampling (default: the network's own; the transformer's 8)",
+    )  # fmt: skip
+    p.add_argument(
+        "--scale", type=number("--scale", 0, 100), metavar="S",
+        help="guidance (default: the network's own; the transformer's 1.5)",
+    )  # fmt: skip
     p.add_argument(
         "--set", type=whole_number("--set", 0, 24), default=24, metavar="N",
         help="held-out captions, eight pictures each, of the sets that are compared, and objects shown (24; 0 = none)",
@@ -217,7 +224,7 @@ def _judge_prior(options: Namespace) -> int:
     if options.json:
         print(json.dumps(facts | quality.as_dict(rows, mean, distance, reference)))
     else:
-        print(", ".join(f"{k} {v}" for k, v in facts.items()))
+        print(", ".join(f"{k} {v}" for k, v in facts.items() if v is not None))
         print(quality.table(rows, mean, distance, reference))
     return 0
 

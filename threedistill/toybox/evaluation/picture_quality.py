@@ -17,7 +17,7 @@ from torch import Tensor
 
 from threedistill.cameras import orbit
 from threedistill.evaluation.similarity import nearest, psnr
-from threedistill.toybox.evaluation.prior_figures import Sampler
+from threedistill.toybox.evaluation.prior_figures import Sampler, sampling
 from threedistill.toybox.grammar import parse
 from threedistill.toybox.judge import Judge
 from threedistill.types import Cameras
@@ -214,7 +214,7 @@ def reference_gain(
     Arguments:
         pipeline: a loaded prior that can be shown pictures.
         prompts: of each a random true object is drawn, seen from the front and from both sides.
-        steps, scale: of DDIM and of guidance.
+        steps, scale: of sampling and of guidance; None = the pipeline's own.
         seed: of objects and noise; with and without the view they start from the same noise.
     """
     from threedistill.cameras import camera_vectors
@@ -235,8 +235,8 @@ def reference_gain(
         scores = []
         for extra in ({}, {"views": views, "view_cameras": told}):
             pictures = pipeline(
-                [prompt] * 2, sides, white, guidance_scale=scale, num_inference_steps=steps,
-                generator=torch.Generator().manual_seed(seed + k), **extra,
+                [prompt] * 2, sides, white, generator=torch.Generator().manual_seed(seed + k),
+                **sampling(scale, steps), **extra,
             )  # fmt: skip
             scores.append(float(psnr(pictures.cpu().float(), truth).mean()))
         found.append(scores)

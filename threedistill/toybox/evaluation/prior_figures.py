@@ -30,7 +30,8 @@ from threedistill.types import Cameras
 
 __all__ = [
     "FIGURES", "GOALS", "Sample", "Sampler", "cameras_of", "draw", "grain", "ground_truth_sampler", "judge_samples",
-    "main", "object_mask", "plan_samples", "score", "summarise", "told_views", "toybox_sampler", "variety",
+    "main", "object_mask", "plan_samples", "sampling", "score", "summarise", "told_views", "toybox_sampler",
+    "variety",
     "write_contact_sheet",
 ]  # fmt: skip
 
@@ -377,13 +378,19 @@ def ground_truth_sampler(spread: bool = True) -> Sampler:
     return sample
 
 
-def toybox_sampler(prior: Any = None, guidance: float = 3.0, steps: int = 25) -> Sampler:
-    """Samples of the embedded prior, guided by ``guidance``.
+def sampling(guidance: float | None, steps: int | None) -> dict[str, Any]:
+    """A pipeline's arguments for these; what is None is left to the pipeline."""
+    asked = {"guidance_scale": guidance, "num_inference_steps": steps}
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def toybox_sampler(prior: Any = None, guidance: float | None = None, steps: int | None = None) -> Sampler:
+    """Samples of the embedded prior.
 
     Arguments:
         prior: a loaded pipeline, or the folder of a saved one; None = the shipped one.
-        guidance: scale of classifier-free guidance.
-        steps: of DDIM.
+        guidance: scale of classifier-free guidance; None = the pipeline's own.
+        steps: how many answers; None = the pipeline's own.
     """
     from threedistill.toybox.model import ToyboxPipeline
 
@@ -393,9 +400,8 @@ def toybox_sampler(prior: Any = None, guidance: float = 3.0, steps: int = 25) ->
         texts: Sequence[str], cameras: Cameras | None, background: Tensor, rng: torch.Generator
     ) -> Tensor:
         return pipeline(
-            list(texts), cameras=cameras, background=background, guidance_scale=guidance, num_inference_steps=steps,
-            generator=rng,
-        )  # fmt: skip
+            list(texts), cameras=cameras, background=background, generator=rng, **sampling(guidance, steps)
+        )
 
     return sample
 
@@ -413,8 +419,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--truth", action="store_true", help="judge ground truth in place of samples")
     parser.add_argument("--seeds", type=int, default=8, help="pictures per caption and mode")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--guidance", type=float, default=3.0)
-    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--guidance", type=float, help="default: the pipeline's own")
+    parser.add_argument("--steps", type=int, help="default: the pipeline's own")
     parser.add_argument("--modes", nargs="+", default=["camera", "words", "bare"])
     parser.add_argument("--sheet", help="file stem of contact sheets")
     given = parser.parse_args(arguments)
