@@ -88,7 +88,7 @@ def test_where_the_student_learns_and_is_measured(prior, preset, learns, measure
 @pytest.mark.parametrize(
     ("prior", "preset", "iterations", "ends", "levels", "faces"),
     [
-        ("toybox", "standard", 750, None, 8, 10000), ("sd21", "bench", 500, None, 8, 4000),
+        ("toybox", "standard", 500, (64, 128), 8, 10000), ("sd21", "bench", 500, None, 8, 4000),
         ("sd21", "standard", 10000, (64, 256), 16, 40000), ("flux", "high", 25000, (64, 512), 16, 100000),
         ("deepfloyd", "standard", 10000, None, 16, 40000),
     ],
