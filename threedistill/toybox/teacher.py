@@ -25,7 +25,8 @@ from threedistill.priors.sampling import ancestral
 from threedistill.priors.schedulers import scheduler_path
 from threedistill.toybox.conditioning import BACKGROUND_SIZE, FOLD, background_vectors, fold, unfold
 from threedistill.toybox.networks import harmonics
-from threedistill.toybox.sketch import SplatSketch
+from threedistill.toybox.shown import fit_cloud, likely_camera
+from threedistill.toybox.sketch import Cloud, SplatSketch, draw_cloud
 from threedistill.toybox.tokenizer import build_tokenizer
 from threedistill.toybox.trunk import STEPS, ToyboxTransformer, ViewEncoder, shifted_cosine
 from threedistill.types import Cameras
@@ -222,9 +223,17 @@ class TransformerToyboxPipeline(DiffusionPipeline):
         return ("tokens", "told") if every_camera else ("tokens", "told", "picture")
 
     def condition_kept(
-        self, kept: Mapping[str, Tensor], camera: Float[Tensor, "B 14"], background: Float[Tensor, "B 4"]
+        self,
+        kept: Mapping[str, Tensor],
+        camera: Float[Tensor, "B 14"],
+        background: Float[Tensor, "B 4"],
+        clouds: Mapping[int, Cloud] | None = None,
     ) -> dict[str, Tensor]:
-        """:meth:`condition` from what was kept, with a batch axis."""
+        """:meth:`condition` from what was kept, with a batch axis.
+
+        Arguments:
+            clouds: of rows that are shown pictures, what :meth:`fitted` gives; used where there is a camera.
+        """
         camera, background = camera.to(kept["told"]), background.to(kept["told"])
         seen = camera.any(1)
         if "picture" not in kept:
@@ -234,6 +243,11 @@ class TransformerToyboxPipeline(DiffusionPipeline):
             if seen.any():
                 own = self.sketch(kept["told"], camera)
                 picture = torch.where(seen[:, None, None, None], own, picture)
+        rows = [row for row in clouds or {} if bool(seen[row])]
+        if clouds and rows:
+            fitted = Cloud(*(torch.cat(parts) for parts in zip(*(clouds[row] for row in rows))))
+            picture = picture.clone()
+            picture[rows] = draw_cloud(fitted, camera[rows].float(), self.sketch.size).to(picture)
         return conditioning(kept["tokens"], kept["told"], picture, camera, background)
 
     def condition(
@@ -246,6 +260,21 @@ class TransformerToyboxPipeline(DiffusionPipeline):
         """The transformer's keyword arguments from what :meth:`read` gives and camera / background vectors."""
         camera, background = camera.to(told), background.to(told)
         return conditioning(tokens, told, self.sketch(told, camera), camera, background)
+
+    def fitted(
+        self,
+        told: Float[Tensor, "T"],
+        pictures: Float[Tensor, "R 3 H W"],
+        cameras: Float[Tensor, "R 14"],
+    ) -> Cloud:
+        """The sketch's cloud of what is told, as reference views in [-1, 1] show it; unknown cameras are looked for."""
+        size = self.sketch.size
+        small = F.interpolate((pictures.to(told) + 1) / 2, (size, size), mode="area")
+        seen = torch.stack([
+            camera if bool(camera.any()) else likely_camera(self.sketch.cloud, told, picture)
+            for camera, picture in zip(cameras.to(told), small)
+        ])  # fmt: skip
+        return fit_cloud(self.sketch.cloud, told, small, seen)[0]
 
     def show(
         self, pictures: Float[Tensor, "B R 3 H W"], cameras: Float[Tensor, "B R 14"]
@@ -298,10 +327,21 @@ class TransformerToyboxPipeline(DiffusionPipeline):
         words = self.read([negative_prompt] * count + prompts)
         camera = camera_vectors(cameras, count).to(device, dtype).repeat(2, 1)
         ground = background_vectors(background, count).to(device, dtype).repeat(2, 1)
-        inputs = self.condition(words["tokens"], words["told"], camera, ground)
+        clouds = {}
         if views is not None:
+            views = views.to(device, dtype)
             told = torch.zeros(*views.shape[:2], CAMERA_SIZE) if view_cameras is None else view_cameras
-            inputs["views"] = self.show(views.to(device, dtype), told.to(device, dtype)).repeat(2, 1, 1)
+            told = told.to(device, dtype)
+            for row in range(count):
+                same = row and prompts[row] == prompts[row - 1] and torch.equal(views[row], views[row - 1])
+                clouds[count + row] = (
+                    clouds[count + row - 1]
+                    if same and torch.equal(told[row], told[row - 1])
+                    else self.fitted(words["told"][count + row], views[row], told[row])
+                )
+        inputs = self.condition_kept(words, camera, ground, clouds)
+        if views is not None:
+            inputs["views"] = self.show(views, told).repeat(2, 1, 1)
         if control is not None:
             inputs["control"] = fold(control.to(device, dtype)).repeat(2, 1, 1, 1)
 

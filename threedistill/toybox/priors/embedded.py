@@ -50,6 +50,28 @@ def named_cameras(
     return camera_vectors(replace(cameras, azimuth=azimuth), len(texts)) * told[:, None]
 
 
+class _Shown:
+    """Reference views: their tokens, and every wording's cloud fitted to them, once."""
+
+    def __init__(
+        self,
+        key: tuple[str, ...],
+        pipeline: Any,
+        pictures: Float[Tensor, "R 3 H W"],
+        cameras: Float[Tensor, "R 14"],
+    ) -> None:
+        self.key = key
+        self.tokens: Float[Tensor, "1 M D"] = pipeline.show(pictures[None], cameras[None])
+        self._fit = lambda told: pipeline.fitted(told, pictures, cameras)
+        self._clouds: dict[str, Any] = {}
+
+    def cloud(self, text: str, told: Float[Tensor, "T"]) -> Any:
+        """Of a text and what it says."""
+        if text not in self._clouds:
+            self._clouds[text] = self._fit(told)
+        return self._clouds[text]
+
+
 class ToyboxPrior(NetworkPrior):
     """The embedded prior: small pictures folded by 4 x 4 pixels (size and networks are the weights'), x0-prediction.
 
@@ -117,7 +139,7 @@ class ToyboxPrior(NetworkPrior):
         self.space = FoldedPixelSpace(self.pipeline.size, self.pipeline.fold)
         self.kind: PredictionKind
         self.path, self.kind = scheduler_path(self.pipeline.scheduler.config)
-        self._views: tuple[tuple[str, ...], Tensor] | None = None
+        self._views: _Shown | None = None
         self.texts = EmbeddingCache(self._encode, "toybox")
         self.to("cpu")
         if channels_last:
@@ -171,24 +193,32 @@ class ToyboxPrior(NetworkPrior):
         wanted = self.pipeline.needs(bool(seen.any(1).all()))
         words = stack([{k: kept[k] for k in wanted} for kept in self.texts(told.wordings)], self.device)
         behind = background_vectors(told.background, rows).to(self.device)
-        inputs = self.pipeline.condition_kept(words, seen.to(self.device), behind)
-        if told.images:
-            inputs["views"] = self._shown(told.images).expand(rows, -1, -1)
+        if not told.images:
+            inputs = self.pipeline.condition_kept(words, seen.to(self.device), behind)
+        else:
+            shown = self._shown(told.images)
+            clouds = {
+                row: shown.cloud(asked.text, words["told"][row])
+                for row, asked in enumerate(told.wordings)
+                if asked.role == "prompt"
+            }
+            inputs = self.pipeline.condition_kept(words, seen.to(self.device), behind, clouds)
+            inputs["views"] = shown.tokens.expand(rows, -1, -1)
         if told.normal is not None:
             inputs["control"] = self._control(told.normal, told.opacity)
         return inputs
 
-    def _shown(self, images: tuple[ReferenceImage, ...]) -> Float[Tensor, "1 M D"]:
-        """The tokens of reference views, kept as long as they are the same."""
+    def _shown(self, images: tuple[ReferenceImage, ...]) -> _Shown:
+        """Reference views as the network is shown them, kept as long as they are the same."""
         from threedistill.cameras import camera_vectors
 
         key = tuple(image.fingerprint for image in images)
-        if self._views is None or self._views[0] != key:
+        if self._views is None or self._views.key != key:
             pictures = torch.cat([to_signed(image.over()[None], self.pipeline.size) for image in images])
             cameras = torch.cat([camera_vectors(image.camera, 1) for image in images])
-            tokens = self.pipeline.show(pictures[None].to(self.device), cameras[None].to(self.device))
-            self._views = key, tokens
-        return self._views[1]
+            pictures, cameras = pictures.to(self.device), cameras.to(self.device)
+            self._views = _Shown(key, self.pipeline, pictures, cameras)
+        return self._views
 
     def _control(self, normal: Float[Tensor, "B H W 3"], opacity: Tensor | None) -> Float[Tensor, "B C h w"]:
         """Normals and coverage as the network is shown them; without opacity, what has a normal is covered."""
