@@ -10,7 +10,6 @@ import math
 import random
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence, Set
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
@@ -377,10 +376,6 @@ class Student(nn.Module, Prior, interface=True):
         self, x_t: Float[Tensor, "B C h w"], level: NoiseLevel, conditioning: Conditioning
     ) -> Prediction:
         """As ``predict``, with gradients to the student's parameters."""
-
-    @abstractmethod
-    def active(self, conditioning: Conditioning) -> AbstractContextManager[Conditioning]:
-        """The context in which the student is told its cameras; gives what is left for the network."""
 
     @torch.no_grad()
     def predict(

@@ -9,6 +9,7 @@ is a mean of views from all around and above, in shares that follow from the wor
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -158,9 +159,16 @@ class SplatSketch(ModelMixin, ConfigMixin):
             self.palette(F.silu(told)).float().unflatten(-1, (self.slots, 3)),
         )  # fmt: skip
 
-    def forward(self, told: Float[Tensor, "B W"], camera: Float[Tensor, "B I"]) -> Float[Tensor, "B 4 h w"]:
-        """The picture, in float32."""
+    def forward(
+        self,
+        told: Float[Tensor, "B W"],
+        camera: Float[Tensor, "B I"],
+        change: Callable[[Cloud], Cloud] | None = None,
+    ) -> Float[Tensor, "B 4 h w"]:
+        """The picture, in float32; of what ``change`` makes of the cloud, where it is given."""
         cloud, camera = self.cloud(told), camera.float()
+        if change is not None:
+            cloud = change(cloud)
         known = camera.any(1)
         found = camera.new_empty(len(camera), 4, self.size, self.size)
         if known.any():

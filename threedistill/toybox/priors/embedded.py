@@ -190,8 +190,7 @@ class ToyboxPrior(NetworkPrior):
             seen = named_cameras(texts, cameras, self.words)
         else:
             seen = camera_vectors(cameras, rows)
-        wanted = self.pipeline.needs(bool(seen.any(1).all()))
-        words = stack([{k: kept[k] for k in wanted} for kept in self.texts(told.wordings)], self.device)
+        words = self.kept(told.wordings, self.pipeline.needs(bool(seen.any(1).all())))
         behind = background_vectors(told.background, rows).to(self.device)
         if not told.images:
             inputs = self.pipeline.condition_kept(words, seen.to(self.device), behind)
@@ -207,6 +206,10 @@ class ToyboxPrior(NetworkPrior):
         if told.normal is not None:
             inputs["control"] = self._control(told.normal, told.opacity)
         return inputs
+
+    def kept(self, wordings: Sequence[Wording], wanted: Sequence[str]) -> dict[str, Tensor]:
+        """What is kept of these wordings, of each a row."""
+        return stack([{k: kept[k] for k in wanted} for kept in self.texts(wordings)], self.device)
 
     def _shown(self, images: tuple[ReferenceImage, ...]) -> _Shown:
         """Reference views as the network is shown them, kept as long as they are the same."""
