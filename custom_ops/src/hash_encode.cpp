@@ -1,19 +1,25 @@
 // Multiresolution hash encoding: forward, gradient to the table, gradient to the points.
 //
-// Each level is worked through in tiles of points: the first loops of a tile find cells, corner entries and
-// weights and vectorise; the second gather or scatter. Forward and grad_x are parallel over blocks of points
-// with the level loop inside, grad_table over groups of levels: every output element has one owner, so there
-// are no atomics and the result does not depend on the number of threads.
+// A task takes its points in chunks, whose features or gradients it holds level by level: turned from or to
+// rows for a chunk as a whole. A level is worked through in tiles of points: the first loops of a tile find
+// cells, corner entries and weights and vectorise; the second gather or scatter. Forward and grad_x are
+// parallel over points, grad_table over groups of levels: every output element has one owner that adds in the
+// order of the points, so there are no atomics and the result does not depend on the number of threads.
 #include "simd.h"
 #include "threedistill_ops.h"
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
+#include <new>
+#include <type_traits>
 
 namespace {
 
-constexpr int64_t kBlock = 2048; // points per task: their features stay in L2 while the levels pass
-constexpr int kTile = 64;        // points per tile: corners and weights stay in L1
+constexpr int64_t kChunk = 131072; // points held at a time: each chunk reads every table into the cache once
+constexpr int64_t kFew = 2048; // points of a chunk of grad_x, whose sums stay in L2 while the levels pass; so
+                               // few are not worth a second thread
+constexpr int kTile = 64;      // points per tile: corners and weights stay in L1
 constexpr uint32_t kPrimeY = 2654435761u, kPrimeZ = 805459861u;
 
 template <typename T> struct Level {
@@ -24,20 +30,63 @@ template <typename T> struct Level {
 
 template <typename T> struct Tile {
   uint32_t entry[8][kTile];
-  T weight[8][kTile];
   T fraction[3][kTile];
+  T weight[4][kTile]; // of the corners' places along y and z
 };
 
-// Cells and corners of up to kTile points. Corner bit d is the offset along axis d.
+// The coordinates of a chunk, and its features or their gradients, each level's in one piece: whatever passes
+// over the points level by level then reads and writes whole cache lines, and the level's table stays in L2.
+template <typename T, int F> struct Columns {
+  int64_t pitch; // points, and a cache line or more: a power of two would put all columns into the same sets
+  std::unique_ptr<T[]> storage;
+
+  Columns(int64_t points, int64_t levels)
+      : pitch(std::min(points, kChunk) / 16 * 16 + 32),
+        storage(new (std::nothrow) T[size_t((3 + levels * F) * pitch)]) {}
+  // [3][pitch]
+  T* place() { return storage.get(); }
+  // [points][F]
+  T* level(int64_t l) { return storage.get() + (3 + l * F) * pitch; }
+
+  // The coordinates, clamped to [0, 1].
+  void take_points(const T* TD_RESTRICT x, int64_t count) {
+    T* TD_RESTRICT to = place();
+    const int64_t step = pitch;
+    dispatch([=](auto) TD_INLINE_LAMBDA {
+      for (int64_t i = 0; i < count; ++i)
+        for (int d = 0; d < 3; ++d) {
+          T at = x[3 * i + d];
+          at = at < 0 ? T(0) : at; // written so that NaN stays NaN
+          to[d * step + i] = at > 1 ? T(1) : at;
+        }
+    });
+  }
+  void take_rows(const T* TD_RESTRICT rows, int64_t stride, int64_t count, int64_t levels) {
+    for (int64_t begin = 0; begin < count; begin += kTile)
+      for (int64_t l = 0; l < levels; ++l) {
+        T* TD_RESTRICT to = level(l);
+        for (int64_t i = begin; i < std::min(begin + kTile, count); ++i)
+          store<T, F>(to + i * F, load<T, F>(rows + i * stride + l * F));
+      }
+  }
+  // Levels that are not active are filled with zeros.
+  void give_rows(T* TD_RESTRICT rows, int64_t stride, int64_t count, int64_t active) {
+    for (int64_t i = 0; i < count; ++i) {
+      T* to = rows + i * stride;
+      for (int64_t l = 0; l < active; ++l) store<T, F>(to + l * F, load<T, F>(level(l) + i * F));
+      std::fill(to + active * F, to + stride, T(0));
+    }
+  }
+};
+
+// Cells and corners of up to kTile points, x[d * pitch + i]. Corner bit d is the offset along axis d.
 template <typename T, bool hashed>
-TD_INLINE void locate(const T* TD_RESTRICT x, int count, const Level<T>& level, Tile<T>& TD_RESTRICT tile) {
+TD_INLINE void
+locate(const T* TD_RESTRICT x, int64_t pitch, int count, const Level<T>& level, Tile<T>& TD_RESTRICT tile) {
   uint32_t cell[3][kTile];
   for (int d = 0; d < 3; ++d)
     for (int i = 0; i < count; ++i) {
-      T at = x[3 * i + d];
-      at = at < 0 ? T(0) : at; // written so that NaN stays NaN
-      at = at > 1 ? T(1) : at;
-      at = at * level.scale + T(0.5);
+      const T at = x[d * pitch + i] * level.scale + T(0.5);
       const int32_t whole = int32_t(at); // at >= 0.5, so truncation is floor
       cell[d][i] = uint32_t(whole);
       tile.fraction[d][i] = at - T(whole);
@@ -59,51 +108,60 @@ TD_INLINE void locate(const T* TD_RESTRICT x, int count, const Level<T>& level, 
     }
   }
   for (int i = 0; i < count; ++i) {
-    const T fx = tile.fraction[0][i], fy = tile.fraction[1][i], fz = tile.fraction[2][i];
-    const T gx = 1 - fx, gy = 1 - fy, gz = 1 - fz;
-    const T xy[4] = {gx * gy, fx * gy, gx * fy, fx * fy};
-    for (int c = 0; c < 8; ++c) tile.weight[c][i] = xy[c & 3] * (c & 4 ? fz : gz);
+    const T fy = tile.fraction[1][i], fz = tile.fraction[2][i], gy = 1 - fy, gz = 1 - fz;
+    tile.weight[0][i] = gy * gz;
+    tile.weight[1][i] = fy * gz;
+    tile.weight[2][i] = gy * fz;
+    tile.weight[3][i] = fy * fz;
   }
 }
 
-template <typename T> TD_INLINE void locate(const T* x, int count, const Level<T>& level, Tile<T>& tile) {
+template <typename T>
+TD_INLINE void locate(const T* x, int64_t pitch, int count, const Level<T>& level, Tile<T>& tile) {
   if (level.hashed)
-    locate<T, true>(x, count, level, tile);
+    locate<T, true>(x, pitch, count, level, tile);
   else
-    locate<T, false>(x, count, level, tile);
+    locate<T, false>(x, pitch, count, level, tile);
 }
 
-// out[i * stride + f] = sum_c weight_c table[entry_c][f]
+// out[i][f] = sum_c weight_c table[entry_c][f], along y and z first: both ends of an edge share these
+// weights.
 template <typename T, int F>
 TD_INLINE void forward_level(
-    const T* x, int64_t count, const Level<T>& level, const T* TD_RESTRICT table, T* TD_RESTRICT out,
-    int64_t stride) {
+    const T* x, int64_t pitch, int64_t count, const Level<T>& level, const T* TD_RESTRICT table,
+    T* TD_RESTRICT out) {
   Tile<T> tile;
   for (int64_t begin = 0; begin < count; begin += kTile) {
     const int n = int(std::min<int64_t>(kTile, count - begin));
-    locate(x + 3 * begin, n, level, tile);
+    locate(x + begin, pitch, n, level, tile);
     for (int i = 0; i < n; ++i) {
-      pack<T, F> sum{};
-      for (int c = 0; c < 8; ++c) sum += load<T, F>(table + size_t(tile.entry[c][i]) * F) * tile.weight[c][i];
-      store<T, F>(out + (begin + i) * stride, sum);
+      pack<T, F> lower{}, upper{}; // along x
+      for (int c = 0; c < 4; ++c) {
+        lower += load<T, F>(table + size_t(tile.entry[2 * c][i]) * F) * tile.weight[c][i];
+        upper += load<T, F>(table + size_t(tile.entry[2 * c + 1][i]) * F) * tile.weight[c][i];
+      }
+      const T fx = tile.fraction[0][i];
+      store<T, F>(out + (begin + i) * F, lower * (1 - fx) + upper * fx);
     }
   }
 }
 
 template <typename T, int F>
 TD_INLINE void table_level(
-    const T* x, int64_t count, const Level<T>& level, const T* TD_RESTRICT grad, int64_t stride,
+    const T* x, int64_t pitch, int64_t count, const Level<T>& level, const T* TD_RESTRICT grad,
     T* TD_RESTRICT grad_table) {
   Tile<T> tile;
   for (int64_t begin = 0; begin < count; begin += kTile) {
     const int n = int(std::min<int64_t>(kTile, count - begin));
-    locate(x + 3 * begin, n, level, tile);
+    locate(x + begin, pitch, n, level, tile);
     for (int i = 0; i < n; ++i) {
-      const pack<T, F> from = load<T, F>(grad + (begin + i) * stride);
+      const pack<T, F> from = load<T, F>(grad + (begin + i) * F);
+      const T fx = tile.fraction[0][i];
+      const pack<T, F> along[2] = {from * (1 - fx), from * fx};
       for (int c = 0; c < 8; ++c) {
         T* row = grad_table + size_t(tile.entry[c][i]) * F;
         pack<T, F> sum = load<T, F>(row);
-        sum += from * tile.weight[c][i];
+        sum += pack<T, F>(along[c & 1]) * tile.weight[c / 2][i];
         store<T, F>(row, sum);
       }
     }
@@ -113,15 +171,15 @@ TD_INLINE void table_level(
 // grad_x[i][d] += scale sum over the four edges along d of (upper - lower) times the other two weights.
 template <typename T, int F>
 TD_INLINE void points_level(
-    const T* x, int64_t count, const Level<T>& level, const T* TD_RESTRICT table, const T* TD_RESTRICT grad,
-    int64_t stride, T* TD_RESTRICT grad_x) {
+    const T* x, const T* place, int64_t pitch, int64_t count, const Level<T>& level,
+    const T* TD_RESTRICT table, const T* TD_RESTRICT grad, T* TD_RESTRICT grad_x) {
   Tile<T> tile;
   T value[8][kTile]; // grad . table at each corner
   for (int64_t begin = 0; begin < count; begin += kTile) {
     const int n = int(std::min<int64_t>(kTile, count - begin));
-    locate(x + 3 * begin, n, level, tile);
+    locate(place + begin, pitch, n, level, tile);
     for (int i = 0; i < n; ++i) {
-      const pack<T, F> from = load<T, F>(grad + (begin + i) * stride);
+      const pack<T, F> from = load<T, F>(grad + (begin + i) * F);
       for (int c = 0; c < 8; ++c) {
         pack<T, F> product = load<T, F>(table + size_t(tile.entry[c][i]) * F) * from;
         T dot = product[0];
@@ -149,56 +207,6 @@ TD_INLINE void points_level(
 }
 
 template <typename T>
-void run_forward(
-    int features, const T* x, int64_t count, const Level<T>& level, const T* table, T* out, int64_t stride) {
-  dispatch([&](auto) TD_INLINE_LAMBDA {
-    switch (features) {
-    case 1:
-      return forward_level<T, 1>(x, count, level, table, out, stride);
-    case 2:
-      return forward_level<T, 2>(x, count, level, table, out, stride);
-    case 4:
-      return forward_level<T, 4>(x, count, level, table, out, stride);
-    default:
-      return forward_level<T, 8>(x, count, level, table, out, stride);
-    }
-  });
-}
-template <typename T>
-void run_table(
-    int features, const T* x, int64_t count, const Level<T>& level, const T* grad, int64_t stride, T* out) {
-  dispatch([&](auto) TD_INLINE_LAMBDA {
-    switch (features) {
-    case 1:
-      return table_level<T, 1>(x, count, level, grad, stride, out);
-    case 2:
-      return table_level<T, 2>(x, count, level, grad, stride, out);
-    case 4:
-      return table_level<T, 4>(x, count, level, grad, stride, out);
-    default:
-      return table_level<T, 8>(x, count, level, grad, stride, out);
-    }
-  });
-}
-template <typename T>
-void run_points(
-    int features, const T* x, int64_t count, const Level<T>& level, const T* table, const T* grad,
-    int64_t stride, T* out) {
-  dispatch([&](auto) TD_INLINE_LAMBDA {
-    switch (features) {
-    case 1:
-      return points_level<T, 1>(x, count, level, table, grad, stride, out);
-    case 2:
-      return points_level<T, 2>(x, count, level, table, grad, stride, out);
-    case 4:
-      return points_level<T, 4>(x, count, level, table, grad, stride, out);
-    default:
-      return points_level<T, 8>(x, count, level, table, grad, stride, out);
-    }
-  });
-}
-
-template <typename T>
 Level<T> level_at(int64_t l, const int64_t* offsets, const int64_t* resolutions, const double* scales) {
   const int64_t r = resolutions[l], size = offsets[l + 1] - offsets[l];
   return Level<T>{T(scales[l]), uint32_t(r), uint32_t(size), r * r * r > size};
@@ -216,55 +224,115 @@ int check(TD_HASH_LEVELS) {
   return TD_OK;
 }
 
+// Calls work with the number of features as a constant.
+template <typename Work> int with_features(int64_t features, const Work& work) {
+  switch (features) {
+  case 1:
+    return work(std::integral_constant<int, 1>());
+  case 2:
+    return work(std::integral_constant<int, 2>());
+  case 4:
+    return work(std::integral_constant<int, 4>());
+  default:
+    return work(std::integral_constant<int, 8>());
+  }
+}
+
+// How many tasks to cut work into: two per thread, so that one that started late does not hold up all.
+int64_t pieces() {
+  return td_threads() > 1 ? 2 * td_threads() : 1;
+}
+
+// Calls work(columns, first, count) for every chunk of the points, on as many threads as there are.
+template <typename T, int F, typename Work>
+int over_points(int64_t points, int64_t chunk, int64_t levels, const Work& work) {
+  int status = TD_OK;
+#pragma omp parallel for schedule(dynamic, 1) if (points > chunk)
+  for (int64_t first = 0; first < points; first += chunk) {
+    const int64_t count = std::min(chunk, points - first);
+    Columns<T, F> columns(count, levels);
+    if (columns.storage) {
+      work(columns, first, count);
+    } else {
+#pragma omp atomic write
+      status = TD_NO_MEMORY;
+    }
+  }
+  return status;
+}
+
 template <typename T> int forward(const T* x, const T* table, TD_HASH_LEVELS, T* out) {
   const int status = check(points, levels, features, active, offsets, resolutions, scales);
   if (status) return status;
-  const int64_t stride = levels * features, blocks = (points + kBlock - 1) / kBlock;
-#pragma omp parallel for schedule(dynamic, 1) if (blocks > 1)
-  for (int64_t block = 0; block < blocks; ++block) {
-    const int64_t begin = block * kBlock, count = std::min(kBlock, points - begin);
-    T* to = out + begin * stride;
-    for (int64_t l = 0; l < active; ++l)
-      run_forward(
-          int(features), x + 3 * begin, count, level_at<T>(l, offsets, resolutions, scales),
-          table + offsets[l] * features, to + l * features, stride);
-    if (active < levels)
-      for (int64_t i = 0; i < count; ++i)
-        std::fill(to + i * stride + active * features, to + (i + 1) * stride, T(0));
-  }
-  return TD_OK;
+  return with_features(features, [&](auto constant) {
+    constexpr int F = decltype(constant)::value;
+    const int64_t stride = levels * F;
+    const int64_t share = std::max((points + pieces() - 1) / pieces(), kFew);
+    return over_points<T, F>(
+        points, std::min(share, kChunk), active, [&](Columns<T, F>& columns, int64_t first, int64_t count) {
+          columns.take_points(x + 3 * first, count);
+          for (int64_t l = 0; l < active; ++l) {
+            const Level<T> level = level_at<T>(l, offsets, resolutions, scales);
+            dispatch([&](auto) TD_INLINE_LAMBDA {
+              forward_level<T, F>(
+                  columns.place(), columns.pitch, count, level, table + offsets[l] * F, columns.level(l));
+            });
+          }
+          columns.give_rows(out + first * stride, stride, count, active);
+        });
+  });
 }
 
 template <typename T>
 int backward(const T* grad, const T* x, const T* table, TD_HASH_LEVELS, T* grad_x, T* grad_table) {
-  const int status = check(points, levels, features, active, offsets, resolutions, scales);
+  int status = check(points, levels, features, active, offsets, resolutions, scales);
   if (status) return status;
-  const int64_t stride = levels * features, blocks = (points + kBlock - 1) / kBlock;
-  if (grad_x) {
-#pragma omp parallel for schedule(dynamic, 1) if (blocks > 1)
-    for (int64_t block = 0; block < blocks; ++block) {
-      const int64_t begin = block * kBlock, count = std::min(kBlock, points - begin);
-      std::fill(grad_x + 3 * begin, grad_x + 3 * (begin + count), T(0));
-      for (int64_t l = 0; l < active; ++l)
-        run_points(
-            int(features), x + 3 * begin, count, level_at<T>(l, offsets, resolutions, scales),
-            table + offsets[l] * features, grad + begin * stride + l * features, stride, grad_x + 3 * begin);
+  return with_features(features, [&](auto constant) {
+    constexpr int F = decltype(constant)::value;
+    const int64_t stride = levels * F;
+    if (grad_x) {
+      status =
+          over_points<T, F>(points, kFew, active, [&](Columns<T, F>& columns, int64_t first, int64_t count) {
+            std::fill(grad_x + 3 * first, grad_x + 3 * (first + count), T(0));
+            columns.take_points(x + 3 * first, count);
+            columns.take_rows(grad + first * stride, stride, count, active);
+            for (int64_t l = 0; l < active; ++l) {
+              const Level<T> level = level_at<T>(l, offsets, resolutions, scales);
+              dispatch([&](auto) TD_INLINE_LAMBDA {
+                points_level<T, F>(
+                    x + 3 * first, columns.place(), columns.pitch, count, level, table + offsets[l] * F,
+                    columns.level(l), grad_x + 3 * first);
+              });
+            }
+          });
     }
-  }
-  if (grad_table) {
-    // Two levels per task: the strided gradient is read half as often, and two tables still fit in L2.
-    const int64_t groups = (active + 1) / 2;
-#pragma omp parallel for schedule(dynamic, 1) if (groups > 1 && blocks > 1)
-    for (int64_t group = 0; group < groups; ++group)
-      for (int64_t block = 0; block < blocks; ++block) {
-        const int64_t begin = block * kBlock, count = std::min(kBlock, points - begin);
-        for (int64_t l = 2 * group; l < std::min(2 * group + 2, active); ++l)
-          run_table(
-              int(features), x + 3 * begin, count, level_at<T>(l, offsets, resolutions, scales),
-              grad + begin * stride + l * features, stride, grad_table + offsets[l] * features);
+    if (!grad_table || status) return status;
+    const int64_t group = std::max<int64_t>((active + pieces() - 1) / pieces(), 1);
+#pragma omp parallel for schedule(dynamic, 1) if (points > kFew)
+    for (int64_t begin = 0; begin < active; begin += group) {
+      const int64_t end = std::min(begin + group, active);
+      Columns<T, F> columns(points, end - begin);
+      if (!columns.storage) {
+#pragma omp atomic write
+        status = TD_NO_MEMORY;
+        continue;
       }
-  }
-  return TD_OK;
+      for (int64_t first = 0; first < points; first += kChunk) {
+        const int64_t count = std::min(kChunk, points - first);
+        columns.take_points(x + 3 * first, count);
+        columns.take_rows(grad + first * stride + begin * F, stride, count, end - begin);
+        for (int64_t l = begin; l < end; ++l) {
+          const Level<T> level = level_at<T>(l, offsets, resolutions, scales);
+          dispatch([&](auto) TD_INLINE_LAMBDA {
+            table_level<T, F>(
+                columns.place(), columns.pitch, count, level, columns.level(l - begin),
+                grad_table + offsets[l] * F);
+          });
+        }
+      }
+    }
+    return status;
+  });
 }
 
 } // namespace

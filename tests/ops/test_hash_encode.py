@@ -68,6 +68,19 @@ def test_equals_its_twin(features, points, dtype, agree):
         agree(got / (1 + want.abs().max()), want / (1 + want.abs().max()))
 
 
+def test_more_points_than_are_held_at_a_time():
+    x, table = (t.requires_grad_() for t in inputs(points=140_000))
+    grad = torch.randn(140_000, SMALL.width, dtype=x.dtype, generator=torch.Generator().manual_seed(2))
+    out = hash_encode(x, table, SMALL, 3)
+    to_x, to_table = torch.autograd.grad(out, (x, table), grad)
+    parts = [slice(0, 70_000), slice(70_000, None)]
+    split = [hash_encode(x[part], table, SMALL, 3) for part in parts]
+    grads = [torch.autograd.grad(half, (x, table), grad[part]) for half, part in zip(split, parts)]
+    expected = [torch.cat(split), *(first + second for first, second in zip(*grads))]
+    for got, want in zip((out, to_x, to_table), expected):
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-9)
+
+
 def test_gradients_by_differences():
     x, table = inputs(points=5, seed=7)
     x = 0.05 + 0.9 * x
@@ -89,7 +102,9 @@ def test_inactive_levels_are_zero_and_get_no_gradient():
     assert (out[:, 4:] == 0).all()
     out.sum().backward()
     assert table.grad is not None and (table.grad[SMALL.offsets[2] :] == 0).all()
-    assert (hash_encode(x, table, SMALL, 0) == 0).all()
+    nothing = hash_encode(x, table, SMALL, 0)
+    assert (nothing == 0).all()
+    assert (torch.autograd.grad(nothing.sum(), table)[0] == 0).all()
 
 
 def test_reproduces_a_linear_function_on_dense_levels():
