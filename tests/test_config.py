@@ -214,3 +214,10 @@ def test_configurations_of_older_versions_find_their_priors(tmp_path):
     write_config(config, tmp_path / "config.yaml")
     read = read_config(tmp_path / "config.yaml")
     assert {name: read[name]["model"]["_target_"] for name in places} == now
+
+
+@pytest.mark.parametrize(("prior", "size"), [("toybox", 128), ("sd15", 256)])
+def test_a_canvas_is_as_large_as_its_run_ends(prior, size):
+    config = compose(prompt="a red mushroom", prior=prior, representation="canvas")
+    assert config["representation"]["model"]["size"] == size
+    build_plan(config)

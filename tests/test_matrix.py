@@ -182,7 +182,7 @@ def fingerprint(prior) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(prior.network.state_dict().items()):
         if "lora" not in name:  # the student's own
-            digest.update(value.detach().cpu().numpy().tobytes())
+            digest.update(value.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -197,8 +197,8 @@ def test_every_rule_with_every_kind_of_prior(rule, prior, tiny, picture):
         extra += [
             f"prior.model.model='{tiny[prior]}'",
             "prior.model.cache=false",
-            "prior.model.dtype=float32",
         ]
+    extra.append("prior.model.dtype=float32")
     system = make(rule, "canvas", picture, "toybox" if prior == "toybox" else "sd15", extra)
     if prior != "toybox":
         assert system.prior.kind == prior

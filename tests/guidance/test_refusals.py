@@ -55,7 +55,7 @@ REFUSED = [
     ),
     (
         {"guidance": "mvsds"}, ["guidance.rule.group=3"],
-        "guidance=mvsds rescales groups of 3 views, and cameras.views=4 is no multiple",
+        "guidance=mvsds rescales groups of 3 views, and cameras.views=2 is no multiple",
     ),
     (
         {"guidance": "esd"}, ["guidance.rule.lam=1.5"],

@@ -26,7 +26,7 @@ def fingerprint(network: torch.nn.Module) -> str:
     """Names and bytes of everything in a network."""
     digest = hashlib.blake2b()
     for name, tensor in network.state_dict().items():
-        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+        digest.update(name.encode() + tensor.contiguous().float().numpy().tobytes())
     return digest.hexdigest()
 
 

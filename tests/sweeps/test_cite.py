@@ -91,7 +91,7 @@ def test_the_page_and_the_class_of_a_rule_cite_the_same():
 @pytest.mark.parametrize("group", ["representation", "prior", "student", "cfg"])
 def test_what_ships_is_cited_or_is_our_own(group: str):
     # AuraFlow and Chroma have no paper; of a pipeline that is given as a folder nothing is known.
-    own = {"canvas", "gaussian", "oracle", "world", "none", "auraflow", "chroma", "recorded"}
+    own = {"canvas", "sketch", "gaussian", "oracle", "world", "none", "auraflow", "chroma", "recorded"}
     for name in groups()[group]:
         assert bool(cited(group, name)) != (name in own), f"{group}={name}"
 

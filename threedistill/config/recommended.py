@@ -9,6 +9,8 @@ So a new prior states only what is its own, and a new rule brings its row.
 ``${steps:N}``: a recipe's stage takes N of its ``recipe.iterations``; of another budget, the same share.
 
     max(1, round(budget.iterations N / recipe.iterations))
+
+``${largest:X}``: of a number itself, of a ramp the larger end, where something has one size for a whole run.
 """
 
 from __future__ import annotations
@@ -35,9 +37,16 @@ def _steps(count: int, *, _root_: Any) -> int:
     return max(1, round(_root_.budget.iterations * count / _root_.recipe.iterations))
 
 
+def _largest(value: Any) -> Any:
+    from omegaconf import DictConfig
+
+    return max(value["start"], value["end"]) if isinstance(value, DictConfig) else value
+
+
 def register() -> None:
     """Make the resolvers known to OmegaConf."""
     from omegaconf import OmegaConf
 
     OmegaConf.register_new_resolver("recommended", _recommended, replace=True)
     OmegaConf.register_new_resolver("steps", _steps, replace=True)
+    OmegaConf.register_new_resolver("largest", _largest, replace=True)
