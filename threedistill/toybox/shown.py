@@ -16,13 +16,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threedistill.cameras import camera_vectors, place
-from threedistill.toybox.sketch import Cloud, draw_cloud
+from threedistill.cameras import camera_vectors, orbit
+from threedistill.toybox.sketch import Cloud, draw_cloud, placed
 
 __all__ = ["backdrop", "fit_cloud", "likely_camera"]
 
-#: Azimuths, in degrees, at which a view without a camera is looked for; its elevation and apparent width.
-_AROUND, _ELEVATION, _DISTANCE, _FOV = 12, 15.0, 2.9, 44.0
+#: Azimuths at which a view without a camera is looked for.
+_AROUND = 12
 #: Adam's rate for size, place and paints, and for the words' vector in units of its size.
 _RATE, _WORDS_RATE = 0.02, 0.004
 #: Weights of the priors: of all that changes, of what all pictures see end-on, and of the words' vector.
@@ -54,10 +54,7 @@ def fit_cloud(
     size, unit = pictures.shape[-1], told.square().mean().sqrt()
     behind = torch.stack([backdrop(p) for p in pictures])[:, :, None, None]
     # How far each axis points along all views: there size and place cannot be told from perspective.
-    climb = torch.atan2(cameras[:, 8], cameras[:, 9])
-    azimuth = torch.atan2(cameras[:, 0], cameras[:, 1])
-    ahead = torch.stack([azimuth.sin() * climb.cos(), climb.sin(), azimuth.cos() * climb.cos()], -1)
-    unseen = ahead.square().mean(0).square()
+    unseen = placed(cameras, size).c2w[:, :3, 2].square().mean(0).square()
     with torch.enable_grad():
         start = cloud(told[None])
         grow, shift, words = (
@@ -94,11 +91,6 @@ def likely_camera(
     cloud: Callable[[Tensor], Cloud], told: Float[Tensor, "T"], picture: Float[Tensor, "3 H W"]
 ) -> Float[Tensor, "14"]:
     """The camera vector, of some all around, from which the words' cloud is soonest like the picture."""
-    azimuths = torch.arange(_AROUND) * (2 * torch.pi / _AROUND)
-    around = place(
-        azimuths, torch.full_like(azimuths, _ELEVATION).deg2rad(), torch.full_like(azimuths, _DISTANCE),
-        torch.full_like(azimuths, _FOV).deg2rad(), 64, 64,
-    )  # fmt: skip
-    vectors = camera_vectors(around, _AROUND).to(told)
+    vectors = camera_vectors(orbit(_AROUND), _AROUND).to(told)
     errors = [fit_cloud(cloud, told, picture[None], v[None], steps=20)[1] for v in vectors]
     return vectors[errors.index(min(errors))]

@@ -23,8 +23,9 @@ from threedistill.cameras import camera_vector, place
 from threedistill.ops.splat import splat
 from threedistill.render.projection import project, rotations
 from threedistill.toybox.networks import bag_of_words
+from threedistill.types import Cameras
 
-__all__ = ["Cloud", "SplatSketch", "draw_cloud"]
+__all__ = ["Cloud", "SplatSketch", "draw_cloud", "placed"]
 
 #: A camera vector says how wide the view is, not how far away the camera; the world's cameras are about this far, so
 #: that the perspective is nearly theirs. Degrees.
@@ -60,13 +61,18 @@ class Cloud(NamedTuple):
     palette: Float[Tensor, "B K 3"]
 
 
-def draw_cloud(cloud: Cloud, camera: Float[Tensor, "B 14"], size: int) -> Float[Tensor, "B 4 S S"]:
-    """The premultiplied picture of each cloud from its own camera (a camera vector), lit by a headlight."""
+def placed(camera: Float[Tensor, "B 14"], size: int) -> Cameras:
+    """The cameras of camera vectors, all about as far away as the world's."""
     fov = torch.full_like(camera[:, 0], math.radians(_FOV))
     azimuth, elevation = torch.atan2(camera[:, 0], camera[:, 1]), torch.atan2(camera[:, 8], camera[:, 9])
-    cameras = place(
+    return place(
         azimuth, elevation, (camera[:, 12] * 0.2 + _WIDTH) / math.tan(math.radians(_FOV) / 2), fov, size, size
     )
+
+
+def draw_cloud(cloud: Cloud, camera: Float[Tensor, "B 14"], size: int) -> Float[Tensor, "B 4 S S"]:
+    """The premultiplied picture of each cloud from its own camera (a camera vector), lit by a headlight."""
+    cameras = placed(camera, size)
     seen = project(cloud.means, cloud.scales, cloud.rotation, cameras)
     facing = (cloud.normals @ cameras.c2w[:, :3, 2:3]).clamp(min=0)
     lit = cloud.features * (cloud.light[..., :1] + cloud.light[..., 1:] * facing)

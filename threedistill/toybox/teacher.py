@@ -26,7 +26,7 @@ from threedistill.priors.schedulers import scheduler_path
 from threedistill.toybox.conditioning import BACKGROUND_SIZE, FOLD, background_vectors, fold, unfold
 from threedistill.toybox.networks import harmonics
 from threedistill.toybox.shown import fit_cloud, likely_camera
-from threedistill.toybox.sketch import Cloud, SplatSketch, draw_cloud
+from threedistill.toybox.sketch import Cloud, SplatSketch
 from threedistill.toybox.tokenizer import build_tokenizer
 from threedistill.toybox.trunk import STEPS, ToyboxTransformer, ViewEncoder, shifted_cosine
 from threedistill.types import Cameras
@@ -236,18 +236,22 @@ class TransformerToyboxPipeline(DiffusionPipeline):
         """
         camera, background = camera.to(kept["told"]), background.to(kept["told"])
         seen = camera.any(1)
+        rows = [row for row in clouds or {} if bool(seen[row])]
+
+        def shown(cloud: Cloud) -> Cloud:
+            if not clouds or not rows:
+                return cloud
+            fitted = (torch.cat(parts) for parts in zip(*(clouds[row] for row in rows)))
+            where = torch.tensor(rows, device=camera.device)
+            return Cloud(*(mine.index_copy(0, where, its) for mine, its in zip(cloud, fitted)))
+
         if "picture" not in kept:
-            picture = self.sketch(kept["told"], camera)
+            picture = self.sketch(kept["told"], camera, shown)
         else:
             picture = kept["picture"]
             if seen.any():
-                own = self.sketch(kept["told"], camera)
+                own = self.sketch(kept["told"], camera, shown)
                 picture = torch.where(seen[:, None, None, None], own, picture)
-        rows = [row for row in clouds or {} if bool(seen[row])]
-        if clouds and rows:
-            fitted = Cloud(*(torch.cat(parts) for parts in zip(*(clouds[row] for row in rows))))
-            picture = picture.clone()
-            picture[rows] = draw_cloud(fitted, camera[rows].float(), self.sketch.size).to(picture)
         return conditioning(kept["tokens"], kept["told"], picture, camera, background)
 
     def condition(
