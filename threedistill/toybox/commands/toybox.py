@@ -97,13 +97,8 @@ def _render(argv: Sequence[str]) -> int:
     return 0
 
 
-def _sample(argv: Sequence[str]) -> int:
-    p = Parser("toybox sample", '"PROMPT" [options]', "Draw pictures with the embedded prior.")
-    p.add_argument("--out", metavar="FILE", help="a .png")
-    p.add_argument(
-        "--views", type=whole_number("--views", 1, 64), default=8, metavar="N", help="all round (default 8)"
-    )
-    p.add_argument("--text-only", action="store_true", help="do not tell the prior its camera")
+def _add_sampling(p: Parser) -> None:
+    """How pictures are drawn."""
     p.add_argument(
         "--scale", type=number("--scale", 0, 100), metavar="S",
         help="guidance (default: the network's own; the transformer's 1.5)",
@@ -112,6 +107,16 @@ def _sample(argv: Sequence[str]) -> int:
         "--steps", type=whole_number("--steps", 1, 1000), metavar="N",
         help="of sampling (default: the network's own; the transformer's 8)",
     )  # fmt: skip
+
+
+def _sample(argv: Sequence[str]) -> int:
+    p = Parser("toybox sample", '"PROMPT" [options]', "Draw pictures with the embedded prior.")
+    p.add_argument("--out", metavar="FILE", help="a .png")
+    p.add_argument(
+        "--views", type=whole_number("--views", 1, 64), default=8, metavar="N", help="all round (default 8)"
+    )
+    p.add_argument("--text-only", action="store_true", help="do not tell the prior its camera")
+    _add_sampling(p)
     p.add_argument(
         "--seed", type=whole_number("--seed", 0, LARGEST_SEED), default=0, metavar="N", help="default 0"
     )
@@ -156,14 +161,7 @@ def _judge(argv: Sequence[str]) -> int:
     p.add_argument(
         "--views", type=whole_number("--views", 1, 64), default=4, metavar="N", help="of each (default 4)"
     )
-    p.add_argument(
-        "--steps", type=whole_number("--steps", 1, 1000), metavar="N",
-        help="of sampling (default: the network's own; the transformer's 8)",
-    )  # fmt: skip
-    p.add_argument(
-        "--scale", type=number("--scale", 0, 100), metavar="S",
-        help="guidance (default: the network's own; the transformer's 1.5)",
-    )  # fmt: skip
+    _add_sampling(p)
     p.add_argument(
         "--set", type=whole_number("--set", 0, 24), default=24, metavar="N",
         help="held-out captions, eight pictures each, of the sets that are compared, and objects shown (24; 0 = none)",
