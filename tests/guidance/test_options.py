@@ -61,7 +61,7 @@ OTHERS: dict[str, Any] = {
     "rescale": 0.7, "strength": 0.5, "weights": AzimuthWeights(overhead=-80.0), "image_scale": 4.0,
     "variance_reduction": False, "group": 2, "MVSDS.rescale": 0.2, "cond": 1.1, "empty": -1.1, "negative": 0.3,
     "CSD.noise": 0.2, "threshold": 100.0, "form": "sum", "eta": 0.5, "normalize": "dmd", "divergence": "forward_kl",
-    "lam": 0.8, "delta": 0.1, "stride": 0.07, "max_steps": 1, "start": 0.2, "solver": "fixed_point", "gap": 0.1,
+    "lam": 0.8, "anchor": 0.4, "delta": 0.1, "stride": 0.07, "max_steps": 1, "start": 0.2, "solver": "fixed_point", "gap": 0.1,
     "unit": "logsnr", "gap_draw": "none", "Inverted.scale": 1.0, "Reparametrized.scale": 1.0, "CDS.noise": "fresh",
     "SCTD.noise": "fresh", "blend": 0.2, "count": 3, "min": 0.1, "max": 0.9, "margin": 0.03, "direct": 0.9,
     "softness": 5.0, "turns": 0.7, "at": 0.3, "ends": 0.4, "middle": 0.9, "most": 0.3,

@@ -67,6 +67,27 @@ def test_lambda_outside_its_range_is_refused():
         ESD(ClassifierFree(1.0), lam=Ramp(start=0.5, end=-0.5))
 
 
+@pytest.mark.parametrize("rule", [VSD, ESD])
+def test_an_anchored_student_goes_from_its_rule_to_sds(rule):
+    networks, x0, noise = both(), [-0.4, 1.0], [0.3, -2.0]
+    own = direction(rule(ClassifierFree(7.5)), networks, x0, noise)
+    sds = direction(SDS(ClassifierFree(7.5)), networks, x0, noise)
+    assert (own - sds).abs().min() > 0.1
+    for anchor in (0.0, 0.3, 1.0):
+        found = direction(rule(ClassifierFree(7.5), anchor=anchor), networks, x0, noise)
+        torch.testing.assert_close(found, torch.lerp(own, sds, anchor))
+
+
+def test_an_anchored_classifier_pulls_back_what_runs_away():
+    """A teacher whose answer is a Gaussian's of the width of the empty prompt's: CSM says the same everywhere."""
+    teacher = {"teacher": scalar_prior({"c": (1.3, 0.7), "": (0.2, 0.7)})}
+    places = [-30.0, 30.0]
+    free = direction(CSM(ClassifierFree(2.0)), teacher, places, [0.0] * 2)
+    torch.testing.assert_close(free[0], free[1])
+    held = direction(CSM(ClassifierFree(2.0), anchor=0.5), teacher, places, [0.0] * 2) - free
+    assert held[0] < -1 and held[1] > 1
+
+
 def test_classifier_coefficients_must_balance():
     with pytest.warns(
         ThreedistillWarning, match=r"sum to 0.5 at progress 0, not to 0: that share of the noise"

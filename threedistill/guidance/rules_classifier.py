@@ -13,7 +13,7 @@ from threedistill.errors import ThreedistillWarning
 from threedistill.guidance.cfg import CFG, need_plain
 from threedistill.guidance.trajectory import Inverted
 from threedistill.protocols import GuidanceRule
-from threedistill.schedule import ScheduledNumber, stations, value_at
+from threedistill.schedule import ScheduledFraction, ScheduledNumber, stations, value_at
 from threedistill.types import Evidence, Query
 from threedistill.values import NonNegative, settings
 
@@ -83,17 +83,20 @@ class CSM(GuidanceRule):
     Without random noise the gradient has no variance given the render and the level. TV-3DG's equations were not at
     hand: its abstract says that the difference term of SDS and the random noise are dropped, which is this formula.
     (Should its difference term be ``eps_c - eps`` instead of ``eps_null - eps``, only ``s`` becomes ``s - 1``.) Like
-    CSD it has no restoring force where all distributions are equally wide.
+    CSD it has no restoring force where all distributions are equally wide; ``anchor = a``, which is ours, adds
+    ``a (eps_c - eps)``, the pull towards the teacher's picture, with the noise ``eps`` that inversion found.
     Source: Yang et al. 2024 (TV-3DG), arXiv 2410.21299; inversion as in ISM (arXiv 2311.11284).
 
     Arguments:
         cfg: gives ``s`` and whether the query without the prompt is told the camera; what else would have no effect is
             refused.
         trajectory: how ``x_t`` is found.
+        anchor: ``a`` in [0, 1], a number or a schedule of progress; 0 is the paper's rule.
     """
 
     cfg: CFG
     trajectory: Inverted = field(default_factory=Inverted)
+    anchor: ScheduledFraction = 0.0
 
     def __post_init__(self) -> None:
         need_plain(self.cfg, "csm", scale=True)
@@ -105,9 +108,10 @@ class CSM(GuidanceRule):
         return Query("cond", text="view"), self.cfg.unconditional("null", "null")
 
     def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
-        """``s (eps_c - eps_null)`` at the inverted ``x_t``, detached."""
-        scale = value_at(self.cfg.scale, progress)
-        return (scale * (evidence["cond"].eps - evidence["null"].eps)).detach()
+        """``s (eps_c - eps_null) + a (eps_c - eps)`` at the inverted ``x_t``, detached."""
+        scale, anchor = value_at(self.cfg.scale, progress), value_at(self.anchor, progress)
+        cond, null = evidence["cond"].eps, evidence["null"].eps
+        return (scale * (cond - null) + anchor * (cond - evidence.noise)).detach()
 
 
 @settings

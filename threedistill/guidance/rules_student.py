@@ -80,6 +80,7 @@ class ESD(GuidanceRule):
     Arguments:
         cfg: guidance of the teacher.
         lam: ``lambda`` in [0, 1], a number or a schedule of progress.
+        anchor: as for :class:`VSD`.
         normalize: ``dmd`` gives ``(x0_student - x0_teacher) / mean |x0 - x0_teacher|`` per sample (to be weighted
             uniformly) instead of the difference of noises.
         divergence: the f-divergence that is minimised; all but ``reverse_kl`` multiply each sample by ``h(r)`` over
@@ -88,6 +89,7 @@ class ESD(GuidanceRule):
 
     cfg: CFG
     lam: ScheduledFraction = 0.5
+    anchor: ScheduledFraction = 0.0
     normalize: Normalization = "none"
     divergence: Divergence = "reverse_kl"
 
@@ -105,7 +107,7 @@ class ESD(GuidanceRule):
         """The direction, detached."""
         lam = value_at(self.lam, progress)
         teacher = self.cfg.guided(evidence, progress)
-        student = _student(evidence, lam)
+        student = _anchored(evidence, _student(evidence, lam), value_at(self.anchor, progress))
         return _student_direction(evidence, teacher, student, self.normalize, self.divergence)
 
 
@@ -117,12 +119,19 @@ class VSD(GuidanceRule):
     perfect camera-conditional student of one scene makes it SDS, a fresh student that equals the teacher makes it CSD.
     Source: Wang et al. 2023 (ProlificDreamer), arXiv 2305.16213, eq. 9.
 
+    ``anchor`` is not published. A student's answer is some of the scene and some of the teacher it grew from, and what
+    it does not see of a render has no restoring force: there ``g`` is its error alone, and colours drift. With
+    ``anchor = a`` its answer is ``(1 - a) eps_student + a eps``, a share of the perfect student of one scene, which is
+    known: ``g = (1 - a) (eps^s - eps_student) + a (eps^s - eps)``, from VSD to SDS.
+
     Arguments:
         cfg: guidance of the teacher.
+        anchor: ``a`` in [0, 1], a number or a schedule of progress; 0 is the published rule.
         normalize, divergence: as for :class:`ESD`.
     """
 
     cfg: CFG
+    anchor: ScheduledFraction = 0.0
     normalize: Normalization = "none"
     divergence: Divergence = "reverse_kl"
 
@@ -133,7 +142,8 @@ class VSD(GuidanceRule):
     def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
         """The direction, detached."""
         teacher = self.cfg.guided(evidence, progress)
-        return _student_direction(evidence, teacher, _student(evidence, 0.0), self.normalize, self.divergence)
+        student = _anchored(evidence, _student(evidence, 0.0), value_at(self.anchor, progress))
+        return _student_direction(evidence, teacher, student, self.normalize, self.divergence)
 
 
 @settings
@@ -261,6 +271,13 @@ def _student(evidence: Evidence, lam: float) -> Prediction:
     if lam == 1:
         return blind
     return Prediction(torch.lerp(evidence["student"].eps, blind.eps, lam), "eps", blind.x_t, blind.level)
+
+
+def _anchored(evidence: Evidence, student: Prediction, anchor: float) -> Prediction:
+    """The student's answer drawn ``anchor`` of the way to that of a perfect one, the noise itself."""
+    if anchor == 0:
+        return student
+    return Prediction(torch.lerp(student.eps, evidence.noise, anchor), "eps", student.x_t, student.level)
 
 
 def _student_direction(

@@ -46,9 +46,18 @@ FRONT_BIAS = 0.8
 _BIASED = ("prior.camera=words", f"prompts.front_bias={FRONT_BIAS}")
 _BLIND = (*_BIASED, "prompts.view_words=false")
 
+#: Claims are about rules as they were published: without what the embedded prior's settings add to hold them.
+_PUBLISHED = {
+    "vsd": ("guidance.rule.anchor=0",),
+    "esd": ("guidance.rule.anchor=0",),
+    "csm": ("guidance.rule.anchor=0",),
+    "csds": ("guidance.rule.form=difference",),
+}
+
 
 def _setting(name: str, *overrides: str) -> Setting:
     choices = dict(line.split("=", 1) for line in overrides)
+    overrides += _PUBLISHED.get(choices["guidance"], ())
     # Groups before the keys that they bring.
     lines = sorted((_BENCH, *overrides), key=lambda line: "." in line.split("=")[0])
     return Setting(name, tuple(lines), choices)
@@ -164,10 +173,10 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
 
 
 def taught(setting: Setting, prior: str) -> Setting:
-    """The setting with another teacher; a student that grows on a network cannot grow on one that has none."""
-    if prior == "toybox":
-        return setting
-    student = ("student=gaussian",) if {"guidance=vsd", "guidance=esd"} & set(setting.overrides) else ()
+    """The setting with its teacher and, of the rules that claims are about, a student who does not know the cameras
+    before it has learned anything: on a teacher without a network adapters cannot grow."""
+    own = "student=lora" if prior == "toybox" else "student=gaussian"
+    student = (own,) if {"guidance=vsd", "guidance=esd"} & set(setting.overrides) else ()
     lines = (*setting.overrides, f"prior={prior}", *student)
     return replace(setting, overrides=tuple(sorted(lines, key=lambda line: "." in line.split("=")[0])))
 
