@@ -221,3 +221,23 @@ def test_a_canvas_is_as_large_as_its_run_ends(prior, size):
     config = compose(prompt="a red mushroom", prior=prior, representation="canvas")
     assert config["representation"]["model"]["size"] == size
     build_plan(config)
+
+
+@pytest.mark.parametrize(
+    ("prior", "overrides", "student"),
+    [
+        ("toybox", [], "sketch"),
+        ("toybox", ["student=lora"], "lora"),
+        ("toybox", ["student=gaussian"], "gaussian"),
+        ("sd15", [], "lora"),
+    ],
+)
+def test_a_prior_brings_its_own_student_where_nobody_chooses(prior, overrides, student):
+    config = compose(prompt="a red mushroom", prior=prior, guidance="vsd", overrides=overrides)
+    assert config["student"]["name"] == student
+    plain = compose(prompt="a red mushroom", prior=prior, guidance="sds")
+    assert plain["student"]["name"] == "none"
+    later = compose(
+        prompt="a red mushroom", prior=prior, preset="high", overrides=["stages.2.guidance=vsd", *overrides]
+    )
+    assert later["stages"][2].get("student", later["student"])["name"] == student

@@ -260,9 +260,12 @@ def _compose_groups(chosen: dict[str, str], lines: Sequence[_Line], plugins: Seq
                 lines = (*lines, line)
             except ConfigCompositionException:
                 lines = (*lines, f"+{line}")
-        base = _composed(stamp, (*search, *lines))
-        plain = OmegaConf.to_container(base, resolve=False)
+        plain = OmegaConf.to_container(_composed(stamp, (*search, *lines)), resolve=False)
         assert isinstance(plain, dict)
+        if (own := _own_student(plain)) and not any(line.startswith("student=") for line in lines):
+            lines = (*lines, f"student={own}")
+            plain = OmegaConf.to_container(_composed(stamp, (*search, *lines)), resolve=False)
+            assert isinstance(plain, dict)
         plain.pop("published", None)  # no setting: what it says has been taken over
         keys = set(flat_keys(plain))
         for key, line in values:
@@ -292,6 +295,13 @@ def _compose_groups(chosen: dict[str, str], lines: Sequence[_Line], plugins: Seq
     except RecursionError:
         raise UsageError("the overrides are nested too deep, or refer to themselves") from None
     return config
+
+
+def _own_student(config: Config) -> str | None:
+    """The option that this prior has in place of adapters, where the rule brings those."""
+    if config["student"]["name"] != "lora":
+        return None
+    return config["prior"].get("recommended", {}).get("student", {}).get("option")
 
 
 def _at(node: Any, path: str) -> Any:
