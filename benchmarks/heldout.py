@@ -80,7 +80,7 @@ def markdown(report: Report) -> str:
 
     columns = {
         "rank 1 of 24": "requirements.rank_first", "kind and colour": "requirements.kind_and_color",
-        "both": "requirements.recognised", "silhouette IoU": "shape.silhouette_iou",
+        "both": "requirements.recognised", "silhouette IoU": "shape.silhouette_iou", "parts": "judge.parts.share",
         "SSIM": "similarity.ssim", "PSNR": "similarity.psnr", "volume IoU": "volume_iou", "Janus": "judge.janus.share",
         "one piece": "requirements.one_component", "genus": "requirements.genus", "clean": "judge.clean",
     }  # fmt: skip
