@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -226,30 +227,55 @@ def test_every_config_target_exists(target):
     assert callable(getattr(importlib.import_module(module), name))
 
 
-def test_help_and_import_load_nothing_heavy(clean_python):
-    loaded = clean_python(
+#: Nothing of these is needed to answer a question about the command line or the configuration.
+HEAVY = {
+    "torch", "numpy", "scipy", "diffusers", "transformers", "peft", "pytorch_lightning", "hydra_zen", "trimesh", "PIL",
+    "pydantic",
+}  # fmt: skip
+
+
+def _loaded(clean_python, statements: str) -> set[str]:
+    """The modules that a fresh interpreter has after these statements."""
+    code = (
         "import sys, io, contextlib\n"
         "import threedistill\n"
         "from threedistill.cli import main\n"
-        "with contextlib.redirect_stdout(io.StringIO()):\n"
-        "    for line in ('--help', '--version', 'generate --help', 'list formats', 'list priors'):\n"
-        "        assert main(line.split()) == 0\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):\n"
+        f"{textwrap.indent(statements, '    ')}\n"
         "print(' '.join(sys.modules))"
-    ).split()
-    heavy = {
-        "torch",
-        "numpy",
-        "diffusers",
-        "transformers",
-        "peft",
-        "pytorch_lightning",
-        "hydra",
-        "omegaconf",
-        "trimesh",
-        "PIL",
-        "pydantic",
-    }
-    assert not heavy & set(loaded)
+    )
+    return set(clean_python(code).split())
+
+
+def test_help_and_import_load_nothing_heavy(clean_python):
+    loaded = _loaded(
+        clean_python,
+        "for line in ('--help', '--version', 'generate --help', 'list formats', 'list priors'):\n"
+        "    assert main(line.split()) == 0",
+    )
+    assert not loaded & {*HEAVY, "hydra", "omegaconf"}
+
+
+def test_the_list_of_verbs_does_not_look_for_plug_ins(clean_python):
+    assert "importlib.metadata" not in _loaded(clean_python, "assert main(['--help']) == 0")
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ([], 0),
+        (["--recipe", "magic3d"], 0),
+        (["--guidance", "vsd", "stages=[{name: a}, {name: b, representation: dmtet}]"], 0),
+        (["export.facs=10"], 2),
+        (["particles=0"], 2),
+    ],
+)
+def test_a_configuration_is_composed_without_loading_what_it_configures(clean_python, words, status):
+    loaded = _loaded(
+        clean_python, f"assert main(['generate', 'a red duck', '--print-config', *{words}]) == {status}"
+    )
+    assert "hydra" in loaded
+    assert not loaded & HEAVY
 
 
 def test_start_up_takes_little_processor_time(clean_python):

@@ -10,11 +10,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
-import json
 import os
 import sys
-import tempfile
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,8 +185,12 @@ class _Answer:
         self, error: BaseException, message: str, status: int, prefix: str = "threedistill: error: "
     ) -> int:
         if self.traceback:
+            import traceback
+
             traceback.print_exception(error)
         if self.json:
+            import json
+
             folder = _run_folder_of(error)
             facts = {"error": message, "status": status, "run_dir": None if folder is None else str(folder)}
             with contextlib.suppress(OSError):
@@ -237,6 +238,9 @@ def _resource_failure(error: Exception) -> str | None:
 
 def _kept_traceback(error: Exception) -> str:
     """Keep the traceback in the run folder, or in the temporary folder where there is none; where it is, in words."""
+    import tempfile
+    import traceback
+
     lines = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     folder = _run_folder_of(error)
     with contextlib.suppress(OSError):

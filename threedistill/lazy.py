@@ -7,11 +7,9 @@ before torch starts.
 
 from __future__ import annotations
 
-import ast
 import functools
 import importlib
 from collections.abc import Callable
-from pathlib import Path
 
 __all__ = ["lazily", "listed"]
 
@@ -37,6 +35,9 @@ def lazily(package: str, file: str) -> tuple[Callable[[str], object], Callable[[
 @functools.cache
 def listed(file: str) -> dict[str, str]:
     """Name -> module of the imports below ``if TYPE_CHECKING:`` in a file."""
+    import ast
+    from pathlib import Path
+
     found: dict[str, str] = {}
     for node in ast.parse(Path(file).read_text(encoding="utf-8")).body:
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":

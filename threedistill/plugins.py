@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.metadata
 import importlib.util
 import os
 import re
@@ -57,7 +56,9 @@ def installed() -> list[Plugin]:
 @functools.cache
 def _installed(paths: tuple[str, ...]) -> tuple[Plugin, ...]:
     """Kept by search path: every distribution's metadata is read, and configurations ask for each of their nodes."""
-    points = {point.value.partition(":")[0]: point for point in importlib.metadata.entry_points(group=GROUP)}
+    from importlib.metadata import entry_points
+
+    points = {point.value.partition(":")[0]: point for point in entry_points(group=GROUP)}
     return tuple(
         plugin(name, point.dist.name if point.dist is not None else "installed")
         for name, point in sorted(points.items())

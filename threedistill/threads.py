@@ -35,7 +35,8 @@ def settle_threads() -> None:
         if "OMP_WAIT_POLICY" not in os.environ:
             os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
             os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-        os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+        if "OMP_NUM_THREADS" not in os.environ:
+            os.environ["OMP_NUM_THREADS"] = str(usable_cores())
         return
     torch = sys.modules["torch"]
     cores = usable_cores()

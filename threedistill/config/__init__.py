@@ -16,17 +16,24 @@
 It is the home of every error about a configuration.
 """
 
-from threedistill.config.building import Recipe, build, build_as, checked_class, recipe
-from threedistill.config.choices import FLAG_GROUPS, groups, options
-from threedistill.config.composition import compose, parse_override
-from threedistill.config.continuation import with_more_steps
-from threedistill.config.differences import asked_otherwise, different_settings, in_words
-from threedistill.config.files import accept, parse_yaml, read_config, write_config
-from threedistill.config.places import STAGE_PARTS
-from threedistill.config.schema import SCHEMA_VERSION, Config, check_shape, pictures, with_pictures
-from threedistill.config.spelling import spelled
-from threedistill.config.stages import stage_node, stage_part, stage_path
-from threedistill.config.steering import CHANGEABLE, with_change
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from threedistill.lazy import lazily
+
+if TYPE_CHECKING:
+    from threedistill.config.building import Recipe, build, build_as, checked_class, recipe
+    from threedistill.config.choices import FLAG_GROUPS, groups, options
+    from threedistill.config.composition import compose, parse_override
+    from threedistill.config.continuation import with_more_steps
+    from threedistill.config.differences import asked_otherwise, different_settings, in_words
+    from threedistill.config.files import accept, parse_yaml, read_config, write_config
+    from threedistill.config.places import STAGE_PARTS
+    from threedistill.config.schema import SCHEMA_VERSION, Config, check_shape, pictures, with_pictures
+    from threedistill.config.spelling import spelled
+    from threedistill.config.stages import stage_node, stage_part, stage_path
+    from threedistill.config.steering import CHANGEABLE, with_change
 
 __all__ = [
     "CHANGEABLE", "FLAG_GROUPS", "SCHEMA_VERSION", "STAGE_PARTS", "Config", "Recipe", "accept", "asked_otherwise",
@@ -34,3 +41,5 @@ __all__ = [
     "options", "parse_override", "parse_yaml", "pictures", "read_config", "recipe", "spelled", "stage_node",
     "stage_part", "stage_path", "with_change", "with_more_steps", "with_pictures", "write_config",
 ]  # fmt: skip
+
+__getattr__, __dir__ = lazily(__name__, __file__)

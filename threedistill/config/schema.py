@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from threedistill.errors import UsageError
 from threedistill.messages import complaint
@@ -67,7 +67,7 @@ def check_shape(config: object, source: str = "") -> None:
     Raises:
         UsageError: with the place.
     """
-    from pydantic import ValidationError
+    from pydantic_core import ValidationError
 
     before = f"{source}: " if source else ""
     try:
@@ -91,59 +91,78 @@ def _check_finite(node: object, before: str, where: str) -> None:
 
 @functools.cache
 def _model() -> Any:
-    from typing import NotRequired
+    """Written for pydantic's core: from annotations, a start would spend 0.1 s on making it."""
+    from pydantic_core import SchemaValidator
+    from pydantic_core import core_schema as core
 
-    from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, with_config
-    from typing_extensions import TypedDict
+    rules = core.CoreConfig(strict=True, allow_inf_nan=False)
 
-    def part(**fields: Any) -> Any:
+    def part(needed: Config, optional: Config | None = None) -> Any:
         """A mapping with these keys; what else is in it is for interpolation, for stages and for plug-ins."""
-        rules = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-        return with_config(rules)(TypedDict("Part", fields))  # type: ignore[misc, operator]
+        fields = {key: core.typed_dict_field(kind, required=True) for key, kind in needed.items()}
+        fields |= {key: core.typed_dict_field(kind, required=False) for key, kind in (optional or {}).items()}
+        return core.typed_dict_schema(fields, extra_behavior="allow", config=rules)
 
-    def is_node(value: dict[str, Any]) -> dict[str, Any]:
+    def mapping(kind: Any) -> Any:
+        return core.dict_schema(core.str_schema(), kind)
+
+    def is_node(value: Config) -> Config:
         if not isinstance(value.get("_target_"), str):
             raise ValueError("must be a mapping with a _target_")
         return value
 
-    node = Annotated[dict[str, Any], AfterValidator(is_node)]
-    maybe_node = Annotated[dict[str, Any] | None, AfterValidator(lambda value: value and is_node(value))]
-    name = Annotated[str, Field(min_length=1, max_length=200)]
-    text = str | None
+    any_mapping = mapping(core.any_schema())
+    node = core.no_info_after_validator_function(is_node, any_mapping)
+    maybe_node = core.no_info_after_validator_function(
+        lambda value: value and is_node(value), core.nullable_schema(any_mapping)
+    )
+    name = core.str_schema(min_length=1, max_length=200)
+    text, flag = core.str_schema(), core.bool_schema()
+    maybe_text = core.nullable_schema(text)
 
-    network = part(name=name, model=maybe_node)
-    student = part(name=name, model=maybe_node, base=NotRequired[maybe_node], training=maybe_node, keep=bool)
+    network = part({"name": name, "model": maybe_node})
+    student = part(
+        {"name": name, "model": maybe_node, "training": maybe_node, "keep": flag}, {"base": maybe_node}
+    )
     #: Further networks by name, the light and the reward; earlier versions wrote none.
     newer = {
-        "networks": NotRequired[dict[str, network]], "learners": NotRequired[dict[str, student]],
-        "light": NotRequired[node], "reward": NotRequired[maybe_node],
+        "networks": mapping(network), "learners": mapping(student), "light": node, "reward": maybe_node,
     }  # fmt: skip
-    camera = Annotated[list[float] | None, Field(min_length=2, max_length=2)]
+    camera = core.nullable_schema(core.list_schema(core.float_schema(), min_length=2, max_length=2))
     own = {
-        "prior": part(name=name, model=node),
-        "representation": part(name=name, lr=dict[str, Any], model=node),
-        "guidance": part(name=name, rule=node, timesteps=node, weighting=node, surrogate=node),
+        "prior": part({"name": name, "model": node}),
+        "representation": part({"name": name, "lr": any_mapping, "model": node}),
+        "guidance": part({"name": name, "rule": node, "timesteps": node, "weighting": node, "surrogate": node}),
         "baseline": network,
         "student": student,
         "optim": node, "cameras": node, "background": node, "regularizers": node, "watchdog": node, "convert": node,
     }  # fmt: skip
-    stage = part(name=name, _target_=str, **{key: NotRequired[kind] for key, kind in own.items()}, **newer)
+    stage = part({"name": name, "_target_": text}, {**own, **newer})
     prompts = part(
-        view_words=bool, view_wordings=Literal["one", "several"], front_bias=Annotated[float, Field(ge=0, le=1)],
-        category=text, source=text, inverse=str, flaws=NotRequired[str],
+        {
+            "view_words": flag, "view_wordings": core.literal_schema(["one", "several"]),
+            "front_bias": core.float_schema(ge=0, le=1), "category": maybe_text, "source": maybe_text, "inverse": text,
+        },
+        {"flaws": text},
     )  # fmt: skip
     #: What presets set and other parts interpolate; a plug-in's preset may have more.
-    size = Annotated[int, Field(ge=0, lt=2**31)]
+    size = core.int_schema(ge=0, lt=2**31)
     budget = part(
-        iterations=NotRequired[size], views=NotRequired[Annotated[int, Field(ge=1, lt=2**31)]],
-        resolution=NotRequired[int | dict[str, Any]], grid=NotRequired[size], faces=NotRequired[Any],
-        texture=NotRequired[size],
+        {},
+        {
+            "iterations": size, "views": core.int_schema(ge=1, lt=2**31),
+            "resolution": core.union_schema([core.int_schema(), any_mapping]), "grid": size, "faces": core.any_schema(),
+            "texture": size,
+        },
     )  # fmt: skip
     whole = part(
-        schema=int, prompt=str, negative=str, seed=Annotated[int, Field(ge=0, lt=2**63)],
-        device=Literal["auto", "cpu", "cuda"], init=text, cfg=node,
-        stages=Annotated[list[stage], Field(min_length=1, max_length=_MOST_STAGES)],
-        particles=Annotated[int, Field(ge=1, le=_MOST_PARTICLES)], prompts=prompts, plugins=list[str], budget=budget,
-        trainer=node, export=node, images=NotRequired[list[part(file=str, camera=camera)]], **own, **newer,
+        {
+            "schema": core.int_schema(), "prompt": text, "negative": text, "seed": core.int_schema(ge=0, lt=2**63),
+            "device": core.literal_schema(["auto", "cpu", "cuda"]), "init": maybe_text, "cfg": node,
+            "stages": core.list_schema(stage, min_length=1, max_length=_MOST_STAGES),
+            "particles": core.int_schema(ge=1, le=_MOST_PARTICLES), "prompts": prompts,
+            "plugins": core.list_schema(text), "budget": budget, "trainer": node, "export": node, **own,
+        },
+        {"images": core.list_schema(part({"file": text, "camera": camera})), **newer},
     )  # fmt: skip
-    return TypeAdapter(whole)
+    return SchemaValidator(whole)
