@@ -86,15 +86,20 @@ def floor(prior: OutlinedPrior, rows: int) -> Callable[[], None]:
     return work
 
 
-def bare_step(plan: RunPlan, prior: Any) -> Callable[[], None]:
-    """The training step of a run's first stage with fresh parameters, without a trainer around it."""
+def bare_system(plan: RunPlan, prior: Any) -> Any:
+    """A run's first stage with fresh parameters, whose ``training_step`` works without a trainer around it."""
     system: Any = build_stages(plan, prior, device=prior.device)[0].to(prior.device)
     prepare(plan, [system])
     optimizers = system.configure_optimizers()
     system._optimizers = lambda: optimizers
     system.manual_backward = lambda loss: loss.backward()
-    index = iter(range(10**9))
     system.look(0.0, Streams(0))  # kernels are loaded
+    return system
+
+
+def bare_step(plan: RunPlan, prior: Any) -> Callable[[], None]:
+    """The training step of a run's first stage with fresh parameters, without a trainer around it."""
+    system, index = bare_system(plan, prior), iter(range(10**9))
     return lambda: system.training_step(next(index))
 
 
