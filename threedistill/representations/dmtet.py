@@ -33,9 +33,11 @@ __all__ = ["DMTet"]
 #: Points closer to the surface than this many cells are asked after every step, the others every few steps.
 _BAND = 2.5
 
-#: Pits up to twice this wide are sealed, metres: two pixels of a 64-pixel view. And the pixels of the views that say what
-#: is seen.
-_PIT, _PROBE = 0.04, 128
+#: Pits up to twice this wide are sealed, metres: two pixels of a 64-pixel view.
+_PIT = 0.04
+
+#: Pixels of the views that say what is seen.
+_PROBE = 128
 
 #: Added to what the material's field says before the sigmoid, and the smallest roughness: a highlight sharper than a
 #: pixel has no gradient anywhere else.
