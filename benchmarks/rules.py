@@ -58,9 +58,7 @@ def main() -> None:
                 prompt, out=folder, preset=options.preset, guidance=rule, seed=options.seed, overwrite=True,
                 quiet=True, overrides=options.overrides,
             )  # fmt: skip
-            print(
-                f"{sum(result.seconds.values()):6.0f} s  {rule:8} {prompt:24} {result.verdict}", flush=True
-            )
+            print(f"{sum(result.seconds.values()):6.0f} s  {rule:8} {prompt:24} {result.verdict}", flush=True)
     reports = {rule: evaluate_runs(folders[rule], critic_for) for rule in rules}
     table = markdown(reports)
     write_text(options.out / "results.md", table)
@@ -83,7 +81,9 @@ def markdown(reports: dict[str, Report]) -> str:
     lines = ["| " + " | ".join(["rule", *columns]) + " |", "|---" * (1 + len(columns)) + "|"]
     for rule, report in reports.items():
         means = (column(report.runs, path) for path in columns.values())
-        lines.append("| " + " | ".join([rule, *("-" if m is None else f"{m.value:.3f}" for m in means)]) + " |")
+        lines.append(
+            "| " + " | ".join([rule, *("-" if m is None else f"{m.value:.3f}" for m in means)]) + " |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -326,6 +326,26 @@ def test_a_torus_keeps_its_hole():
     assert volume(mesh) == pytest.approx(volume(torus()), rel=0.03)
 
 
+@pytest.mark.parametrize("spoilt", ["hollow", "bored"])
+def test_what_no_view_sees_is_solid_in_the_asset(spoilt):
+    """A ball with a hollow, or with a hole from below: without an inner surface, elsewhere as it was, bit for bit."""
+    field = small(resolution=20, geometry="explicit", radius=0.6)
+    plain, middle = field.extract(64), field.points
+    if spoilt == "hollow":
+        missing = 0.25 - middle.norm(dim=1)  # the part that is cut away: above 0 within
+    else:
+        column = 1.2 * field.cell - middle[:, [0, 2]].norm(dim=1)
+        missing = torch.minimum(column, 0.2 - middle[:, 1])  # up to above the middle
+    with torch.no_grad():
+        field.sdf.copy_(torch.maximum(field.sdf, missing))
+    field.refresh()
+    assert len(field.surface().topology.faces) > len(plain.faces)  # an inner surface
+    mended = field.extract(64)
+    assert volume(mended) == pytest.approx(volume(plain), rel=0.02)
+    away = plain.vertices[:, 1] > -0.4
+    assert torch.equal(mended.vertices[mended.vertices[:, 1] > -0.4], plain.vertices[away])
+
+
 def test_yielding_changes_gradients_only():
     views = cameras.orbit(2, elevation=60, size=24)
     pictures, grads = [], []

@@ -17,9 +17,10 @@ from threedistill.ops.antialias import face_neighbours
 from threedistill.ops.marching_cubes import marching_cubes
 from threedistill.ops.marching_tets import TetTopology, marching_tets, tet_topology, tet_vertices
 from threedistill.protocols import RenderContext, Representation
-from threedistill.render.mesh import picture_at
+from threedistill.render.mesh import picture_at, render_mesh
 from threedistill.render.surface import face_crosses, render_surface
 from threedistill.representations import meshstats
+from threedistill.representations.carving import Views, rings, seal
 from threedistill.representations.hashfield import HashField, HashSettings
 from threedistill.representations.signed_distance import check_mesh, sample_surface, signed_distance
 from threedistill.representations.tetgrid import tetrahedral_grid
@@ -31,6 +32,12 @@ __all__ = ["DMTet"]
 
 #: Points closer to the surface than this many cells are asked after every step, the others every few steps.
 _BAND = 2.5
+
+#: Pits up to twice this wide are sealed, metres: two pixels of a 64-pixel view.
+_PIT = 0.04
+
+#: Pixels of the views that say what is seen.
+_PROBE = 128
 
 #: Added to what the material's field says before the sigmoid, and the smallest roughness: a highlight sharper than a
 #: pixel has no gradient anywhere else.
@@ -170,14 +177,16 @@ class DMTet(Representation):
             index = (self.values.abs() < _BAND * self.cell).nonzero()[:, 0]
         self.values[index] = self.distances(index)[0]
 
-    def surface(self, progress: float = 0.0) -> _Surface:
-        """The mesh of the current parameters, differentiable, with what the regularisers need."""
-        topology = tet_topology(self.values, self.tets)
+    def surface(self, progress: float = 0.0, values: Float[Tensor, "N"] | None = None) -> _Surface:
+        """The mesh of the current parameters, differentiable, with what the regularisers need; of other distances
+        ``values`` at the grid's points, where they are given.
+        """
+        topology = tet_topology(self.values if values is None else values, self.tets)
         active = torch.zeros(len(self.points), dtype=torch.bool, device=self.points.device)
         active[self.tets[topology.tets].flatten().long()] = True
         index = active.nonzero()[:, 0]
         fresh, place = self.distances(index, progress)
-        sdf = self.values.index_copy(0, index, fresh)
+        sdf = self.values.index_copy(0, index, fresh) if values is None else values
         points = self.points.index_copy(0, index, place)
         vertices = tet_vertices(points, sdf, topology)
         return _Surface(vertices, topology, face_neighbours(topology.faces), points, sdf)
@@ -265,6 +274,9 @@ class DMTet(Representation):
     def extract(self, resolution: int) -> Mesh:
         """The optimised surface itself; below the grid's own resolution, marching cubes on its corners, resampled.
 
+        Silhouettes and colours alone hold a surface, so that it may have hollows and tunnels where nobody looks:
+        the inside that no view sees is solid, and pits are closed (``representations/carving.py``).
+
         Raises:
             ThreedistillError: nothing lies inside, or everything does.
         """
@@ -275,12 +287,13 @@ class DMTet(Representation):
                 f"the signed distance is full: {solid:.0%} of its box lies inside; raise the sparsity weight, or draw "
                 "random backgrounds (background.white below 1)"
             )
+        sealed = self._sealed()
         if resolution >= self.resolution:
-            shape = self.surface()
+            shape = self.surface(values=sealed)
             vertices, faces = shape.vertices, shape.topology.faces.long()
         else:
             corners = self.resolution + 1
-            lattice = -self.values[: corners**3].view(1, 1, corners, corners, corners)
+            lattice = -sealed[: corners**3].view(1, 1, corners, corners, corners)
             volume = F.interpolate(lattice, [resolution + 1] * 3, mode="trilinear", align_corners=True)[0, 0]
             vertices, faces = marching_cubes(volume, 0.0, (-self.bound,) * 3, 2 * self.bound / resolution)
         if not len(faces):
@@ -289,6 +302,21 @@ class DMTet(Representation):
                 "weight, or start from a larger sphere (representation.model.radius)"
             )
         return Mesh(vertices.float(), faces)
+
+    def _sealed(self) -> Float[Tensor, "N"]:
+        """``values``, smaller where what no view sees becomes solid; the others bit for bit."""
+        shape, cameras = self.surface(), rings(_PROBE)
+        seen = render_mesh(Mesh(shape.vertices, shape.topology.faces), cameras.to(self.points.device))
+        depth = torch.where(seen.opacity > 0.5, seen.depth, torch.inf)
+        views = Views(cameras, seen.opacity[..., 0], depth[..., 0])
+        axis = torch.linspace(-self.bound, self.bound, self.resolution + 1, device=self.points.device)
+        values, begin = self.values.clone(), 0
+        for line in (axis, (axis[1:] + axis[:-1]) / 2):  # the lattice of the corners, and that of the centres
+            part = values[begin : (begin := begin + len(line) ** 3)]
+            inside = -part.view(len(line), len(line), len(line)) / self.cell
+            grown = seal(inside, 0.0, (line, line, line), self.cell, _PIT, views)
+            part[:] = torch.where(grown > inside, -self.cell * grown, part.view_as(grown)).flatten()
+        return torch.where(self.border, self.values, values)
 
     @torch.no_grad()
     def surface_color(
