@@ -309,13 +309,16 @@ class DMTet(Representation):
         seen = render_mesh(Mesh(shape.vertices, shape.topology.faces), cameras.to(self.points.device))
         depth = torch.where(seen.opacity > 0.5, seen.depth, torch.inf)
         views = Views(cameras, seen.opacity[..., 0], depth[..., 0])
-        axis = torch.linspace(-self.bound, self.bound, self.resolution + 1, device=self.points.device)
-        values, begin = self.values.clone(), 0
-        for line in (axis, (axis[1:] + axis[:-1]) / 2):  # the lattice of the corners, and that of the centres
-            part = values[begin : (begin := begin + len(line) ** 3)]
-            inside = -part.view(len(line), len(line), len(line)) / self.cell
-            grown = seal(inside, 0.0, (line, line, line), self.cell, _PIT, views)
-            part[:] = torch.where(grown > inside, -self.cell * grown, part.view_as(grown)).flatten()
+        # Corners and centres of the cells lie on one lattice, twice as fine.
+        size, inside = 2 * self.resolution + 1, -self.values / self.cell
+        corners, centres = inside.split([(self.resolution + 1) ** 3, self.resolution**3])
+        lattice = corners.view(1, 1, *[self.resolution + 1] * 3)
+        lattice = F.interpolate(lattice, [size] * 3, mode="trilinear", align_corners=True)[0, 0]
+        lattice[1::2, 1::2, 1::2] = centres.view([self.resolution] * 3)
+        axis = torch.linspace(-self.bound, self.bound, size, device=lattice.device)
+        lattice = seal(lattice, 0.0, (axis, axis, axis), self.cell / 2, _PIT, views)
+        grown = torch.cat([lattice[::2, ::2, ::2].flatten(), lattice[1::2, 1::2, 1::2].flatten()])
+        values = torch.where(grown > inside, -self.cell * grown, self.values)
         return torch.where(self.border, self.values, values)
 
     @torch.no_grad()
