@@ -1,6 +1,6 @@
 """One picture of several assets, reopened from their files, each from several sides.
 
-python benchmarks/sheet.py --out docs/pictures/assets.png --columns 2 runs/a-red-mushroom-s0 runs/a-blue-car-s0
+python benchmarks/sheet.py --out runs/sheet.png --columns 2 runs/a-red-mushroom-s0 runs/a-blue-car-s0
 """
 
 from __future__ import annotations
