@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -297,7 +297,7 @@ def _compose_groups(chosen: dict[str, str], lines: Sequence[_Line], plugins: Seq
     return config
 
 
-def _own_student(config: Config) -> str | None:
+def _own_student(config: Mapping[Any, Any]) -> str | None:
     """The option that this prior has in place of adapters, where the rule brings those."""
     if config["student"]["name"] != "lora":
         return None
