@@ -77,7 +77,10 @@ def test_large_priors_offline_say_so_in_one_line(prior):
 )
 def test_where_the_student_learns_and_is_measured(prior, preset, learns, measured):
     """Where the rule asks (None) or at levels of its own; None: measured where it learns."""
-    training = compose(prompt="a red duck", preset=preset, prior=prior, guidance="vsd")["student"]["training"]
+    whole = compose(
+        prompt="a red duck", preset=preset, prior=prior, guidance="vsd", overrides=["student=lora"]
+    )
+    training = whole["student"]["training"]
 
     def window(policy):
         return policy and (policy["window"]["min"], policy["window"]["max"])

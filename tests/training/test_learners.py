@@ -198,16 +198,16 @@ def test_further_learners_and_networks_are_chosen_by_name(tmp_path: Path) -> Non
         return {name: node["name"] for name, node in both.items()}
 
     with naming(folders=[str(tmp_path)]):
-        assert names() == {"slow": "gaussian", "student": "lora"}
+        assert names() == {"slow": "gaussian", "student": "sketch"}
         chosen = names(
             "student@learners.slow=lora", "student@learners.more=gaussian", "baseline@networks.critic=self"
         )
-        assert chosen == {"slow": "lora", "more": "gaussian", "critic": "self", "student": "lora"}
+        assert chosen == {"slow": "lora", "more": "gaussian", "critic": "self", "student": "sketch"}
         own = compose(
             prompt="a red ball", guidance="vsd",
             overrides=["learners.slow.training.lr=0.5", "student@learners.slow=lora"],
         )  # fmt: skip
-        assert (own["learners"]["slow"]["training"]["lr"], own["student"]["training"]["lr"]) == (0.5, 0.003)
+        assert (own["learners"]["slow"]["training"]["lr"], own["student"]["training"]["lr"]) == (0.5, 0.002)
         line = ["student@learners.slow=gaussian"]
         other = compose(prompt="a red ball", guidance="vsd", overrides=line)
         assert asked_otherwise({}, line, other, own) == [("student@learners.slow", "gaussian", "lora")]
