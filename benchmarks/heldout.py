@@ -46,9 +46,9 @@ def main() -> None:
     options = parser.parse_args()
 
     from threedistill.pipeline import generate
+    from threedistill.sweeps.job import finished
     from threedistill.toybox.scenes import held_out
     from threedistill.training.naming import slug
-    from threedistill.training.run_folder import RunFolder
 
     prompts = held_out()[: options.prompts : options.every]
     wanted = [(p, s) for p in prompts for s in range(options.seeds)]
@@ -56,11 +56,10 @@ def main() -> None:
     index, count = (int(n) for n in options.shard.split("/"))
     if not options.table:
         for prompt, seed in wanted[index::count]:
-            run = RunFolder(folders[prompt, seed])
-            if run.holds_run and run.read_record().get("status") == "done":
+            if finished(folder := folders[prompt, seed]):
                 continue
             result = generate(
-                prompt, out=run.path, preset=options.preset, seed=seed, overwrite=True, quiet=True,
+                prompt, out=folder, preset=options.preset, seed=seed, overwrite=True, quiet=True,
                 overrides=options.overrides,
             )  # fmt: skip
             print(f"{sum(result.seconds.values()):6.0f} s  {prompt:44} {result.verdict}", flush=True)

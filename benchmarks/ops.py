@@ -118,7 +118,7 @@ def _composite(rays: int, per_ray: int) -> Pair:
     )
 
 
-def _sphere(rows: int, columns: int) -> tuple[Tensor, Tensor]:
+def sphere(rows: int, columns: int) -> tuple[Tensor, Tensor]:
     """Points (V, 3) and faces (F, 3) of a sphere."""
     theta = torch.linspace(0, torch.pi, rows + 1)[:, None]
     phi = torch.arange(columns)[None] * (2 * torch.pi / columns)
@@ -135,7 +135,7 @@ def _clip(points: Tensor) -> Tensor:
 
 
 def _rasterize(rows: int, columns: int, size: int) -> Pair:
-    points, faces = _sphere(rows, columns)
+    points, faces = sphere(rows, columns)
     clip = _clip(points)
     return (
         lambda: rasterize(clip, faces, size, size),
@@ -145,7 +145,7 @@ def _rasterize(rows: int, columns: int, size: int) -> Pair:
 
 def _mesh(rows: int, columns: int, size: int, views: int) -> Pair:
     """A differentiable picture: rasterise, interpolate three attributes, antialias the silhouettes, and back."""
-    points, faces = _sphere(rows, columns)
+    points, faces = sphere(rows, columns)
     points.requires_grad_()
 
     def work() -> object:
@@ -274,19 +274,19 @@ def main() -> int:
         numbers = "".join(f"{row[key]:11.2f}" for key in row)
         print(name.ljust(32) + numbers + (f"{goal:11.1f}" if goal else ""), flush=True)
     if chosen.json:
-        machine = {
-            "node": platform.node(),
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        }
-        chosen.json.write_text(json.dumps({"machine": machine, "rows": results}, indent=2) + "\n")
+        chosen.json.write_text(json.dumps({"machine": machine(), "rows": results}, indent=2) + "\n")
     missed = [name for name, goal in GOALS.items() if not chosen.quick and results[name]["ratio"] < goal]
     for name in missed:
         print(f"missed: {name} is {results[name]['ratio']:.1f} times its twin, the goal is {GOALS[name]:.0f}")
     return 1 if missed else 0
+
+
+def machine() -> dict[str, str | int | None]:
+    """What the figures were measured on."""
+    return {
+        "node": platform.node(), "processor": _processor(), "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version(),
+    }  # fmt: skip
 
 
 def _processor() -> str:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from ops import _processor
+from ops import machine
 from step_teacher import PROMPT, bare_system
 from torch.utils.flop_counter import FlopCounterMode
 from work import DOUBLE, Work, work
@@ -309,7 +308,6 @@ def main() -> None:
         table(title, whole, parts, one)
         found[title] = parts
     if given.out:
-        machine = {"processor": _processor(), "torch": torch.__version__, "python": platform.python_version()}
         rows = {
             title: {
                 p.name: {"ms": 1e3 * p.seconds, "share": p.share, "flop": p.work.flops, "bytes": p.work.bytes}
@@ -318,7 +316,9 @@ def main() -> None:
             for title, parts in found.items()
         }
         roofs = {"one thread": one._asdict(), f"{threads} threads": every._asdict()}
-        given.out.write_text(json.dumps({"machine": machine, "peaks": roofs, "steps": rows}, indent=2) + "\n")
+        given.out.write_text(
+            json.dumps({"machine": machine(), "peaks": roofs, "steps": rows}, indent=2) + "\n"
+        )
     if given.picture:
         draw(given.picture, found, one, every, threads)
 

@@ -44,15 +44,14 @@ def main() -> None:
     from threedistill.config.critics import critic_for
     from threedistill.evaluation.report import evaluate_runs
     from threedistill.pipeline import generate
+    from threedistill.sweeps.job import finished
     from threedistill.training.naming import slug
-    from threedistill.training.run_folder import RunFolder
 
     rules = options.rules.split(",")
     folders = {rule: [options.out / rule / slug(prompt) for prompt in options.prompts] for rule in rules}
     for rule in rules:
         for prompt, folder in zip(options.prompts, folders[rule]):
-            run = RunFolder(folder)
-            if run.holds_run and run.read_record().get("status") == "done":
+            if finished(folder):
                 continue
             result = generate(
                 prompt, out=folder, preset=options.preset, guidance=rule, seed=options.seed, overwrite=True,
@@ -70,7 +69,7 @@ def main() -> None:
 
 
 def markdown(reports: dict[str, Report]) -> str:
-    """A row for each rule: means over its runs, and what its student explains of their renders."""
+    """A row for each rule: means over its runs."""
     from threedistill.evaluation.report import column
 
     columns = {

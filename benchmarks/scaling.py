@@ -21,14 +21,13 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from ops import _processor, _sphere
+from ops import machine, sphere
 from step_teacher import PROMPT, forget_peak, peak
 from torch import Tensor
 from work import exponents
@@ -100,7 +99,7 @@ def field(samples: int = 144) -> Scene:
 def mesh(faces: int) -> Scene:
     """A sphere of about so many faces, drawn as DMTet draws its surface."""
     rows = round((faces / 2) ** 0.5)
-    vertices, corners = _sphere(rows, rows)
+    vertices, corners = sphere(rows, rows)
     vertices.requires_grad_()
     color = HashField(3, HashSettings(), 1.0)
 
@@ -132,7 +131,6 @@ def seconds_of(work: Callable[[], Any]) -> tuple[float, Any]:
 def measured(given: tuple[str, str, int, float]) -> Point:
     """One point, repeated for some seconds, three times at least."""
     sweep, kind, size, seconds = given
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     forget_peak()
     before = peak()
@@ -247,6 +245,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.picture and why_none():
         parser.error(str(why_none()))
+    torch.set_num_threads(1)  # here, and in the processes that are forked
     found: dict[str, dict[str, list[Point]]] = {}
     with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
         for sweep in given.only:
@@ -256,7 +255,6 @@ def main() -> None:
                 points = found.setdefault(sweep, {})[kind] = pool.map(measured, asked, chunksize=1)
                 table(sweep, kind, sizes, points)
     if given.out:
-        machine = {"processor": _processor(), "torch": torch.__version__, "python": platform.python_version()}
         curves = {
             sweep: {
                 kind: {n: p._asdict() for n, p in zip(SWEEPS[sweep][0], points)}
@@ -264,7 +262,7 @@ def main() -> None:
             }
             for sweep, kinds in found.items()
         }
-        given.out.write_text(json.dumps({"machine": machine, "curves": curves}, indent=2) + "\n")
+        given.out.write_text(json.dumps({"machine": machine(), "curves": curves}, indent=2) + "\n")
     if given.picture:
         draw(given.picture, found)
 

@@ -42,12 +42,12 @@ def main() -> None:
     from threedistill.exports.read import read_mesh
     from threedistill.pipeline import generate
     from threedistill.render.mesh import render_mesh
+    from threedistill.sweeps.job import finished
     from threedistill.toybox.grammar import parse
     from threedistill.toybox.model import camera
     from threedistill.toybox.scenes import held_out
     from threedistill.toybox.world import build
     from threedistill.training.naming import slug
-    from threedistill.training.run_folder import RunFolder
 
     views, size = 8, 128
     near = torch.tensor([abs((360 * v / views + 180) % 360 - 180) <= 45 for v in range(views)])
@@ -62,15 +62,13 @@ def main() -> None:
         target = pictures(truth, lit=True, views=views, size=size).rgb
         row, drawn = [], [target]
         for name, images in (("words", ()), ("shown", (picture,))):
-            run = RunFolder(options.out / f"{slug(prompt)}-{name}")
-            if not (run.holds_run and run.read_record().get("status") == "done"):
+            run = options.out / f"{slug(prompt)}-{name}"
+            if not finished(run):
                 generate(
-                    prompt, out=run.path, preset=options.preset, seed=options.seed, overwrite=True, quiet=True,
+                    prompt, out=run, preset=options.preset, seed=options.seed, overwrite=True, quiet=True,
                     images=images, image_cameras=[(0.0, _ELEVATION)] * len(images), overrides=options.overrides,
                 )  # fmt: skip
-            made = pictures(
-                read_mesh(run.path / "asset" / "model.glb"), lit=False, views=views, size=size
-            ).rgb
+            made = pictures(read_mesh(run / "asset" / "model.glb"), lit=False, views=views, size=size).rgb
             row += [
                 float(measure(made, target)[part].mean())
                 for measure in (psnr, ssim)

@@ -224,15 +224,19 @@ def _compose_groups(chosen: dict[str, str], lines: Sequence[_Line], plugins: Seq
         elif line.key != "plugins":
             value_lines.append((line.key, line.text))
 
+    def unresolved(lines: Sequence[str]) -> dict[Any, Any]:
+        from omegaconf import OmegaConf
+
+        plain = OmegaConf.to_container(_composed(stamp, (*search, *lines)), resolve=False)
+        assert isinstance(plain, dict)
+        return plain
+
     def numbers_of_recipe() -> tuple[list[tuple[str, str]], list[tuple[re.Match[str], _Line]]]:
         """A recipe's own numbers, as overrides before all others: of the run and of its stages.
 
         Options of groups among them go to ``group_lines``, where nothing else was chosen.
         """
-        from omegaconf import OmegaConf
-
-        base = OmegaConf.to_container(_composed(stamp, (*search, *group_lines)), resolve=False)
-        assert isinstance(base, dict)
+        base = unresolved(group_lines)
         if "recipe" not in base or base["prior"].get("recipes") == "scaled":
             return [], []
         numbers = {"budget.iterations": base["recipe"]["iterations"], **base.get("published", {})}
@@ -243,10 +247,8 @@ def _compose_groups(chosen: dict[str, str], lines: Sequence[_Line], plugins: Seq
             if line.key in known_groups and line.key not in chosen_groups and "." not in line.key:
                 check_option(line.key, line.value, plugins)
                 group_lines.append(line.text)
-        base = OmegaConf.to_container(_composed(stamp, (*search, *group_lines)), resolve=False)
-        keys = {*flat_keys(base)} - set(
-            known_groups
-        )  # without those of a part that was chosen instead of the recipe's
+        # Without those of a part that was chosen instead of the recipe's.
+        keys = {*flat_keys(unresolved(group_lines))} - set(known_groups)
         run = [(line.key, line.text) for match, line in matched if match is None and line.key in keys]
         return run, [(match, line) for match, line in matched if match is not None]
 
@@ -260,12 +262,10 @@ def _compose_groups(chosen: dict[str, str], lines: Sequence[_Line], plugins: Seq
                 lines = (*lines, line)
             except ConfigCompositionException:
                 lines = (*lines, f"+{line}")
-        plain = OmegaConf.to_container(_composed(stamp, (*search, *lines)), resolve=False)
-        assert isinstance(plain, dict)
+        plain = unresolved(lines)
         if (own := _own_student(plain)) and not any(line.startswith("student=") for line in lines):
             lines = (*lines, f"student={own}")
-            plain = OmegaConf.to_container(_composed(stamp, (*search, *lines)), resolve=False)
-            assert isinstance(plain, dict)
+            plain = unresolved(lines)
         plain.pop("published", None)  # no setting: what it says has been taken over
         keys = set(flat_keys(plain))
         for key, line in values:

@@ -21,9 +21,12 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d, max_pool3d, pad
 
 from threedistill.cameras import ELEVATION_RANGE, place
-from threedistill.types import Cameras
+from threedistill.types import Cameras, Rendering
 
-__all__ = ["Views", "behind", "closed", "rings", "seal", "seen_through"]
+__all__ = ["PIT", "Views", "behind", "closed", "rings", "seal", "seen_through"]
+
+#: Pits up to twice this wide are sealed in assets, metres: two pixels of a 64-pixel view.
+PIT = 0.04
 
 #: A far spot this many pixels wide and this much deeper than its surroundings (metres) is a hole in a shell.
 _SPIKE_PIXELS, _SPIKE_DEPTH = 5, 0.1
@@ -58,6 +61,12 @@ class Views:
     cameras: Cameras
     opacity: Float[Tensor, "B H W"]
     depth: Float[Tensor, "B H W"]
+
+    @classmethod
+    def of(cls, cameras: Cameras, seen: Rendering) -> Views:
+        """What a rendering from these cameras shows."""
+        opacity = seen.opacity[..., 0]
+        return cls(cameras, opacity, torch.where(opacity > 0.5, seen.depth[..., 0], torch.inf))
 
     def pixels(self, view: int, points: Float[Tensor, "N 3"]) -> tuple[Int[Tensor, "N"], Bool[Tensor, "N"]]:
         """Flat index of the pixel that shows each point, and whether it is within the picture."""

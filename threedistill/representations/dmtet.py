@@ -20,7 +20,7 @@ from threedistill.protocols import RenderContext, Representation
 from threedistill.render.mesh import picture_at, render_mesh
 from threedistill.render.surface import face_crosses, render_surface
 from threedistill.representations import meshstats
-from threedistill.representations.carving import Views, rings, seal
+from threedistill.representations.carving import PIT, Views, rings, seal
 from threedistill.representations.hashfield import HashField, HashSettings
 from threedistill.representations.signed_distance import check_mesh, sample_surface, signed_distance
 from threedistill.representations.tetgrid import tetrahedral_grid
@@ -32,9 +32,6 @@ __all__ = ["DMTet"]
 
 #: Points closer to the surface than this many cells are asked after every step, the others every few steps.
 _BAND = 2.5
-
-#: Pits up to twice this wide are sealed, metres: two pixels of a 64-pixel view.
-_PIT = 0.04
 
 #: Pixels of the views that say what is seen.
 _PROBE = 128
@@ -307,8 +304,7 @@ class DMTet(Representation):
         """``values``, smaller where what no view sees becomes solid; the others bit for bit."""
         shape, cameras = self.surface(), rings(_PROBE)
         seen = render_mesh(Mesh(shape.vertices, shape.topology.faces), cameras.to(self.points.device))
-        depth = torch.where(seen.opacity > 0.5, seen.depth, torch.inf)
-        views = Views(cameras, seen.opacity[..., 0], depth[..., 0])
+        views = Views.of(cameras, seen)
         # Corners and centres of the cells lie on one lattice, twice as fine.
         size, inside = 2 * self.resolution + 1, -self.values / self.cell
         corners, centres = inside.split([(self.resolution + 1) ** 3, self.resolution**3])
@@ -316,7 +312,7 @@ class DMTet(Representation):
         lattice = F.interpolate(lattice, [size] * 3, mode="trilinear", align_corners=True)[0, 0]
         lattice[1::2, 1::2, 1::2] = centres.view([self.resolution] * 3)
         axis = torch.linspace(-self.bound, self.bound, size, device=lattice.device)
-        lattice = seal(lattice, 0.0, (axis, axis, axis), self.cell / 2, _PIT, views)
+        lattice = seal(lattice, 0.0, (axis, axis, axis), self.cell / 2, PIT, views)
         grown = torch.cat([lattice[::2, ::2, ::2].flatten(), lattice[1::2, 1::2, 1::2].flatten()])
         values = torch.where(grown > inside, -self.cell * grown, self.values)
         return torch.where(self.border, self.values, values)

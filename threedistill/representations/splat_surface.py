@@ -12,7 +12,7 @@ from threedistill.errors import ThreedistillError
 from threedistill.ops.marching_cubes import marching_cubes
 from threedistill.render.projection import rotations
 from threedistill.render.splat import render_splats
-from threedistill.representations.carving import Views, rings, seal
+from threedistill.representations.carving import PIT, Views, rings, seal
 from threedistill.representations.surface import silhouette_level
 from threedistill.types import Cameras, Mesh, Splats
 
@@ -23,9 +23,6 @@ _LEAST = 0.02
 
 #: A splat reaches this many standard deviations far.
 _REACH = 3.0
-
-#: Pits up to twice this wide are sealed, metres: two pixels of a 64-pixel view.
-_PIT = 0.04
 
 #: (splat, cell) pairs that are worked on at once.
 _PAIRS = 1 << 21
@@ -80,9 +77,7 @@ def volume_of(
 def _views(splats: Splats, size: int = 96) -> Views:
     """What views all around show."""
     cameras = rings(size)
-    out = render_splats(splats, cameras)
-    opacity = out.opacity[..., 0]
-    return Views(cameras, opacity, torch.where(opacity > 0.5, out.depth[..., 0], torch.inf))
+    return Views.of(cameras, render_splats(splats, cameras))
 
 
 def _peaks(
@@ -141,7 +136,7 @@ def extract(splats: Splats, resolution: int) -> Mesh:
     potential = torch.log(volume.clamp_min(1e-6))
     threshold = math.log(level)
     axes = [low[a] + spacing * torch.arange(shape[a]) for a in range(3)]
-    potential = seal(potential.clamp(threshold - 8, threshold + 8), threshold, axes, spacing, _PIT, views)
+    potential = seal(potential.clamp(threshold - 8, threshold + 8), threshold, axes, spacing, PIT, views)
     vertices, faces = marching_cubes(potential, threshold, low, spacing)
     if not len(faces):
         raise ThreedistillError(

@@ -15,7 +15,7 @@ from threedistill.ops.march import Samples
 from threedistill.ops.marching_cubes import marching_cubes
 from threedistill.render.volume import half_depth, ray_max
 from threedistill.representations.bridging import bridge
-from threedistill.representations.carving import Views, rings, seal
+from threedistill.representations.carving import PIT, Views, rings, seal
 from threedistill.types import Mesh
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ _CLIP = 8.0
 
 #: A neck has at least this share of the surface's density, and is at most this long, metres along the axes.
 _FAINT, _NECK = 1 / 8, 0.2
-
-#: Pits up to twice this wide are sealed, metres: two pixels of a 64-pixel view.
-_PIT = 0.04
 
 
 def silhouette_level(
@@ -157,7 +154,7 @@ def extract(field: HashGrid, resolution: int) -> Mesh:
             f"the field is full: {filled:.0%} of its box lies inside the surface; raise the sparsity weight, lower "
             "representation.model.blob_strength, or draw random backgrounds (background.white below 1)"
         )
-    volume = seal(volume, threshold, axes, spacing, _PIT, probe.views)
+    volume = seal(volume, threshold, axes, spacing, PIT, probe.views)
     # Empty space lies at the clip; a neck is more than that.
     faint = max(field.potential_of(_FAINT * level), threshold - 0.99 * _CLIP)
     volume = bridge(volume, threshold, faint, round(_NECK / spacing))
