@@ -54,6 +54,7 @@ class RenderContext:
         shading: how albedo becomes colour.
         light: (B, 3) unit directions towards the light, for Lambertian and textureless shading; None = headlight.
         normals: whether normals are wanted although the shading does without: a network is told them.
+        terms: the representation's regularisers that are wanted in ``stats``; others may be left out. None = all.
     """
 
     progress: float
@@ -62,6 +63,7 @@ class RenderContext:
     shading: Shading = "none"
     light: Tensor | None = None
     normals: bool = False
+    terms: frozenset[str] | None = None
 
 
 class Surface(Contract, interface=True):

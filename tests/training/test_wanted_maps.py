@@ -1,6 +1,8 @@
-"""Normals are rendered when a network wants them, for nobody else; of what a view shows it is told what it names."""
+"""Normals are rendered when a network wants them, regularisers for their weights, and nothing of it for nobody."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from threedistill.config import compose
 from threedistill.priors.analytic import DiscPrior
 from threedistill.render import splat as splats
 from threedistill.render import surface
-from threedistill.representations import hashgrid
+from threedistill.representations import hashgrid, meshstats
 from threedistill.training.assemble import build_prior, build_stages
 from threedistill.training.planning import build_plan
 
@@ -64,3 +66,31 @@ def test_normals_are_rendered_only_when_a_network_wants_them(name, monkeypatch: 
     assert len(calls) == 2, "once per step"
     assert all({"normal", "depth", "opacity"} <= given and "rgb" not in given for given in told)
     assert all(torch.equal(a, b) for a, b in zip(plain, wanting, strict=True)), "what is told has no gradient"
+
+
+def test_a_mesh_regulariser_is_computed_only_where_it_has_a_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def counted(name: str, real: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def call(*args) -> torch.Tensor:
+            calls.append(name)
+            return real(*args)
+
+        return call
+
+    for name in meshstats.NAMES:
+        monkeypatch.setattr(meshstats, name, counted(name, getattr(meshstats, name)))
+    none = [f"regularizers.weights.{name}=0" for name in sorted(meshstats.NAMES)]
+    ramp = "{_target_: threedistill.schedule.Ramp, start: 0, end: 1, at: 0.5, over: 0.0}"
+    later = f"regularizers.weights.laplacian={ramp}"
+    config = compose(
+        prompt="a red ball", prior="gaussian", representation="dmtet", guidance="sds",
+        overrides=[*SMALL, *none, later, "regularizers.weights.eikonal=0.1", "representation.model.resolution=8"],
+    )  # fmt: skip
+    plan = build_plan(config)
+    system = build_stages(plan, build_prior(plan, torch.device("cpu")))[0]
+    for progress, wanted in ((0.0, ["eikonal"]), (0.75, ["eikonal", "laplacian"])):
+        calls.clear()
+        _, out, _ = system.look(progress, system.streams.at(0))
+        assert calls == wanted
+        assert meshstats.NAMES & out.stats.keys() == set(wanted)

@@ -122,14 +122,14 @@ class Regularizers(nn.Module):
         relative = self.scale == "relative"
         return self.rms_squared.sqrt() * self.elements if relative else torch.ones_like(self.rms_squared)
 
+    def active(self, progress: float) -> dict[str, float]:
+        """The weights that are not 0, by name of the term."""
+        now = {name: value_at(given, progress) for name, given in self.weights.items()}
+        return {name: weight for name, weight in now.items() if weight}
+
     def terms(self, rendering: Rendering, progress: float) -> dict[str, tuple[float, Tensor]]:
         """The active terms: weight and value, by name."""
-        active: dict[str, tuple[float, Tensor]] = {}
-        for name, given in self.weights.items():
-            weight = value_at(given, progress)
-            if weight:
-                active[name] = (weight, term(name, rendering))
-        return active
+        return {name: (weight, term(name, rendering)) for name, weight in self.active(progress).items()}
 
     def forward(
         self, rendering: Rendering, progress: float, direction: Float[Tensor, "B C h w"]

@@ -194,7 +194,7 @@ class DMTet(Representation):
         """Render ``B`` cameras over ``context.background``; see :class:`threedistill.protocols.Representation`.
 
         ``stats``: ``faces`` (count), ``mean_opacity``; with gradients also the regularisers of
-        ``representations/meshstats.py``.
+        ``representations/meshstats.py`` that the context wants.
         """
         shape = self.surface(context.progress)
 
@@ -215,7 +215,8 @@ class DMTet(Representation):
             "mean_opacity": out.opacity.mean(),
         }
         if torch.is_grad_enabled():
-            out.stats.update(self._stats(shape))
+            wanted = meshstats.NAMES if context.terms is None else meshstats.NAMES & context.terms
+            out.stats.update((name, self._term(name, shape)) for name in sorted(wanted))
         return out
 
     def yields(self, progress: float) -> float:
@@ -233,18 +234,25 @@ class DMTet(Representation):
         shape = [self.shape] if self.geometry == "field" else []
         return [self.color, *shape, *([] if self.reflectance is None else [self.reflectance])]
 
-    def _stats(self, shape: _Surface) -> dict[str, Tensor]:
+    def _term(self, name: str, shape: _Surface) -> Tensor:
         vertices, (edges, faces, tets) = shape.vertices, shape.topology
         if not len(faces):
-            return {name: vertices.sum() * 0 for name in sorted(meshstats.NAMES)}
-        return {
-            "normal_consistency": meshstats.normal_consistency(vertices, faces, shape.neighbours),
-            "laplacian": meshstats.laplacian(vertices, faces) / self.cell**2,
-            "laplacian_length": meshstats.laplacian_length(vertices, faces),
-            "vertex_consistency": meshstats.vertex_consistency(vertices, faces),
-            "eikonal": meshstats.eikonal(shape.points, shape.sdf, self.tets[tets]),
-            "sign_change": meshstats.sign_change(shape.sdf / self.cell, edges),
-        }
+            return vertices.sum() * 0
+        match name:
+            case "normal_consistency":
+                return meshstats.normal_consistency(vertices, faces, shape.neighbours)
+            case "laplacian":
+                return meshstats.laplacian(vertices, faces) / self.cell**2
+            case "laplacian_length":
+                return meshstats.laplacian_length(vertices, faces)
+            case "vertex_consistency":
+                return meshstats.vertex_consistency(vertices, faces)
+            case "eikonal":
+                return meshstats.eikonal(shape.points, shape.sdf, self.tets[tets])
+            case "sign_change":
+                return meshstats.sign_change(shape.sdf / self.cell, edges)
+            case _:
+                raise KeyError(name)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """``table`` and ``mlp`` of the colours; ``shape_table`` and ``shape_mlp``, or ``sdf`` and ``displacement``;

@@ -242,6 +242,7 @@ class ScoreDistillation(pl.LightningModule):
         context = RenderContext(
             progress, background, rng, self.light.shading(rng, progress, self.stage.shading),
             self.light.direction(rng, cameras, self.prior.view_group), "normal" in self.wants,
+            frozenset(self.regularizers.active(progress)),
         )  # fmt: skip
         out = self._surrounded(self.scenes[turn].render(cameras, context), cameras, progress, rng)
         background = out.background
