@@ -231,8 +231,7 @@ def test_half_precision(folder: Path) -> None:
         full, half = (prior(dtype=dtype) for dtype in ("float32", "bfloat16"))
         level = full.path.at(torch.full((4,), 500.0))
         first, second = (p.predict(noise, level, p.conditioning(views)).value for p in (full, half))
-        # Eight bits; processors differ in how they add.
-        assert 0 < float((first - second).abs().max() / first.abs().max()) < 5e-2
+        assert 0 < float((first - second).norm() / first.norm()) < 3e-2  # eight bits, layer after layer
 
 
 def test_poses_are_those_of_the_paper() -> None:

@@ -81,8 +81,8 @@ def test_it_goes_on_with_less_at_a_time_and_says_what_was_done(
         "views are encoded one by one", "networks are asked 3 at a time",
     ]  # fmt: skip
     assert [w for w in system.warnings if "memory" in w] == [w for w in system.warned if "memory" in w]
-    for one, other in zip(parts, whole, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+    one, other = (torch.cat([gradient.flatten() for gradient in gradients]) for gradients in (parts, whole))
+    assert float((one - other).norm()) < 1e-4 * float(other.norm())
 
 
 def test_layers_that_wait_in_the_main_memory_answer_the_same(system: ScoreDistillation) -> None:
