@@ -215,16 +215,19 @@ def assets(
             ledger.add(f"{name}, peak", case, taken[0][1], taken[1][1])
 
 
-def bench(builds: Sequence[Build], ledger: Ledger, out: Path) -> None:
-    """The whole guidance benchmark, once each: an hour and more."""
-    if not ledger.has("bench guidance", "all"):
+def bench(builds: Sequence[Build], ledger: Ledger, prompts: int, seeds: int, out: Path) -> None:
+    """The guidance benchmark, once each: an hour and more, but for few prompts and seeds."""
+    case = f"{prompts} prompts, {seeds} seeds"
+    if not ledger.has("bench guidance", case):
+        folder = f"{prompts}x{seeds}"
         taken = [
             build.python(
-                "-m", "threedistill", "bench", "guidance", "--quiet", "--out", str(out / "bench" / build.name)
+                "-m", "threedistill", "bench", "guidance", "--quiet", "--prompts", str(prompts), "--seeds", str(seeds),
+                "--out", str(out / "bench" / build.name / folder),
             )
             for build in builds
-        ]
-        ledger.add("bench guidance", "all", taken[0][0], taken[1][0])
+        ]  # fmt: skip
+        ledger.add("bench guidance", case, taken[0][0], taken[1][0])
 
 
 def quality(builds: Sequence[Build], out: Path) -> dict[str, dict[str, dict[str, Any]]]:
@@ -335,7 +338,7 @@ def main() -> None:
             elif name == "export":
                 export(builds, ledger, options.repeats, out)
             elif name == "bench":
-                bench(builds, ledger, out)
+                bench(builds, ledger, options.prompts, options.seeds, out)
             else:
                 assets(builds, ledger, name, prompts, options.seeds, out)
     text = table(ledger, quality(builds, out))
