@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from threedistill.errors import ThreedistillWarning
+from threedistill.guidance.anchor import pull
 from threedistill.guidance.cfg import CFG, need_plain
 from threedistill.guidance.trajectory import Inverted
 from threedistill.protocols import GuidanceRule
@@ -111,7 +112,7 @@ class CSM(GuidanceRule):
         """``s (eps_c - eps_null) + a (eps_c - eps)`` at the inverted ``x_t``, detached."""
         scale, anchor = value_at(self.cfg.scale, progress), value_at(self.anchor, progress)
         cond, null = evidence["cond"].eps, evidence["null"].eps
-        return (scale * (cond - null) + anchor * (cond - evidence.noise)).detach()
+        return (scale * (cond - null) + pull(evidence, anchor)).detach()
 
 
 @settings
@@ -129,10 +130,13 @@ class NFSD(GuidanceRule):
         cfg: gives ``s`` and whether the queries without the prompt are told the camera; what else would have no effect
             is refused.
         threshold: of ``sigma / alpha``.
+        anchor: ``a`` in [0, 1], a number or a schedule of progress: adds ``a (eps_c - eps)``, as in :class:`CSM`; 0 is
+            the paper's rule.
     """
 
     cfg: CFG
     threshold: NonNegative = 0.572
+    anchor: ScheduledFraction = 0.0
 
     def __post_init__(self) -> None:
         need_plain(self.cfg, "nfsd", scale=True)
@@ -148,5 +152,5 @@ class NFSD(GuidanceRule):
         quiet = (evidence.level.sigma_bar < self.threshold).to(null.device)
         quiet = quiet.view(-1, *(1,) * (null.ndim - 1))
         domain = torch.where(quiet, null, null - evidence["negative"].eps)
-        scale = value_at(self.cfg.scale, progress)
-        return (domain + scale * (evidence["cond"].eps - null)).detach()
+        scale, anchor = value_at(self.cfg.scale, progress), value_at(self.anchor, progress)
+        return (domain + scale * (evidence["cond"].eps - null) + pull(evidence, anchor)).detach()

@@ -8,10 +8,11 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from threedistill.guidance.anchor import pull
 from threedistill.guidance.cfg import CFG
 from threedistill.guidance.trajectory import Interval, OdeStep, Reparametrized, Segments
 from threedistill.protocols import GuidanceRule, NoiseLaw
-from threedistill.schedule import value_at
+from threedistill.schedule import ScheduledFraction, value_at
 from threedistill.types import Evidence, Query
 from threedistill.values import settings
 
@@ -29,10 +30,20 @@ class ISM(GuidanceRule):
     Arguments:
         cfg: guidance at ``x_t``.
         trajectory: how ``x_s`` and ``x_t`` are found; it gives ``eps_null(x_s)`` for nothing.
+        anchor: ``a`` in [0, 1], a number or a schedule of progress: adds ``a (eps_c - eps)`` at ``x_t``, the pull
+            towards the teacher's picture, with the noise ``eps`` that inversion found; 0 is the paper's rule.
+
+    Raises:
+        ValueError: an anchor without a question about the prompt (``cfg.scale=0``).
     """
 
     cfg: CFG
     trajectory: Interval = field(default_factory=Interval)
+    anchor: ScheduledFraction = 0.0
+
+    def __post_init__(self) -> None:
+        if self.anchor != 0 and self.cfg.scale == 0:
+            raise ValueError("ism's anchor needs the answer to the prompt, which cfg.scale=0 does not ask for")
 
     def queries(self, progress: float) -> tuple[Query, ...]:
         """What classifier-free guidance asks for, at the inverted ``x_t``."""
@@ -40,7 +51,8 @@ class ISM(GuidanceRule):
 
     def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
         """The direction, detached."""
-        return (self.cfg(evidence, progress) - evidence["interval"].eps).detach()
+        anchor = value_at(self.anchor, progress)
+        return (self.cfg(evidence, progress) - evidence["interval"].eps + pull(evidence, anchor)).detach()
 
 
 @settings

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from threedistill.guidance.anchor import anchored_student
 from threedistill.guidance.cfg import CFG, ClassifierFree
 from threedistill.protocols import GuidanceRule
 from threedistill.schedule import ScheduledFraction, value_at
@@ -107,7 +108,7 @@ class ESD(GuidanceRule):
         """The direction, detached."""
         lam = value_at(self.lam, progress)
         teacher = self.cfg.guided(evidence, progress)
-        student = _anchored(evidence, _student(evidence, lam), value_at(self.anchor, progress))
+        student = anchored_student(evidence, _student(evidence, lam), value_at(self.anchor, progress))
         return _student_direction(evidence, teacher, student, self.normalize, self.divergence)
 
 
@@ -142,7 +143,7 @@ class VSD(GuidanceRule):
     def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
         """The direction, detached."""
         teacher = self.cfg.guided(evidence, progress)
-        student = _anchored(evidence, _student(evidence, 0.0), value_at(self.anchor, progress))
+        student = anchored_student(evidence, _student(evidence, 0.0), value_at(self.anchor, progress))
         return _student_direction(evidence, teacher, student, self.normalize, self.divergence)
 
 
@@ -271,13 +272,6 @@ def _student(evidence: Evidence, lam: float) -> Prediction:
     if lam == 1:
         return blind
     return Prediction(torch.lerp(evidence["student"].eps, blind.eps, lam), "eps", blind.x_t, blind.level)
-
-
-def _anchored(evidence: Evidence, student: Prediction, anchor: float) -> Prediction:
-    """The student's answer drawn ``anchor`` of the way to that of a perfect one, the noise itself."""
-    if anchor == 0:
-        return student
-    return Prediction(torch.lerp(student.eps, evidence.noise, anchor), "eps", student.x_t, student.level)
 
 
 def _student_direction(

@@ -51,6 +51,8 @@ _PUBLISHED = {
     "vsd": ("guidance.rule.anchor=0",),
     "esd": ("guidance.rule.anchor=0",),
     "csm": ("guidance.rule.anchor=0",),
+    "ism": ("guidance.rule.anchor=0",),
+    "nfsd": ("guidance.rule.anchor=0",),
     "csds": ("guidance.rule.form=difference",),
 }
 
