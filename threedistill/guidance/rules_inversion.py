@@ -19,6 +19,13 @@ from threedistill.values import settings
 __all__ = ["CDS", "ISM", "SCTD", "SDI"]
 
 
+def _need_prompt(cfg: CFG, anchor: ScheduledFraction, rule: str) -> None:
+    if anchor != 0 and cfg.scale == 0:
+        raise ValueError(
+            f"{rule}'s anchor needs the answer to the prompt, which cfg.scale=0 does not ask for"
+        )
+
+
 @settings
 class ISM(GuidanceRule):
     """Interval score matching: ``g = eps^s(x_t) - eps_null(x_s)``, both points on one inversion, ``s < t``.
@@ -42,8 +49,7 @@ class ISM(GuidanceRule):
     anchor: ScheduledFraction = 0.0
 
     def __post_init__(self) -> None:
-        if self.anchor != 0 and self.cfg.scale == 0:
-            raise ValueError("ism's anchor needs the answer to the prompt, which cfg.scale=0 does not ask for")
+        _need_prompt(self.cfg, self.anchor, "ism")
 
     def queries(self, progress: float) -> tuple[Query, ...]:
         """What classifier-free guidance asks for, at the inverted ``x_t``."""
@@ -93,11 +99,17 @@ class CDS(GuidanceRule):
     Arguments:
         cfg: guidance at both points.
         trajectory: the step down.
+        noise: ``fixed`` or ``fresh``.
+        anchor: as for :class:`ISM`.
     """
 
     cfg: CFG
     trajectory: OdeStep = field(default_factory=OdeStep)
     noise: Literal["fixed", "fresh"] = "fixed"
+    anchor: ScheduledFraction = 0.0
+
+    def __post_init__(self) -> None:
+        _need_prompt(self.cfg, self.anchor, "cds")
 
     @property
     def noise_law(self) -> NoiseLaw:
@@ -110,7 +122,8 @@ class CDS(GuidanceRule):
 
     def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
         """The direction, detached."""
-        return (self.cfg(evidence, progress) - self.cfg(evidence, progress, "lower")).detach()
+        step = self.cfg(evidence, progress) - self.cfg(evidence, progress, "lower")
+        return (step + pull(evidence, value_at(self.anchor, progress))).detach()
 
 
 @settings

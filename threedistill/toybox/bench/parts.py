@@ -51,7 +51,11 @@ _PUBLISHED = {
     "vsd": ("guidance.rule.anchor=0",),
     "esd": ("guidance.rule.anchor=0",),
     "csm": ("guidance.rule.anchor=0",),
+    "csd": tuple(
+        f"guidance.rule.{k}=${{guidance.recommended.{k}}}" for k in ("cond", "empty", "negative", "noise")
+    ),
     "ism": ("guidance.rule.anchor=0",),
+    "cds": ("guidance.rule.anchor=0",),
     "nfsd": ("guidance.rule.anchor=0",),
     "csds": ("guidance.rule.form=difference",),
 }
