@@ -16,7 +16,8 @@ from threedistill.errors import ThreedistillWarning
 from threedistill.guidance.cfg import ClassifierFree, combine, rescale_std
 from threedistill.guidance.perp_neg import AzimuthWeights, PerpNeg, perp_neg, perpendicular
 from threedistill.guidance.rules import MVSDS, SDS
-from threedistill.guidance.rules_classifier import CSD, CSM
+from threedistill.guidance.rules_classifier import CSD, CSM, NFSD
+from threedistill.guidance.rules_inversion import CDS, ISM
 from threedistill.guidance.rules_student import ESD, VSD, Divergence, divergence_weight, estimated_log_ratio
 from threedistill.guidance.timesteps import DreamTime
 from threedistill.guidance.trajectory import collect
@@ -78,14 +79,25 @@ def test_an_anchored_student_goes_from_its_rule_to_sds(rule):
         torch.testing.assert_close(found, torch.lerp(own, sds, anchor))
 
 
-def test_an_anchored_classifier_pulls_back_what_runs_away():
+@pytest.mark.parametrize("rule", [CSM, NFSD, ISM, CDS])
+def test_an_anchor_pulls_back_what_runs_away(rule):
     """A teacher whose answer is a Gaussian's of the width of the empty prompt's: CSM says the same everywhere."""
-    teacher = {"teacher": scalar_prior({"c": (1.3, 0.7), "": (0.2, 0.7)})}
+    teacher = {"teacher": scalar_prior({"c": (1.3, 0.7), "": (0.2, 0.7), "n": (-1.0, 0.7)})}
     places = [-30.0, 30.0]
-    free = direction(CSM(ClassifierFree(2.0)), teacher, places, [0.0] * 2)
-    torch.testing.assert_close(free[0], free[1])
-    held = direction(CSM(ClassifierFree(2.0), anchor=0.5), teacher, places, [0.0] * 2) - free
+    free = direction(rule(ClassifierFree(2.0)), teacher, places, [0.0] * 2)
+    if rule is CSM:
+        torch.testing.assert_close(free[0], free[1])
+    held = direction(rule(ClassifierFree(2.0), anchor=0.5), teacher, places, [0.0] * 2) - free
     assert held[0] < -1 and held[1] > 1
+
+
+@pytest.mark.parametrize("rule", [ISM, CDS])
+def test_an_anchor_needs_the_prompt(rule):
+    rule(ClassifierFree(0.0))
+    with pytest.raises(
+        ValueError, match=r"anchor needs the answer to the prompt, which cfg\.scale=0 does not ask"
+    ):
+        rule(ClassifierFree(0.0), anchor=0.5)
 
 
 def test_classifier_coefficients_must_balance():

@@ -1,7 +1,8 @@
 """Anchors: shares of a score that rests at the teacher's picture, for rules that do not. Ours, 0 = as published.
 
-Rules that compare two answers of the teacher, or the teacher with a student, say the same of a render whose colours have
-run away as of one that is right: nothing pulls it back. What does is the score of the render itself, whose law is known.
+Rules that compare two answers of the teacher, or the teacher with a student, say the same of a render whose colours
+have run away as of one that is right: nothing pulls it back. What does is the score of the render itself, which is
+known.
 """
 
 from __future__ import annotations
