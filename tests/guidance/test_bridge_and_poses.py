@@ -223,12 +223,12 @@ def test_the_pull_towards_rare_poses_is_the_gradient_through_decoder_and_teacher
 
 def test_the_pull_is_no_longer_than_vsd_and_nothing_while_poses_are_even():
     step, counted = usd_step(), poses()
-    plain = VSD(ClassifierFree(3.0))
-    vsd = plain(collect(plain, step, 0.0), 0.0)
-    even = USD(ClassifierFree(3.0))
-    torch.testing.assert_close(
-        even(collect(even, appraised(step, counted), 0.0), 0.0), vsd, rtol=1e-4, atol=1e-5
-    )
+    for anchor in (0.3, 0.0):
+        plain = VSD(ClassifierFree(3.0), anchor=anchor)
+        vsd = plain(collect(plain, step, 0.0), 0.0)
+        even = USD(ClassifierFree(3.0), anchor=anchor)
+        found = even(collect(even, appraised(step, counted), 0.0), 0.0)
+        torch.testing.assert_close(found, vsd, rtol=1e-4, atol=1e-5)
     counted.mean[:] = torch.tensor([0.999, 0.001])
     for most in (0.1, 0.5):
         rule = USD(ClassifierFree(3.0), most=most)

@@ -205,12 +205,14 @@ class USD(GuidanceRule):
     Arguments:
         cfg: guidance of the teacher, plain: its Jacobian is combined as its answers are.
         most: longest ``u``, in lengths of VSD's part.
+        anchor: of VSD's part, as there.
     """
 
     differentiates = True
     appraises = True
     cfg: CFG
     most: Positive = 1.0
+    anchor: ScheduledFraction = 0.0
 
     def __post_init__(self) -> None:
         _need_derivative("usd", self.cfg)
@@ -233,7 +235,8 @@ class USD(GuidanceRule):
         assert evidence.appraisal is not None and evidence.pulled is not None
         alpha, sigma = evidence.level.scales(evidence.x0)
         dims = tuple(range(1, evidence.x0.ndim))
-        direction = self.cfg(evidence, progress) - evidence["student"].eps
+        student = anchored_student(evidence, evidence["student"], value_at(self.anchor, progress))
+        direction = self.cfg(evidence, progress) - student.eps
         turn = (
             sigma / alpha * evidence.x0[0].numel() * (evidence.appraisal.gradient - sigma * evidence.pulled)
         )

@@ -50,6 +50,7 @@ _BLIND = (*_BIASED, "prompts.view_words=false")
 _PUBLISHED = {
     "vsd": ("guidance.rule.anchor=0",),
     "esd": ("guidance.rule.anchor=0",),
+    "usd": ("guidance.rule.anchor=0",),
     "csm": ("guidance.rule.anchor=0",),
     "csd": tuple(
         f"guidance.rule.{k}=${{guidance.recommended.{k}}}" for k in ("cond", "empty", "negative", "noise")
