@@ -92,12 +92,13 @@ def test_an_anchor_pulls_back_what_runs_away(rule):
 
 
 @pytest.mark.parametrize("rule", [ISM, CDS])
-def test_an_anchor_needs_the_prompt(rule):
-    rule(ClassifierFree(0.0))
-    with pytest.raises(
-        ValueError, match=r"anchor needs the answer to the prompt, which cfg\.scale=0 does not ask"
-    ):
-        rule(ClassifierFree(0.0), anchor=0.5)
+def test_an_anchor_asks_about_the_prompt_where_guidance_does_not(rule):
+    plain, anchored = rule(ClassifierFree(0.0)), rule(ClassifierFree(0.0), anchor=Ramp(start=0.5, end=0.0))
+    assert "cond" not in {q.name for q in plain.queries(0.0)}
+    assert "cond" in {q.name for q in anchored.queries(0.0)}
+    assert anchored.queries(1.0) == plain.queries(1.0)
+    held = [direction(r, both(), [-30.0, 30.0], [0.0, 0.0]) for r in (anchored, plain)]
+    assert held[0][0] < held[1][0] - 1 and held[0][1] > held[1][1] + 1
 
 
 def test_classifier_coefficients_must_balance():

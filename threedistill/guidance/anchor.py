@@ -11,9 +11,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from threedistill.types import Evidence, Prediction
+from threedistill.types import Evidence, Prediction, Query
 
-__all__ = ["anchored_student", "pull"]
+__all__ = ["anchored_student", "asked", "pull"]
+
+
+def asked(queries: tuple[Query, ...], anchor: float) -> tuple[Query, ...]:
+    """The questions, and the one about the prompt where only the anchor has it (guidance of scale 0)."""
+    if not anchor or any(query.name == "cond" for query in queries):
+        return queries
+    return (*queries, Query("cond", text="view"))
 
 
 def pull(evidence: Evidence, anchor: float) -> Float[Tensor, "B C h w"] | float:

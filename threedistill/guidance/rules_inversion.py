@@ -8,7 +8,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from threedistill.guidance.anchor import pull
+from threedistill.guidance.anchor import asked, pull
 from threedistill.guidance.cfg import CFG
 from threedistill.guidance.trajectory import Interval, OdeStep, Reparametrized, Segments
 from threedistill.protocols import GuidanceRule, NoiseLaw
@@ -17,13 +17,6 @@ from threedistill.types import Evidence, Query
 from threedistill.values import settings
 
 __all__ = ["CDS", "ISM", "SCTD", "SDI"]
-
-
-def _need_prompt(cfg: CFG, anchor: ScheduledFraction, rule: str) -> None:
-    if anchor != 0 and cfg.scale == 0:
-        raise ValueError(
-            f"{rule}'s anchor needs the answer to the prompt, which cfg.scale=0 does not ask for"
-        )
 
 
 @settings
@@ -39,21 +32,15 @@ class ISM(GuidanceRule):
         trajectory: how ``x_s`` and ``x_t`` are found; it gives ``eps_null(x_s)`` for nothing.
         anchor: ``a`` in [0, 1], a number or a schedule of progress: adds ``a (eps_c - eps)`` at ``x_t``, the pull
             towards the teacher's picture, with the noise ``eps`` that inversion found; 0 is the paper's rule.
-
-    Raises:
-        ValueError: an anchor without a question about the prompt (``cfg.scale=0``).
     """
 
     cfg: CFG
     trajectory: Interval = field(default_factory=Interval)
     anchor: ScheduledFraction = 0.0
 
-    def __post_init__(self) -> None:
-        _need_prompt(self.cfg, self.anchor, "ism")
-
     def queries(self, progress: float) -> tuple[Query, ...]:
         """What classifier-free guidance asks for, at the inverted ``x_t``."""
-        return self.cfg.queries(progress)
+        return asked(self.cfg.queries(progress), value_at(self.anchor, progress))
 
     def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
         """The direction, detached."""
@@ -108,9 +95,6 @@ class CDS(GuidanceRule):
     noise: Literal["fixed", "fresh"] = "fixed"
     anchor: ScheduledFraction = 0.0
 
-    def __post_init__(self) -> None:
-        _need_prompt(self.cfg, self.anchor, "cds")
-
     @property
     def noise_law(self) -> NoiseLaw:
         """As ``noise`` says."""
@@ -118,7 +102,8 @@ class CDS(GuidanceRule):
 
     def queries(self, progress: float) -> tuple[Query, ...]:
         """Guidance's questions at both points."""
-        return (*self.cfg.queries(progress), *self.cfg.queries(progress, point="lower"))
+        both = (*self.cfg.queries(progress), *self.cfg.queries(progress, point="lower"))
+        return asked(both, value_at(self.anchor, progress))
 
     def __call__(self, evidence: Evidence, progress: float) -> Float[Tensor, "B C h w"]:
         """The direction, detached."""
