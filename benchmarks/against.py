@@ -215,15 +215,16 @@ def assets(
             ledger.add(f"{name}, peak", case, taken[0][1], taken[1][1])
 
 
-def bench(builds: Sequence[Build], ledger: Ledger, prompts: int, seeds: int, out: Path) -> None:
-    """The guidance benchmark, once each: an hour and more, but for few prompts and seeds."""
-    case = f"{prompts} prompts, {seeds} seeds"
+def bench(builds: Sequence[Build], ledger: Ledger, limits: dict[str, int | None], out: Path) -> None:
+    """The guidance benchmark, once each: an hour and more, but for few of its own prompts and seeds."""
+    given = {name: n for name, n in limits.items() if n is not None}
+    case = ", ".join(f"{n} {name}" for name, n in given.items()) or "all"
     if not ledger.has("bench guidance", case):
-        folder = f"{prompts}x{seeds}"
+        options = [word for name, n in given.items() for word in (f"--{name}", str(n))]
         taken = [
             build.python(
-                "-m", "threedistill", "bench", "guidance", "--quiet", "--prompts", str(prompts), "--seeds", str(seeds),
-                "--out", str(out / "bench" / build.name / folder),
+                "-m", "threedistill", "bench", "guidance", "--quiet", *options,
+                "--out", str(out / "bench" / build.name / case.replace(", ", "-").replace(" ", "-")),
             )
             for build in builds
         ]  # fmt: skip
@@ -309,8 +310,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/against"))
     parser.add_argument("--only", default=",".join(PARTS), metavar="M,M", help="measures (default: all)")
     parser.add_argument("--repeats", type=int, default=5, help="of what takes seconds")
-    parser.add_argument("--prompts", type=int, default=_PROMPTS, help="the first N of the public prompts")
-    parser.add_argument("--seeds", type=int, default=2, help="seeds 0 to N - 1 of every prompt")
+    parser.add_argument(
+        "--prompts",
+        type=int,
+        help=f"the first N of the public prompts (default {_PROMPTS}), and of bench's own (all)",
+    )
+    parser.add_argument("--seeds", type=int, help="seeds 0 to N - 1 of every prompt (default 2; bench: all)")
     parser.add_argument("--table", action="store_true", help="measure nothing more")
     options = parser.parse_args()
     wanted = options.only.split(",")
@@ -329,7 +334,9 @@ def main() -> None:
         builds = [install("theirs", revision, out), install("ours", None, out)]
         # No torch in this process before the last child has ended: a child's peak begins at its parent's.
         listed = (ROOT / "assets" / "toybox" / "heldout.txt").read_text().splitlines()
-        prompts = [line for line in listed if line and not line.startswith("#")][: options.prompts]
+        prompts = [line for line in listed if line and not line.startswith("#")][
+            : options.prompts or _PROMPTS
+        ]
         for name in wanted:
             if name == "start":
                 start(builds, ledger, options.repeats)
@@ -338,9 +345,9 @@ def main() -> None:
             elif name == "export":
                 export(builds, ledger, options.repeats, out)
             elif name == "bench":
-                bench(builds, ledger, options.prompts, options.seeds, out)
+                bench(builds, ledger, {"prompts": options.prompts, "seeds": options.seeds}, out)
             else:
-                assets(builds, ledger, name, prompts, options.seeds, out)
+                assets(builds, ledger, name, prompts, options.seeds or 2, out)
     text = table(ledger, quality(builds, out))
     (out / "against.md").write_text(text)
     print(text)

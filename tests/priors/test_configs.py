@@ -51,6 +51,22 @@ def test_every_prior_with_every_rule(prior, guidance):
     assert rule.cfg == ClassifierFree(scale=scale, x0_clip=clip)
 
 
+def test_what_a_prior_recommends_beside_scales_reaches_its_place():
+    """A misspelt key would fall back to the general one without a word."""
+    toybox, other = (
+        compose(prompt="a red mushroom", prior=prior, guidance="csd") for prior in ("toybox", "sd15")
+    )
+    assert toybox["background"]["white"] == toybox["prior"]["recommended"]["white"] == 0.2
+    assert other["background"]["white"] == 0.5 and "white" not in other["prior"]["recommended"]
+    names = ("cond", "empty", "negative", "noise")
+    assert [toybox["guidance"]["rule"][name] for name in names] == [1.5, -0.5, 0.0, -1.0]
+    assert other["guidance"]["rule"]["cond"] == 1.0 and other["guidance"]["rule"]["noise"] == 0.0
+    for rule, row in toybox["prior"]["recommended"].items():
+        if isinstance(row, dict) and "anchor" in row:
+            anchored = compose(prompt="a red mushroom", prior="toybox", guidance=rule)
+            assert anchored["guidance"]["rule"]["anchor"] == row["anchor"] > 0
+
+
 @pytest.mark.parametrize("prior", ["oracle", "gaussian", "world"])
 def test_priors_without_weights_build(prior):
     built = build(compose(prompt="a red mushroom", prior=prior)["prior"]["model"], "prior.model")

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from threedistill import pipeline
+from threedistill.config import compose
 from threedistill.errors import UsageError
 from threedistill.evaluation.statistics import Estimate
 from threedistill.sweeps import launch as launch_module
@@ -48,6 +49,28 @@ def test_the_plan_is_consistent():
     assert {float(s.choices["cfg.scale"]) for p in PARTS if p.name == "scale" for s in p.settings} == set(
         SCALES
     )
+
+
+def test_rules_run_as_published_without_what_holds_them_on_toybox():
+    """No anchor, CSD's own coefficients, and the guidance that goes with that; on the exact teacher its own."""
+    seen = set()
+    for setting in RULES:
+        config = compose(prompt="a red duck", overrides=list(setting.overrides))
+        rule, own = config["guidance"]["rule"], config["guidance"]["recommended"]
+        assert rule.get("anchor", 0) == 0, setting.name
+        name = config["guidance"]["name"]
+        seen.add(name)
+        if name == "csd":
+            assert [rule[k] for k in ("cond", "empty", "negative", "noise")] == [
+                own[k] for k in ("cond", "empty", "negative", "noise")
+            ]
+        if name in ("ism", "nfsd", "cds", "usd"):
+            row = config["prior"]["recommended"][name]
+            assert config["cfg"]["scale"] == row["unanchored"] > row["scale"]
+            if name != "usd":  # which wants another student there
+                exact = compose(prompt="a red duck", overrides=[*setting.overrides, "prior=world"])
+                assert exact["cfg"]["scale"] == 1
+    assert {"vsd", "esd", "csm", "csd", "ism", "nfsd", "cds"} <= seen
 
 
 def rows_of_nothing() -> list[str]:

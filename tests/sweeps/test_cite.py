@@ -58,7 +58,7 @@ def test_every_entry_is_complete_and_every_key_exists():
 
 
 def test_every_rule_that_ships_cites_its_paper():
-    assert set(groups()["guidance"]) <= set(RULES), "give the new rule its line here and in commands/cite.py"
+    assert set(groups()["guidance"]) <= set(RULES), "give the new rule its line here and in citation.py"
     for rule, number in RULES.items():
         if rule in groups()["guidance"]:
             found = numbers(cited("guidance", rule))

@@ -1,4 +1,4 @@
-"""Normals are rendered when a network wants them, regularisers for their weights, and nothing of it for nobody."""
+"""Normals are rendered when a network wants them, regularisers where they have weights, and neither otherwise."""
 
 from __future__ import annotations
 

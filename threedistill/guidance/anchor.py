@@ -17,7 +17,12 @@ __all__ = ["anchored_student", "asked", "pull"]
 
 
 def asked(queries: tuple[Query, ...], anchor: float) -> tuple[Query, ...]:
-    """The questions, and the one about the prompt where only the anchor has it (guidance of scale 0)."""
+    """The questions, and the one about the prompt where only the anchor has it (guidance of scale 0).
+
+    Arguments:
+        queries: a rule's.
+        anchor: ``a`` at this moment.
+    """
     if not anchor or any(query.name == "cond" for query in queries):
         return queries
     return (*queries, Query("cond", text="view"))

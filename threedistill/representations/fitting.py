@@ -144,7 +144,9 @@ def fit_to_pictures(
         rows = [int((k + float(u)) * part) for k, u in enumerate(rng.uniform("fit/views", views))]
         background = sampler.sample(rng, views).to(device)
         target = over(truth[rows][..., :3].to(device), truth[rows][..., 3:].to(device), background)
-        out = representation.render(cameras[rows].to(device), RenderContext(progress, background, rng))
+        out = representation.render(
+            cameras[rows].to(device), RenderContext(progress, background, rng, terms=frozenset())
+        )
         loss = (out.rgb - target).square().mean()
         if masks:
             loss = loss + masks * (out.opacity - truth[rows][..., 3:].to(device)).square().mean()

@@ -325,9 +325,11 @@ def _rendered(stage: StagePlan, scene: Any, size: int) -> tuple[Footprint, float
     for side in sizes:
         cameras = stage.cameras.sample(rng, side, progress=stage.cameras.fullest)
         behind = torch.ones(len(cameras), 3)
+        terms = frozenset(stage.regularizers.active(0.5))
+        context = RenderContext(0.5, behind, rng, stage.stage.shading, terms=terms)
 
-        def work(cameras: Any = cameras, behind: Tensor = behind) -> object:
-            return scene.render(cameras, RenderContext(0.5, behind, rng, stage.stage.shading))
+        def work(cameras: Any = cameras, context: RenderContext = context) -> object:
+            return scene.render(cameras, context)
 
         counted = footprint(work, [scene])
         work()

@@ -46,18 +46,16 @@ FRONT_BIAS = 0.8
 _BIASED = ("prior.camera=words", f"prompts.front_bias={FRONT_BIAS}")
 _BLIND = (*_BIASED, "prompts.view_words=false")
 
-#: Claims are about rules as they were published: without what the embedded prior's settings add to hold them.
+#: Claims are about rules as they were published: without what the embedded prior's settings add to hold them, and with
+#: the guidance that they need without it.
 _PUBLISHED = {
-    "vsd": ("guidance.rule.anchor=0",),
-    "esd": ("guidance.rule.anchor=0",),
-    "usd": ("guidance.rule.anchor=0",),
-    "csm": ("guidance.rule.anchor=0",),
+    **dict.fromkeys(("vsd", "esd", "csm"), ("guidance.rule.anchor=0",)),
+    **dict.fromkeys(
+        ("usd", "ism", "nfsd", "cds"), ("guidance.rule.anchor=0", "cfg.scale=${recommended:unanchored}")
+    ),
     "csd": tuple(
         f"guidance.rule.{k}=${{guidance.recommended.{k}}}" for k in ("cond", "empty", "negative", "noise")
     ),
-    "ism": ("guidance.rule.anchor=0",),
-    "cds": ("guidance.rule.anchor=0",),
-    "nfsd": ("guidance.rule.anchor=0",),
     "csds": ("guidance.rule.form=difference",),
 }
 
